@@ -1,0 +1,5 @@
+"""The one error a user is meant to read."""
+
+
+class UserError(Exception):
+    """Bad input from outside: a configuration, a file, a checkpoint that does not fit. Ends the program with exit code 2."""

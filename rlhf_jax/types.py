@@ -1,0 +1,103 @@
+"""The structs that cross rooms, and the legend of axis letters.
+
+Axis letters, the same everywhere: ``B`` rows of a batch, ``K`` responses in a ranked list, ``T`` tokens of a row,
+``P`` prompt tokens, ``R`` response tokens, ``N`` episodes of a rollout, ``V`` vocabulary, ``D`` width, ``L`` layers.
+
+Each struct is a pytree whose leaves are NumPy arrays when the data room makes it and JAX arrays on the device. The
+annotations give the batched shapes of one global batch; inside a device-parallel step the leading axis is local.
+"""
+
+import dataclasses
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Array: TypeAlias = jax.Array | np.ndarray
+Params: TypeAlias = dict[str, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TokenBatch:
+    """Packed rows for supervised fine-tuning; several examples may share a row.
+
+    ``segments`` numbers the examples of a row from 1, 0 is padding; attention stays inside a segment. ``positions``
+    restart at 0 in each segment. ``loss_mask[b, t]`` says that the token *at* t is a target (predicted from t - 1).
+    """
+
+    ids: Int[Array, "B T"]
+    positions: Int[Array, "B T"]
+    segments: Int[Array, "B T"]
+    loss_mask: Bool[Array, "B T"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RankBatch:
+    """Ranked lists: K responses to each of B prompts, each row being prompt + response, right-padded.
+
+    ``mask`` marks real tokens (all False for a missing response). ``ranks`` counts from 0 = best; equal ranks are
+    ties and are not compared. ``response_mask`` marks the responses that exist; a list with none is padding.
+    ``utility`` is the index of the utility that the list's prompt type is trained under.
+    """
+
+    ids: Int[Array, "B K T"]
+    mask: Bool[Array, "B K T"]
+    ranks: Int[Array, "B K"]
+    response_mask: Bool[Array, "B K"]
+    utility: Int[Array, "B"]  # noqa: F821
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PromptBatch:
+    """Left-padded prompts to be answered. ``index`` is the prompt's place in its split, for the host to find the text.
+
+    ``row`` is the global row index: every row draws from its own random stream, so that the samples do not depend on
+    how rows are spread over devices.
+    """
+
+    ids: Int[Array, "B P"]
+    mask: Bool[Array, "B P"]
+    index: Int[Array, "B"]  # noqa: F821
+    row: Int[Array, "B"]  # noqa: F821
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """N episodes: left-padded prompts followed by sampled responses, with what the update needs about each token.
+
+    Response arrays have one entry per response slot, t in [0, R); ``response_mask`` is True up to and including the
+    first end-of-sequence token. ``logprobs`` and ``ref_logprobs`` are natural logs under the sampling policy (at the
+    sampling temperature) and the reference. ``values[t]`` estimates the return from before token t on. ``scores`` is
+    the reward model's reward of the whole response, after the missing-EOS rule; ``raw_scores`` before it.
+    """
+
+    prompt_ids: Int[Array, "N P"]
+    prompt_mask: Bool[Array, "N P"]
+    response_ids: Int[Array, "N R"]
+    response_mask: Bool[Array, "N R"]
+    logprobs: Float[Array, "N R"]
+    ref_logprobs: Float[Array, "N R"]
+    values: Float[Array, "N R"]
+    scores: Float[Array, "N"]  # noqa: F821
+    raw_scores: Float[Array, "N"]  # noqa: F821
+    index: Int[Array, "N"]  # noqa: F821
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a learner carries from step to step; ``key`` is never consumed, only folded with ``step``.
+
+    ``extra`` holds a learner's own scalars (PPO: the KL coefficient), empty for the others.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+    key: Any
+    extra: dict[str, Any]
