@@ -1,0 +1,489 @@
+"""Every setting of a run: its default, its unit, what it does, and which values are refused.
+
+``default_config()`` is the whole vocabulary; the files of ``configs/`` start from it and the command line overrides it.
+``validate`` raises ``UserError`` with one line that begins with the full key, before any device is touched.
+"""
+
+import copy
+import difflib
+import fnmatch
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from rlhf_jax.errors import UserError
+
+STAGES = ("sft", "reward", "reward_common", "ppo")  # in the order in which they may run
+UTILITIES = ("power", "negative_power", "log", "log_sigmoid", "linear")
+WORLD_PROMPT_TYPES = ("open", "closed")  # of the embedded data; users' files may have any others
+
+
+def utility(
+    name: str,
+    *,
+    gamma: float = 0.5,
+    sigma: float = 1.0,
+    epsilon: float = 0.1,
+    extension: str = "tangent",
+) -> ConfigDict:
+    """The five settings of one utility U of a reward gap x (better minus worse)."""
+    c = ConfigDict()
+    c.name = (
+        name  # power x^gamma, negative_power -x^-gamma, log, log_sigmoid log s(x/sigma), linear
+    )
+    c.gamma = float(gamma)  # exponent; power: in (0, 1], negative_power: above 0, others: unused
+    c.sigma = float(sigma)  # scale of log_sigmoid, in units of reward; others: unused
+    c.epsilon = float(epsilon)  # gap below which the extension takes over, in units of reward
+    c.extension = extension  # tangent: C1 straight line below epsilon; shift: U(x + epsilon)
+    return c.lock()
+
+
+def optimizer(learning_rate: float, warmup: int) -> ConfigDict:
+    """AdamW and its schedule, the same settings in every stage."""
+    c = ConfigDict()
+    c.learning_rate = float(learning_rate)  # peak, per update
+    c.warmup = warmup  # updates of linear rise from 0 to the peak
+    c.schedule = "cosine"  # after the warmup: cosine or linear down to 0, or constant
+    c.weight_decay = 0.0  # decoupled; multiplied by the learning rate
+    c.clip_norm = 1.0  # global norm above which gradients are scaled down
+    c.beta1 = 0.9  # decay of Adam's first moment
+    c.beta2 = 0.99  # decay of Adam's second moment
+    c.epsilon = 1e-8  # added to the root of Adam's second moment
+    return c.lock()
+
+
+def default_config() -> ConfigDict:
+    """A tiny model on the embedded world, through all three classical stages; locked."""
+    c = ConfigDict()
+    c.seed = 0  # of parameters, data order and sampling; the same seed repeats the run exactly
+    c.stages = ("sft", "reward", "ppo")  # what to run, an ordered subset of STAGES; reward_common
+    #                                      trains a second reward model with no utility_by_type
+
+    c.model = ConfigDict()
+    c.model.width = 64  # size of the residual stream; divisible by heads
+    c.model.depth = 2  # decoder blocks
+    c.model.heads = 4  # query heads; divisible by kv_heads
+    c.model.kv_heads = 2  # key and value heads; fewer than heads is grouped-query attention
+    c.model.mlp_width = 128  # hidden units of each feed-forward block
+    c.model.norm = "rms"  # rms or layer
+    c.model.positions = "rotary"  # rotary or learned
+    c.model.activation = "swiglu"  # swiglu or gelu
+    c.model.tied = True  # the output matrix is the embedding matrix
+    c.model.max_positions = 1024  # longest prompt + response, tokens
+    c.model.dtype = "float32"  # of activations, float32 or bfloat16; parameters stay float32
+
+    c.tokenizer = ConfigDict()
+    c.tokenizer.kind = "word"  # word (embedded world only), byte, bpe (trained first), pretrained
+    c.tokenizer.vocab_size = 4096  # tokens of a freshly trained bpe; other kinds: unused
+    c.tokenizer.path = ""  # pretrained: a local directory or a hub name; other kinds: unused
+
+    c.data = ConfigDict()
+    c.data.path = ""  # JSONL(.gz) of preferences; empty: the embedded world
+    c.data.format = "auto"  # of the file at path: lists, hh, or auto by its fields
+    c.data.template = "{prompt}"  # wrapped around the bare prompts of a lists file
+    c.data.max_prompt = 24  # tokens; longer prompts lose their beginning
+    c.data.max_response = (
+        20  # tokens with the end-of-sequence token; longer responses lose their end
+    )
+    c.data.validation_fraction = 0.1  # of the records of a file, held out by a hash of the prompt
+    c.data.on_bad_row = "error"  # error: stop at the first bad row; skip: count it and go on
+    c.data.ties = "broken"  # embedded world: broken (a forced total order) or kept (tiers)
+    c.data.tie_margin = 0.0  # scored lists of a file: scores closer than this are tied
+    c.data.list_size = 8  # responses per list of the embedded world
+
+    c.parents = ConfigDict()  # where a stage finds checkpoints that this run does not make itself
+    c.parents.sft = ""  # a run directory; empty: this one
+    c.parents.reward = ""  # a run directory; empty: this one
+
+    c.parallel = ConfigDict()
+    c.parallel.mode = "mesh"  # mesh: jit over a device mesh; pmap: replicated data parallel
+    c.parallel.data = -1  # devices along the batch; -1: all that are left
+    c.parallel.fsdp = 1  # devices over which the parameters are split (mesh only)
+    c.parallel.tensor = 1  # devices over which one layer is split (mesh only)
+
+    c.log = ConfigDict()
+    c.log.every = 20  # steps between two rows of metrics
+    c.log.tensorboard = True  # write TensorBoard files next to the JSON lines
+    c.log.samples = 8  # completions shown and stored at each evaluation; 0: none
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = (
+        100  # steps (PPO: iterations) between checkpoints; the last step is saved too
+    )
+    c.checkpoint.keep = 2  # newest checkpoints kept per stage
+
+    c.sft = ConfigDict()
+    c.sft.steps = 300  # updates
+    c.sft.batch_size = 32  # packed rows per update, over all devices
+    c.sft.row_length = 128  # tokens per packed row; at least max_prompt + max_response
+    c.sft.optimizer = optimizer(3e-3, warmup=20)
+    c.sft.eval_every = 100  # steps between evaluations on held-out data
+
+    c.reward = ConfigDict()
+    c.reward.steps = 400  # updates
+    c.reward.batch_size = 16  # ranked lists per update, over all devices
+    c.reward.init = "sft"  # sft: start from the SFT checkpoint; scratch: from random parameters
+    c.reward.bounded = "auto"  # rewards in [0, 1] by a sigmoid: yes, no, or auto (no only if every
+    #                            utility is log_sigmoid, the only one defined on all gaps)
+    c.reward.utility = utility("negative_power")  # of prompt types not named in utility_by_type
+    c.reward.utility_by_type = ConfigDict()  # prompt type -> the same five keys: prompt-aware
+    c.reward.optimizer = optimizer(1e-3, warmup=20)
+    c.reward.eval_every = 100  # steps between evaluations on held-out data
+
+    c.ppo = ConfigDict()
+    c.ppo.iterations = 60  # rollouts, each followed by epochs x minibatches updates
+    c.ppo.prompts_per_iteration = 64  # different prompts per rollout, over all devices
+    c.ppo.samples_per_prompt = 2  # responses to each prompt
+    c.ppo.epochs = 4  # passes over a rollout
+    c.ppo.minibatches = 4  # updates per pass; divides prompts_per_iteration x samples_per_prompt
+    c.ppo.temperature = 1.0  # of sampling and of the policy's log-probabilities
+    c.ppo.top_k = 0  # sample among this many most likely tokens; 0: all
+    c.ppo.top_p = 1.0  # sample among the most likely tokens of this total probability; 1: all
+    c.ppo.gamma = 1.0  # discount per token
+    c.ppo.lambda_ = 0.95  # GAE's trade of bias (0) against variance (1)
+    c.ppo.clip = 0.2  # the probability ratio's pull ends outside 1 - clip .. 1 + clip
+    c.ppo.value_clip = 0.2  # the value's move per rollout, in units of reward
+    c.ppo.value_coefficient = 0.1  # weight of the value loss
+    c.ppo.kl = ConfigDict()
+    c.ppo.kl.coefficient = 0.05  # reward lost per nat of KL to the SFT policy (adaptive: at first)
+    c.ppo.kl.controller = "fixed"  # fixed, or adaptive towards the target
+    c.ppo.kl.target = 6.0  # adaptive: nats per response
+    c.ppo.kl.horizon = 10_000  # adaptive: episodes over which the coefficient corrects itself
+    c.ppo.whiten_advantages = True  # to mean 0 and variance 1 over the whole rollout
+    c.ppo.missing_eos = ConfigDict()
+    c.ppo.missing_eos.rule = "replace"  # replace: unfinished responses get score; none: their own
+    c.ppo.missing_eos.score = -1.0  # in units of reward
+    c.ppo.normalize_reward = False  # affine, to mean 0 and deviation 1 on samples of the SFT policy
+    c.ppo.optimizer = optimizer(3e-4, warmup=20)  # of the policy
+    c.ppo.value_learning_rate = 1e-3  # peak, of the value network; its schedule is the policy's
+    c.ppo.eval_every = 20  # iterations between evaluations on held-out prompts
+
+    return lock(c)
+
+
+def lock(config: ConfigDict) -> ConfigDict:
+    """Lock every key but leave ``reward.utility_by_type`` open to new prompt types; returns config."""
+    config.lock()
+    config.reward.utility_by_type.unlock()
+    return config
+
+
+# ---------------------------------------------------------------------------------- the checks
+
+
+class Rule(NamedTuple):
+    """What a value must satisfy, and how the error says so."""
+
+    holds: Callable[[Any], bool]
+    text: str
+
+
+def _one_of(*names: str) -> Rule:
+    return Rule(lambda v: v in names, "|".join(names))
+
+
+_COUNT = Rule(lambda v: v >= 1, "at least 1")
+_NATURAL = Rule(lambda v: v >= 0, "at least 0")
+_POSITIVE = Rule(lambda v: v > 0, "above 0")
+_NOT_NEGATIVE = Rule(lambda v: v >= 0, "at least 0")
+_ANY = Rule(lambda v: True, "any finite number")
+_CLOSED_UNIT = Rule(lambda v: 0 <= v <= 1, "in [0, 1]")
+_OPEN_UNIT = Rule(lambda v: 0 < v < 1, "in (0, 1)")
+_DECAY = Rule(lambda v: 0 <= v < 1, "in [0, 1)")
+
+# Key patterns and the rule of the values under them; the first match counts.
+RULES: dict[str, Rule] = {
+    "seed": _NATURAL,
+    "model.norm": _one_of("rms", "layer"),
+    "model.positions": _one_of("rotary", "learned"),
+    "model.activation": _one_of("swiglu", "gelu"),
+    "model.dtype": _one_of("float32", "bfloat16"),
+    "model.tied": Rule(lambda v: isinstance(v, bool), "True or False"),
+    "model.*": _COUNT,
+    "tokenizer.kind": _one_of("word", "byte", "bpe", "pretrained"),
+    "tokenizer.vocab_size": Rule(lambda v: v >= 260, "at least 260 (256 bytes and special tokens)"),
+    "data.format": _one_of("auto", "lists", "hh"),
+    "data.template": Rule(lambda v: v.count("{prompt}") == 1, "a text with {prompt} in it once"),
+    "data.max_prompt": _COUNT,
+    "data.max_response": Rule(lambda v: v >= 2, "at least 2 (one token and the end of sequence)"),
+    "data.validation_fraction": _OPEN_UNIT,
+    "data.on_bad_row": _one_of("error", "skip"),
+    "data.ties": _one_of("broken", "kept"),
+    "data.tie_margin": _NOT_NEGATIVE,
+    "data.list_size": Rule(lambda v: v >= 2, "at least 2"),
+    "parallel.mode": _one_of("mesh", "pmap"),
+    "parallel.data": Rule(lambda v: v == -1 or v >= 1, "-1 (all devices left) or at least 1"),
+    "parallel.*": _COUNT,
+    "log.every": _COUNT,
+    "log.samples": _NATURAL,
+    "checkpoint.*": _COUNT,
+    "*.optimizer.learning_rate": _POSITIVE,
+    "*.optimizer.warmup": _NATURAL,
+    "*.optimizer.schedule": _one_of("cosine", "linear", "constant"),
+    "*.optimizer.weight_decay": _NOT_NEGATIVE,
+    "*.optimizer.clip_norm": _POSITIVE,
+    "*.optimizer.beta?": _DECAY,
+    "*.optimizer.epsilon": _POSITIVE,
+    "reward.init": _one_of("sft", "scratch"),
+    "reward.bounded": _one_of("auto", "yes", "no"),
+    "reward.utility*.name": _one_of(*UTILITIES),
+    "reward.utility*.extension": _one_of("tangent", "shift"),
+    "reward.utility*": _ANY,  # the ranges depend on the name: _utility_problems
+    "sft.*": _COUNT,
+    "reward.*": _COUNT,
+    "ppo.temperature": _POSITIVE,
+    "ppo.top_k": _NATURAL,
+    "ppo.top_p": Rule(lambda v: 0 < v <= 1, "in (0, 1]"),
+    "ppo.gamma": _CLOSED_UNIT,
+    "ppo.lambda_": _CLOSED_UNIT,
+    "ppo.clip": _OPEN_UNIT,
+    "ppo.value_clip": _POSITIVE,
+    "ppo.value_coefficient": _NOT_NEGATIVE,
+    "ppo.kl.coefficient": _NOT_NEGATIVE,
+    "ppo.kl.controller": _one_of("fixed", "adaptive"),
+    "ppo.kl.target": _POSITIVE,
+    "ppo.kl.horizon": _COUNT,
+    "ppo.missing_eos.rule": _one_of("replace", "none"),
+    "ppo.missing_eos.score": _ANY,
+    "ppo.value_learning_rate": _POSITIVE,
+    "ppo.whiten_advantages": Rule(lambda v: isinstance(v, bool), "True or False"),
+    "ppo.normalize_reward": Rule(lambda v: isinstance(v, bool), "True or False"),
+    "ppo.*": _COUNT,
+}
+
+
+def rule_of(key: str) -> Rule | None:
+    """The rule of a dotted key (without ``config.``), None for one whose every value is allowed."""
+    return next((rule for pattern, rule in RULES.items() if fnmatch.fnmatch(key, pattern)), None)
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """``"; did you mean X?"`` for the nearest option, empty if none is near."""
+    near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Pairs of dotted key (without ``config.``) and value."""
+    for name, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def validate(config: ConfigDict) -> None:
+    """Raise ``UserError`` for the first setting, or pair of settings, that no run could honour."""
+    _check_keys(config, default_config())
+    for key, value in leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{key}: {value} is not a finite number")
+        rule = rule_of(key)
+        if rule is not None and not rule.holds(value):
+            hint = did_you_mean(value, rule.text.split("|")) if "|" in rule.text else ""
+            raise UserError(
+                f"config.{key}: {value!r} is not allowed, must be {_either(rule.text)}{hint}"
+            )
+    _check_stages(config.stages)
+    for key, text in _problems(config):
+        raise UserError(f"config.{key}: {text}")
+
+
+def _either(text: str) -> str:
+    return "one of " + ", ".join(text.split("|")) if "|" in text else text
+
+
+def _check_keys(config: ConfigDict, known: ConfigDict, prefix: str = "") -> None:
+    """Exactly the known keys, each with a value of its default's type."""
+    for name in config:
+        if name not in known:
+            hint = did_you_mean(prefix + name, [prefix + other for other in known])
+            raise UserError(
+                f"config.{prefix}{name}: no such key{hint.replace('mean ', 'mean config.')}"
+            )
+    for name, default in known.items():
+        key = prefix + name
+        if name not in config:
+            raise UserError(f"config.{key}: missing; start from rlhf_jax.config.default_config()")
+        value = config[name]
+        if key == "reward.utility_by_type" and isinstance(value, ConfigDict):
+            for kind, entry in value.items():
+                if not isinstance(entry, ConfigDict):
+                    raise UserError(f"config.{key}.{kind}: {entry!r} is not a group of settings")
+                _check_keys(entry, known.utility, f"{key}.{kind}.")
+        elif type(value) is not type(default):
+            raise UserError(f"config.{key}: {value!r} is not {type_name(default)}")
+        elif isinstance(default, ConfigDict):
+            _check_keys(value, default, f"{key}.")
+
+
+def type_name(value: Any) -> str:
+    """The type of a setting in words, with its article."""
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+    return names.get(
+        type(value), "a list of texts" if isinstance(value, tuple) else "a group of settings"
+    )
+
+
+def _check_stages(stages: tuple[str, ...]) -> None:
+    for stage in stages:
+        if stage not in STAGES:
+            hint = did_you_mean(str(stage), STAGES)
+            raise UserError(
+                f"config.stages: no stage {stage!r}, known are {', '.join(STAGES)}{hint}"
+            )
+    if not stages or list(stages) != [stage for stage in STAGES if stage in stages]:
+        raise UserError(
+            f"config.stages: {stages} is not one or more of {', '.join(STAGES)}, in this order"
+        )
+
+
+def _problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Keys and reasons of combinations that cannot be, once every value is allowed by itself."""
+    m, d, stages = c.model, c.data, c.stages
+    if m.heads % m.kv_heads:
+        yield "model.kv_heads", f"{m.kv_heads} does not divide config.model.heads={m.heads}"
+    if m.width % m.heads:
+        yield "model.width", f"{m.width} is not divisible by config.model.heads={m.heads}"
+    if m.positions == "rotary" and m.width // m.heads % 2:
+        yield (
+            "model.width",
+            f"{m.width} / {m.heads} heads is odd; rotary positions need an even size",
+        )
+    longest = d.max_prompt + d.max_response
+    lengths = f"config.data.max_prompt + max_response = {longest} tokens"
+    if longest > m.max_positions:
+        yield "model.max_positions", f"{m.max_positions} is less than {lengths}"
+    if "sft" in stages and c.sft.row_length < longest:
+        yield "sft.row_length", f"{c.sft.row_length} is less than {lengths}"
+    episodes = c.ppo.prompts_per_iteration * c.ppo.samples_per_prompt
+    if "ppo" in stages and episodes % c.ppo.minibatches:
+        yield (
+            "ppo.minibatches",
+            f"{c.ppo.minibatches} does not divide prompts_per_iteration x samples_per_prompt = {episodes}",
+        )
+    for axis in ("fsdp", "tensor"):
+        if c.parallel.mode == "pmap" and c.parallel[axis] != 1:
+            yield (
+                f"parallel.{axis}",
+                f"{c.parallel[axis]} needs config.parallel.mode=mesh; pmap replicates the parameters",
+            )
+    yield from _data_problems(c)
+    yield from _parent_problems(c)
+    yield from _utility_problems(c.reward)
+
+
+def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    d, t = c.data, c.tokenizer
+    if d.path and not os.path.isfile(d.path):
+        yield "data.path", f"no such file: {d.path}"
+    if d.path and t.kind == "word":
+        yield (
+            "tokenizer.kind",
+            "word knows the embedded world only; with config.data.path use bpe, byte or pretrained",
+        )
+    if not d.path and d.format != "auto":
+        yield "data.format", f"{d.format} describes a file; name it by config.data.path"
+    if t.kind == "pretrained" and not t.path:
+        yield (
+            "tokenizer.path",
+            "empty; config.tokenizer.kind=pretrained needs a local directory or a hub name",
+        )
+    for kind in c.reward.utility_by_type:
+        if not d.path and kind not in WORLD_PROMPT_TYPES:
+            hint = did_you_mean(kind, WORLD_PROMPT_TYPES)
+            yield (
+                f"reward.utility_by_type.{kind}",
+                f"the embedded world has the prompt types open and closed{hint}",
+            )
+
+
+def _parent_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    stages = c.stages
+    for stage in stages:
+        needs = {"sft": (), "ppo": ("sft", "reward")}.get(
+            stage, ("sft",) if c.reward.init == "sft" else ()
+        )
+        for parent in needs:
+            if parent not in stages and not c.parents[parent]:
+                scratch = "" if stage == "ppo" else " or set config.reward.init=scratch"
+                text = (
+                    f"empty, but {stage} starts from a checkpoint of {parent}; give a run directory"
+                )
+                yield f"parents.{parent}", f"{text} or add {parent} to config.stages{scratch}"
+    for name, path in c.parents.items():
+        if path and name in stages:
+            yield f"parents.{name}", f"{path} would go unused: config.stages makes its own {name}"
+        if path and "://" not in path and not os.path.isdir(path):
+            yield f"parents.{name}", f"no such run directory: {path}"
+
+
+def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
+    named = {f"utility_by_type.{kind}": u for kind, u in reward.utility_by_type.items()}
+    for key, u in {"utility": reward.utility, **named}.items():
+        key = f"reward.{key}"
+        if u.name == "power" and not 0 < u.gamma <= 1:
+            yield f"{key}.gamma", f"{u.gamma} is not allowed, must be in (0, 1] for power"
+        if u.name == "negative_power" and u.gamma <= 0:
+            yield f"{key}.gamma", f"{u.gamma} is not allowed, must be above 0 for negative_power"
+        if u.name == "log_sigmoid" and u.sigma <= 0:
+            yield f"{key}.sigma", f"{u.sigma} is not allowed, must be above 0 for log_sigmoid"
+        if u.name in ("negative_power", "log") and u.epsilon <= 0:
+            yield (
+                f"{key}.epsilon",
+                f"{u.epsilon} is not allowed, must be above 0 for {u.name} (it has a pole at 0)",
+            )
+        if u.epsilon < 0:
+            yield f"{key}.epsilon", f"{u.epsilon} is not allowed, must be at least 0"
+        if reward.bounded == "no" and u.name != "log_sigmoid":
+            yield (
+                "reward.bounded",
+                f"no, but config.{key}.name={u.name} needs rewards in [0, 1]; use auto or yes",
+            )
+
+
+# ------------------------------------------------------------------------------ JSON, both ways
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as indented JSON text, keys in alphabetical order."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config of ``to_json``'s text; absent keys take their defaults, unknown keys are refused."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"config: not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError("config: not a JSON object")
+    config = default_config()
+    _merge(config, values, "")
+    return config
+
+
+def _merge(config: ConfigDict, values: dict[str, Any], prefix: str) -> None:
+    for name in sorted(values):  # so that utility comes before utility_by_type, which copies it
+        key, value = prefix + name, values[name]
+        if key == "reward.utility_by_type" and isinstance(value, dict):
+            for kind in value:
+                config[name][kind] = copy.deepcopy(config.utility)
+        if name not in config:
+            hint = did_you_mean(f"config.{key}", [f"config.{prefix}{other}" for other in config])
+            raise UserError(f"config.{key}: no such key{hint}")
+        default = config[name]
+        if isinstance(default, ConfigDict) and isinstance(value, dict):
+            _merge(default, value, f"{key}.")
+            continue
+        if isinstance(default, tuple) and isinstance(value, list):
+            value = tuple(value)
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default):
+            raise UserError(f"config.{key}: {value!r} is not {type_name(default)}")
+        config[name] = value
