@@ -1,0 +1,258 @@
+"""What a run writes about itself: metrics, samples, rewards, the summary and the status.
+
+``metrics.jsonl`` is the source of truth, one JSON object a line::
+
+    {"stage": "sft", "step": 20, "time": 1700000000.0, "metrics": {"loss": 1.23}}
+
+TensorBoard files under ``tb/<stage>`` repeat it. Non-finite floats are written as the strings "nan", "inf" and
+"-inf", so that every line is strict JSON. Whole files are replaced atomically. In a run of many
+hosts only the first one writes.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+from rlhf_jax.errors import UserError
+
+UNITS: dict[str, str] = {
+    "loss": "nats per token (sft), negative mean utility per compared pair (reward)",
+    "grad_norm": "global norm before clipping",
+    "learning_rate": "step size",
+    "tokens_per_second": "real tokens per second",
+    "validation.loss": "as loss, held-out",
+    "validation.pair_accuracy": "share of non-tied held-out pairs in the right order",
+    "validation.pair_accuracy.open": "share of pairs in the right order, open prompts",
+    "validation.pair_accuracy.closed": "share of pairs in the right order, closed prompts",
+    "validation.w1_open_closed": "Wasserstein-1 distance between rewards of open and closed prompts",
+    "reward.mean": "mean proxy reward per response",
+    "gold.open": "mean gold reward in [0, 1], open prompts",
+    "gold.closed": "mean gold reward in [0, 1], closed prompts",
+    "kl": "nats per response, policy against the SFT policy",
+    "kl_coefficient": "reward per nat",
+    "length": "tokens per response",
+    "clip_fraction": "share of tokens with a clipped ratio",
+    "approx_kl": "nats per token, new policy against the sampling policy",
+    "entropy": "nats per token",
+    "explained_variance": "share of the variance of returns",
+    "value_loss": "half the mean squared error of returns, clipped",
+    "policy_loss": "negative clipped surrogate per token",
+    "eos_fraction": "share of responses that ended by themselves",
+}
+
+
+def unit_of(name: str) -> str:
+    """Unit of a metric, with or without its stage and ``validation.``; "" if unknown."""
+    _, _, tail = name.partition(".")
+    for candidate in (name, f"validation.{name}", tail, f"validation.{tail}"):
+        if candidate in UNITS:
+            return UNITS[candidate]
+    return ""
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8): a reader sees the old file or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file: none if it is missing, a torn last line (no line end) left out.
+
+    Raises UserError ``file:line: reason`` at any other line that is not a JSON object.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
+        rows.append(row)
+    return rows
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; {} if there is none. Raises UserError if it is anything else."""
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+class MetricWriter:
+    """Appends rows to ``metrics.jsonl`` (each in one write call) and scalars to TensorBoard files."""
+
+    def __init__(self, workdir: Path | str, tensorboard: bool = True) -> None:
+        self._workdir = Path(workdir)
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._path = self._workdir / "metrics.jsonl"
+        self._tensorboard = tensorboard
+        self._boards: dict[str, Any] = {}
+        self._purge_steps: dict[str, int] = {}
+        _drop_torn_line(self._path)
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+
+    def write(self, stage: str, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
+        """Record the metrics of one step; NumPy and JAX scalars are taken as floats."""
+        values = {name: float(value) for name, value in metrics.items()}
+        now = time.time()
+        row = {"stage": stage, "step": step, "time": now, "metrics": values}
+        self._file.write(_dump(row).encode() + b"\n")
+        if self._tensorboard:
+            board = self._board(stage)
+            for name, value in values.items():
+                board.add_scalar(name, value, step, now, summary_description=unit_of(name))
+            board.flush()
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forget what ``stage`` wrote after ``step``, so that a resumed run leaves no overlapping rows.
+
+        Rows and sample files with a larger step go, and a torn last line; TensorBoard is told to
+        hide its own.
+        """
+        self._file.close()
+        rows = read_jsonl(self._path)
+        kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
+        write_text_atomically(self._path, "".join(_dump(row) + "\n" for row in kept))
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+        for path in (self._workdir / "samples" / stage).glob("*.jsonl"):
+            if path.stem.isdigit() and int(path.stem) > step:
+                path.unlink()
+        if stage in self._boards:
+            self._boards.pop(stage).close()
+        self._purge_steps[stage] = step + 1
+
+    def close(self) -> None:
+        """Flush and close every file. Closing twice is allowed."""
+        self._file.close()
+        for board in self._boards.values():
+            board.close()
+        self._boards.clear()
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _board(self, stage: str) -> Any:
+        if stage not in self._boards:
+            # Imported here: a run without TensorBoard should not pay for protobuf.
+            from tensorboardX import SummaryWriter
+
+            directory = self._workdir / "tb" / stage
+            purge = self._purge_steps.get(stage)
+            self._boards[stage] = SummaryWriter(str(directory), purge_step=purge)
+        return self._boards[stage]
+
+
+def read_metrics(workdir: Path | str) -> list[dict[str, Any]]:
+    """Rows of ``metrics.jsonl`` in the order written, the metrics as floats; [] if there is none."""
+    rows = read_jsonl(Path(workdir) / "metrics.jsonl")
+    for row in rows:
+        row["metrics"] = {name: float(value) for name, value in row["metrics"].items()}
+    return rows
+
+
+def write_samples(workdir: Path | str, stage: str, step: int, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write ``samples/<stage>/<step>.jsonl``.
+
+    A row has "prompt", "prompt_type", "response", "proxy", "gold" and "before" (the SFT policy's
+    completion of the same prompt); the last three may be null. "stage" and "step" are added.
+    """
+    path = Path(workdir) / "samples" / stage / f"{step}.jsonl"
+    lines = [_dump({"stage": stage, "step": step, **row}) + "\n" for row in rows]
+    write_text_atomically(path, "".join(lines))
+    return path
+
+
+def write_rewards(workdir: Path | str, stage: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write ``rewards/<stage>.jsonl``, the reward of each held-out response.
+
+    A row has "list" (which list), "prompt_type", "rank" (0 = best), "reward" and "gold" (may be null).
+    """
+    path = Path(workdir) / "rewards" / f"{stage}.jsonl"
+    write_text_atomically(path, "".join(_dump(row) + "\n" for row in rows))
+    return path
+
+
+def read_summary(workdir: Path | str) -> dict[str, float]:
+    """The headline figures of the run's finished stages, by dotted name; {} if none has finished."""
+    path = Path(workdir) / "summary.json"
+    return {name: float(value) for name, value in read_json(path).items()}
+
+
+def update_summary(workdir: Path | str, values: Mapping[str, SupportsFloat]) -> None:
+    """Merge dotted names such as ``sft.gold.open`` into ``summary.json``, sorted by name."""
+    merged = read_summary(workdir) | {name: float(value) for name, value in values.items()}
+    text = _dump(dict(sorted(merged.items())), indent=2)
+    write_text_atomically(Path(workdir) / "summary.json", text + "\n")
+
+
+def write_status(
+    workdir: Path | str,
+    state: str,
+    *,
+    stage: str = "",
+    step: int = 0,
+    exit_code: int | None = None,
+    reason: str = "",
+) -> None:
+    """Write ``STATUS.json``: a state, where, and why. The time is Unix time.
+
+    States: "running", "done", "failed", "interrupted". Raises ValueError for another.
+    """
+    if state not in ("running", "done", "failed", "interrupted"):
+        raise ValueError(f"unknown state {state!r}")
+    status = {
+        "state": state,
+        "stage": stage,
+        "step": step,
+        "exit_code": exit_code,
+        "reason": reason,
+        "time": time.time(),
+    }
+    write_text_atomically(Path(workdir) / "STATUS.json", _dump(status, indent=2) + "\n")
+
+
+def _whole_lines(data: bytes) -> list[bytes]:
+    return data.split(b"\n")[:-1]
+
+
+def _drop_torn_line(path: Path) -> None:
+    if path.exists():
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            write_text_atomically(path, whole.decode())
+
+
+def _dump(value: Any, indent: int | None = None) -> str:
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    """The same value with every non-finite float as a string, which JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    return value

@@ -1,0 +1,135 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from rlhf_jax import metrics
+from rlhf_jax.errors import UserError
+
+
+def test_rows_come_back_as_written_with_non_finite_floats(tmp_path):
+    with metrics.MetricWriter(tmp_path, tensorboard=False) as writer:
+        writer.write("sft", 1, {"loss": np.float32(0.5), "grad_norm": float("nan")})
+        writer.write("reward", 1, {"loss": float("-inf")})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    first = json.loads(lines[0], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert first["metrics"] == {"loss": 0.5, "grad_norm": "nan"}
+    rows = metrics.read_metrics(tmp_path)
+    assert [(row["stage"], row["step"]) for row in rows] == [("sft", 1), ("reward", 1)]
+    assert math.isnan(rows[0]["metrics"]["grad_norm"])
+    assert rows[1]["metrics"]["loss"] == -math.inf
+
+
+def test_a_row_is_on_disk_before_write_returns(tmp_path):
+    writer = metrics.MetricWriter(tmp_path, tensorboard=False)
+    writer.write("sft", 3, {"loss": 1.0})
+    assert metrics.read_metrics(tmp_path)[0]["step"] == 3
+    writer.close()
+
+
+def test_rewind_drops_later_rows_of_one_stage_and_a_torn_line(tmp_path):
+    writer = metrics.MetricWriter(tmp_path, tensorboard=False)
+    for stage, step in [("sft", 10), ("sft", 20), ("ppo", 30), ("sft", 30)]:
+        writer.write(stage, step, {"loss": 1.0})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"stage": "sft", "st')
+    writer.rewind("sft", 20)
+    writer.write("sft", 25, {"loss": 2.0})
+    writer.close()
+    rows = metrics.read_metrics(tmp_path)
+    assert [(row["stage"], row["step"]) for row in rows] == [
+        ("sft", 10),
+        ("sft", 20),
+        ("ppo", 30),
+        ("sft", 25),
+    ]
+
+
+def test_rewind_drops_later_samples(tmp_path):
+    for step in (5, 10, 100):
+        metrics.write_samples(tmp_path, "ppo", step, [{"prompt": "a", "response": "b"}])
+    with metrics.MetricWriter(tmp_path, tensorboard=False) as writer:
+        writer.rewind("ppo", 10)
+    left = sorted(path.name for path in (tmp_path / "samples" / "ppo").iterdir())
+    assert left == ["10.jsonl", "5.jsonl"]
+
+
+def test_a_new_writer_repairs_a_torn_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"stage":"sft","step":1,"time":0,"metrics":{}}\n{"stage":"s')
+    with metrics.MetricWriter(tmp_path, tensorboard=False) as writer:
+        writer.write("sft", 2, {})
+    assert [row["step"] for row in metrics.read_metrics(tmp_path)] == [1, 2]
+
+
+def test_tensorboard_holds_the_scalars_and_the_purge_mark(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    with metrics.MetricWriter(tmp_path, tensorboard=True) as writer:
+        writer.rewind("sft", 4)
+        writer.write("sft", 5, {"loss": 1.5})
+    (path,) = (tmp_path / "tb" / "sft").iterdir()
+    data, events = path.read_bytes(), []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    assert any(event.HasField("session_log") and event.step == 5 for event in events)
+    (value,) = [v for event in events for v in event.summary.value]
+    assert (value.tag, value.simple_value) == ("loss", 1.5)
+
+
+def test_samples_carry_their_stage_and_step(tmp_path):
+    path = metrics.write_samples(tmp_path, "ppo", 7, [{"prompt": "p", "proxy": None}])
+    assert metrics.read_jsonl(path) == [{"stage": "ppo", "step": 7, "prompt": "p", "proxy": None}]
+
+
+def test_summary_merges_sorted_and_leaves_no_temporary_file(tmp_path):
+    metrics.update_summary(tmp_path, {"sft.loss": 2, "ppo.kl": 1.0})
+    metrics.update_summary(tmp_path, {"sft.loss": 1.5, "reward.pair_accuracy": math.nan})
+    text = (tmp_path / "summary.json").read_text()
+    assert list(json.loads(text)) == ["ppo.kl", "reward.pair_accuracy", "sft.loss"]
+    assert metrics.read_summary(tmp_path)["sft.loss"] == 1.5
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_status_names_where_and_why(tmp_path):
+    metrics.write_status(tmp_path, "failed", stage="ppo", step=4, exit_code=2, reason="no data")
+    status = metrics.read_json(tmp_path / "STATUS.json")
+    assert status.pop("time") > 1e9
+    assert status == {
+        "state": "failed",
+        "stage": "ppo",
+        "step": 4,
+        "exit_code": 2,
+        "reason": "no data",
+    }
+    with pytest.raises(ValueError, match="finished"):
+        metrics.write_status(tmp_path, "finished")
+
+
+def test_a_bad_line_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("{}\nnot json\n{}\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2: not JSON"):
+        metrics.read_jsonl(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("ppo.gold.open", "gold"),
+        ("reward.pair_accuracy", "pairs"),
+        ("reward_common.w1_open_closed", "Wasserstein"),
+        ("validation.loss", "held-out"),
+        ("reward.mean", "proxy"),
+        ("ppo.kl", "nats"),
+    ],
+)
+def test_unit_of_finds_summary_names(name, word):
+    assert word in metrics.unit_of(name)
+
+
+def test_unit_of_an_unknown_name_is_empty():
+    assert metrics.unit_of("ppo.colour") == ""
