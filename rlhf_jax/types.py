@@ -47,7 +47,7 @@ class RankBatch:
     mask: Bool[Array, "B K T"]
     ranks: Int[Array, "B K"]
     response_mask: Bool[Array, "B K"]
-    utility: Int[Array, "B"]  # noqa: F821
+    utility: Int[Array, "B"]
 
 
 @jax.tree_util.register_dataclass
@@ -61,8 +61,8 @@ class PromptBatch:
 
     ids: Int[Array, "B P"]
     mask: Bool[Array, "B P"]
-    index: Int[Array, "B"]  # noqa: F821
-    row: Int[Array, "B"]  # noqa: F821
+    index: Int[Array, "B"]
+    row: Int[Array, "B"]
 
 
 @jax.tree_util.register_dataclass
@@ -83,9 +83,9 @@ class Rollout:
     logprobs: Float[Array, "N R"]
     ref_logprobs: Float[Array, "N R"]
     values: Float[Array, "N R"]
-    scores: Float[Array, "N"]  # noqa: F821
-    raw_scores: Float[Array, "N"]  # noqa: F821
-    index: Int[Array, "N"]  # noqa: F821
+    scores: Float[Array, "N"]
+    raw_scores: Float[Array, "N"]
+    index: Int[Array, "N"]
 
 
 @jax.tree_util.register_dataclass

@@ -1,0 +1,70 @@
+# Every command of the house. `make quickstart` and `make test` make their own virtual environment from the lock.
+# Paths stay relative and the tools are started as modules, so that a clone under a path with spaces works.
+
+PYTHON  ?= python3
+UV      ?= uv
+WORKDIR ?= runs/quickstart
+WORKERS ?= 2
+
+VENV := .venv
+RUN  := $(VENV)/bin/python
+PIP  := $(RUN) -m pip --disable-pip-version-check --quiet
+
+.PHONY: help quickstart test check smoke golden bench lock clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 12
+
+quickstart: $(VENV)/.base  ## SFT, reward model and PPO on the embedded world; WORKDIR=runs/quickstart
+	$(RUN) -m rlhf_jax --config=configs/quickstart.py --workdir="$(WORKDIR)"
+
+test: $(VENV)/.dev  ## every test, on WORKERS=2 processes
+	$(RUN) -m pytest -n $(WORKERS) tests
+
+check: $(VENV)/.dev  ## format, lint, types, import contracts; changes nothing
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+
+smoke: $(VENV)/.base  ## two steps of every stage through the command line, in a temporary folder
+	@dir="$$(mktemp -d)" && trap 'rm -rf "$$dir"' EXIT && \
+	$(RUN) -m rlhf_jax --config=configs/quickstart.py --workdir="$$dir/run" \
+	  --config.sft.steps=2 --config.reward.steps=2 --config.ppo.iterations=1
+
+golden: $(VENV)/.dev  ## rewrite the golden metrics; the commit must say why they moved
+	$(RUN) -m pytest tests/golden --update-golden -rA
+
+bench: $(VENV)/.base  ## time every stage of the quickstart
+	$(RUN) -m benchmarks.quickstart
+
+lock:  ## resolve requirements/*.txt anew from setup.py (needs uv); UPGRADE=--upgrade moves the pins
+	$(UV) pip compile setup.py requirements/build.in $(LOCK_FLAGS) --output-file requirements/base.txt
+	$(UV) pip compile setup.py requirements/build.in --extra test --extra check \
+	  --constraints requirements/base.txt $(LOCK_FLAGS) --output-file requirements/dev.txt
+
+# One version of each package for all Pythons from 3.11 on: the lock is what is tested.
+LOCK_FLAGS = --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --custom-compile-command "make lock" --quiet $(UPGRADE)
+
+clean:  ## remove the environment and every cache; runs/ stays
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rlhf_jax needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || \
+	  { echo "The venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.base: $(VENV)/.created requirements/base.txt setup.py pyproject.toml
+	@echo "installing requirements/base.txt into $(VENV) (about 1.3 GB; one to three minutes)"
+	@$(PIP) install --require-hashes -r requirements/base.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base requirements/dev.txt
+	@echo "installing requirements/dev.txt into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
