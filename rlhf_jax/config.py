@@ -10,6 +10,7 @@ import fnmatch
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -30,20 +31,18 @@ def utility(
     epsilon: float = 0.1,
     extension: str = "tangent",
 ) -> ConfigDict:
-    """The five settings of one utility U of a reward gap x (better minus worse)."""
+    """The five settings of one utility U of a reward gap x (better minus worse), locked."""
     c = ConfigDict()
-    c.name = (
-        name  # power x^gamma, negative_power -x^-gamma, log, log_sigmoid log s(x/sigma), linear
-    )
+    c.name = name  # power x^gamma, negative_power -x^-gamma, log, log_sigmoid log s(x/sigma), linear
     c.gamma = float(gamma)  # exponent; power: in (0, 1], negative_power: above 0, others: unused
     c.sigma = float(sigma)  # scale of log_sigmoid, in units of reward; others: unused
     c.epsilon = float(epsilon)  # gap below which the extension takes over, in units of reward
-    c.extension = extension  # tangent: C1 straight line below epsilon; shift: U(x + epsilon)
+    c.extension = extension  # tangent: straight line below epsilon; shift: U(x + epsilon)
     return c.lock()
 
 
 def optimizer(learning_rate: float, warmup: int) -> ConfigDict:
-    """AdamW and its schedule, the same settings in every stage."""
+    """AdamW and its schedule, the same settings in every stage, locked."""
     c = ConfigDict()
     c.learning_rate = float(learning_rate)  # peak, per update
     c.warmup = warmup  # updates of linear rise from 0 to the peak
@@ -86,9 +85,7 @@ def default_config() -> ConfigDict:
     c.data.format = "auto"  # of the file at path: lists, hh, or auto by its fields
     c.data.template = "{prompt}"  # wrapped around the bare prompts of a lists file
     c.data.max_prompt = 24  # tokens; longer prompts lose their beginning
-    c.data.max_response = (
-        20  # tokens with the end-of-sequence token; longer responses lose their end
-    )
+    c.data.max_response = 20  # tokens with the end-of-sequence token; longer responses lose their end
     c.data.validation_fraction = 0.1  # of the records of a file, held out by a hash of the prompt
     c.data.on_bad_row = "error"  # error: stop at the first bad row; skip: count it and go on
     c.data.ties = "broken"  # embedded world: broken (a forced total order) or kept (tiers)
@@ -111,9 +108,7 @@ def default_config() -> ConfigDict:
     c.log.samples = 8  # completions shown and stored at each evaluation; 0: none
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every = (
-        100  # steps (PPO: iterations) between checkpoints; the last step is saved too
-    )
+    c.checkpoint.every = 100  # steps (PPO: iterations) between checkpoints; the last step is saved too
     c.checkpoint.keep = 2  # newest checkpoints kept per stage
 
     c.sft = ConfigDict()
@@ -267,6 +262,16 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def unknown_key(key: str) -> UserError:
+    """The error of a dotted key (without ``config.``) that does not exist, naming the nearest that does."""
+    known = default_config()
+    kind = key.split(".")[2] if key.startswith("reward.utility_by_type.") else "open"
+    known.reward.utility_by_type[kind] = utility("log")
+    written = re.sub(r"(^|\.)lr$", r"\1learning_rate", key)  # the abbreviation is too far from the word to be found
+    hint = did_you_mean(f"config.{written}", [f"config.{name}" for name, _ in leaves(known)])
+    return UserError(f"config.{key}: no such key{hint}")
+
+
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Pairs of dotted key (without ``config.``) and value."""
     for name, value in config.items():
@@ -278,16 +283,14 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def validate(config: ConfigDict) -> None:
     """Raise ``UserError`` for the first setting, or pair of settings, that no run could honour."""
-    _check_keys(config, default_config())
+    check_keys(config)
     for key, value in leaves(config):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.{key}: {value} is not a finite number")
         rule = rule_of(key)
         if rule is not None and not rule.holds(value):
             hint = did_you_mean(value, rule.text.split("|")) if "|" in rule.text else ""
-            raise UserError(
-                f"config.{key}: {value!r} is not allowed, must be {_either(rule.text)}{hint}"
-            )
+            raise UserError(f"config.{key}: {value!r} is not allowed, must be {_either(rule.text)}{hint}")
     _check_stages(config.stages)
     for key, text in _problems(config):
         raise UserError(f"config.{key}: {text}")
@@ -297,14 +300,15 @@ def _either(text: str) -> str:
     return "one of " + ", ".join(text.split("|")) if "|" in text else text
 
 
-def _check_keys(config: ConfigDict, known: ConfigDict, prefix: str = "") -> None:
-    """Exactly the known keys, each with a value of its default's type."""
+def check_keys(config: ConfigDict) -> None:
+    """Raise ``UserError`` unless config has exactly the keys of ``default_config``, with values of their types."""
+    _check_keys(config, default_config(), "")
+
+
+def _check_keys(config: ConfigDict, known: ConfigDict, prefix: str) -> None:
     for name in config:
         if name not in known:
-            hint = did_you_mean(prefix + name, [prefix + other for other in known])
-            raise UserError(
-                f"config.{prefix}{name}: no such key{hint.replace('mean ', 'mean config.')}"
-            )
+            raise unknown_key(prefix + name)
     for name, default in known.items():
         key = prefix + name
         if name not in config:
@@ -324,22 +328,16 @@ def _check_keys(config: ConfigDict, known: ConfigDict, prefix: str = "") -> None
 def type_name(value: Any) -> str:
     """The type of a setting in words, with its article."""
     names = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
-    return names.get(
-        type(value), "a list of texts" if isinstance(value, tuple) else "a group of settings"
-    )
+    return names.get(type(value), "a list of texts" if isinstance(value, tuple) else "a group of settings")
 
 
 def _check_stages(stages: tuple[str, ...]) -> None:
     for stage in stages:
         if stage not in STAGES:
             hint = did_you_mean(str(stage), STAGES)
-            raise UserError(
-                f"config.stages: no stage {stage!r}, known are {', '.join(STAGES)}{hint}"
-            )
+            raise UserError(f"config.stages: no stage {stage!r}, known are {', '.join(STAGES)}{hint}")
     if not stages or list(stages) != [stage for stage in STAGES if stage in stages]:
-        raise UserError(
-            f"config.stages: {stages} is not one or more of {', '.join(STAGES)}, in this order"
-        )
+        raise UserError(f"config.stages: {stages} is not one or more of {', '.join(STAGES)}, in this order")
 
 
 def _problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -405,15 +403,11 @@ def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
 def _parent_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     stages = c.stages
     for stage in stages:
-        needs = {"sft": (), "ppo": ("sft", "reward")}.get(
-            stage, ("sft",) if c.reward.init == "sft" else ()
-        )
+        needs = {"sft": (), "ppo": ("sft", "reward")}.get(stage, ("sft",) if c.reward.init == "sft" else ())
         for parent in needs:
             if parent not in stages and not c.parents[parent]:
                 scratch = "" if stage == "ppo" else " or set config.reward.init=scratch"
-                text = (
-                    f"empty, but {stage} starts from a checkpoint of {parent}; give a run directory"
-                )
+                text = f"empty, but {stage} starts from a checkpoint of {parent}; give a run directory"
                 yield f"parents.{parent}", f"{text} or add {parent} to config.stages{scratch}"
     for name, path in c.parents.items():
         if path and name in stages:
@@ -432,10 +426,10 @@ def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
             yield f"{key}.gamma", f"{u.gamma} is not allowed, must be above 0 for negative_power"
         if u.name == "log_sigmoid" and u.sigma <= 0:
             yield f"{key}.sigma", f"{u.sigma} is not allowed, must be above 0 for log_sigmoid"
-        if u.name in ("negative_power", "log") and u.epsilon <= 0:
+        if u.name in ("power", "negative_power", "log") and u.epsilon <= 0:
             yield (
                 f"{key}.epsilon",
-                f"{u.epsilon} is not allowed, must be above 0 for {u.name} (it has a pole at 0)",
+                f"{u.epsilon} is not allowed, must be above 0 for {u.name} (infinite slope at 0)",
             )
         if u.epsilon < 0:
             yield f"{key}.epsilon", f"{u.epsilon} is not allowed, must be at least 0"
@@ -474,8 +468,7 @@ def _merge(config: ConfigDict, values: dict[str, Any], prefix: str) -> None:
             for kind in value:
                 config[name][kind] = copy.deepcopy(config.utility)
         if name not in config:
-            hint = did_you_mean(f"config.{key}", [f"config.{prefix}{other}" for other in config])
-            raise UserError(f"config.{key}: no such key{hint}")
+            raise unknown_key(key)
         default = config[name]
         if isinstance(default, ConfigDict) and isinstance(value, dict):
             _merge(default, value, f"{key}.")
