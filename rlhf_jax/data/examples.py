@@ -1,0 +1,115 @@
+"""Records to token examples, and the two rules of truncation.
+
+A prompt longer than ``max_prompt`` tokens keeps its last ``max_prompt``. A response of at most ``max_response`` - 1
+tokens is followed by the end-of-sequence token; a longer one keeps its first ``max_response`` tokens and has no
+end-of-sequence token, because it did not end: the same as a sampled response that was cut off.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.tokenizers import Tokenizer
+from rlhf_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class TruncationCounts:
+    """How many prompts and responses were cut, of how many."""
+
+    prompts: int = 0
+    responses: int = 0
+    total_prompts: int = 0
+    total_responses: int = 0
+
+    def __add__(self, other: "TruncationCounts") -> "TruncationCounts":
+        return TruncationCounts(
+            self.prompts + other.prompts,
+            self.responses + other.responses,
+            self.total_prompts + other.total_prompts,
+            self.total_responses + other.total_responses,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptRow:
+    """A prompt to answer: its token ids and its place in the split."""
+
+    ids: np.ndarray
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SFTExample:
+    """A demonstration: token ids of the prompt and of the response (end of sequence included, if it ended)."""
+
+    prompt: np.ndarray
+    response: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ListExample:
+    """A ranked list: prompt ids, the ids of each response, ranks (0 best, equal = tie), and the prompt's type."""
+
+    prompt: np.ndarray
+    responses: tuple[np.ndarray, ...]
+    ranks: tuple[int, ...]
+    prompt_type: str
+    index: int
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str, max_prompt: int) -> tuple[np.ndarray, bool]:
+    """(ids, whether cut). Raises UserError for a prompt without any token."""
+    ids = tokenizer.encode(text)
+    if not ids:
+        raise UserError(f"prompt {text!r:.60} has no tokens")
+    return np.asarray(ids[-max_prompt:], np.int32), len(ids) > max_prompt
+
+
+def encode_response(tokenizer: Tokenizer, text: str, max_response: int) -> tuple[np.ndarray, bool]:
+    """(ids, whether cut); ``max_response`` counts the end-of-sequence token."""
+    ids = tokenizer.encode(text)
+    cut = len(ids) > max_response - 1
+    ids = ids[:max_response] if cut else [*ids, tokenizer.eos_id]
+    return np.asarray(ids, np.int32), cut
+
+
+def prompt_rows(
+    records: Sequence[Record], tokenizer: Tokenizer, max_prompt: int
+) -> tuple[list[PromptRow], TruncationCounts]:
+    """Prompts in the order of the records; ``index`` is the place in ``records``."""
+    encoded = [encode_prompt(tokenizer, record.prompt, max_prompt) for record in records]
+    rows = [PromptRow(ids, index) for index, (ids, _) in enumerate(encoded)]
+    return rows, TruncationCounts(prompts=sum(cut for _, cut in encoded), total_prompts=len(rows))
+
+
+def sft_examples(
+    pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_prompt: int, max_response: int
+) -> tuple[list[SFTExample], TruncationCounts]:
+    """Demonstrations from (prompt, response) texts, in order."""
+    examples, counts = [], TruncationCounts()
+    for prompt_text, response_text in pairs:
+        prompt, prompt_cut = encode_prompt(tokenizer, prompt_text, max_prompt)
+        response, response_cut = encode_response(tokenizer, response_text, max_response)
+        examples.append(SFTExample(prompt, response))
+        counts += TruncationCounts(prompt_cut, response_cut, 1, 1)
+    return examples, counts
+
+
+def list_examples(
+    records: Sequence[Record], tokenizer: Tokenizer, max_prompt: int, max_response: int
+) -> tuple[list[ListExample], TruncationCounts]:
+    """Ranked lists, in order. Raises UserError for a response without a rank."""
+    examples, counts = [], TruncationCounts()
+    for index, record in enumerate(records):
+        prompt, prompt_cut = encode_prompt(tokenizer, record.prompt, max_prompt)
+        encoded = [encode_response(tokenizer, response.text, max_response) for response in record.responses]
+        ranks = [response.rank for response in record.responses if response.rank is not None]
+        if len(ranks) < len(encoded):
+            raise UserError(f"{record.id}: responses: a ranked list needs a rank for every response")
+        responses = tuple(ids for ids, _ in encoded)
+        examples.append(ListExample(prompt, responses, tuple(ranks), record.prompt_type, index))
+        counts += TruncationCounts(prompt_cut, sum(cut for _, cut in encoded), 1, len(encoded))
+    return examples, counts

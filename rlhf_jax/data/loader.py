@@ -1,0 +1,153 @@
+"""Batches of static shape from token examples: endless, shuffled and resumable for training, one pass to evaluate.
+
+Training streams are grain iterators: ``next``, ``get_state`` and ``set_state``. The stream depends on the seed alone,
+every pass over the data has its own order, and batch k is the same however it was reached.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import grain
+import numpy as np
+
+from rlhf_jax.data.examples import ListExample, PromptRow
+from rlhf_jax.types import PromptBatch, RankBatch, TokenBatch
+
+Batch = TypeVar("Batch")
+# In a batch of places in a split, the place of a row that is only padding.
+PADDING = -1
+
+
+def sft_batches(rows: TokenBatch, batch_size: int, seed: int) -> grain.DatasetIterator:
+    """Endless TokenBatch of ``batch_size`` packed rows, from all the packed rows."""
+    return _stream(len(rows.ids), batch_size, seed, lambda places: _token_batch(rows, places))
+
+
+def sft_eval_batches(rows: TokenBatch, batch_size: int) -> Iterator[TokenBatch]:
+    """All packed rows once, in order; the last batch is filled up with rows without segments and targets."""
+    return _one_pass(len(rows.ids), batch_size, lambda places: _token_batch(rows, places))
+
+
+def rank_batches(
+    lists: Sequence[ListExample],
+    utility_index: Mapping[str, int],
+    batch_size: int,
+    list_size: int,
+    length: int,
+    seed: int,
+    pad_id: int,
+) -> grain.DatasetIterator:
+    """Endless RankBatch of ``batch_size`` lists, K = ``list_size``, T = ``length`` (max_prompt + max_response).
+
+    ``utility_index`` maps prompt types to utilities; types that it does not name get 0. Shorter lists are padded;
+    of longer ones, responses evenly spaced from best to worst are kept.
+    """
+    make = _rank_maker(lists, utility_index, list_size, length, pad_id)
+    return _stream(len(lists), batch_size, seed, make)
+
+
+def rank_eval_batches(
+    lists: Sequence[ListExample],
+    utility_index: Mapping[str, int],
+    batch_size: int,
+    list_size: int,
+    length: int,
+    pad_id: int,
+) -> Iterator[RankBatch]:
+    """All lists once, in order; the last batch is filled up with lists without responses."""
+    make = _rank_maker(lists, utility_index, list_size, length, pad_id)
+    return _one_pass(len(lists), batch_size, make)
+
+
+def prompt_batches(
+    prompts: Sequence[PromptRow], batch_size: int, repeats: int, max_prompt: int, seed: int, pad_id: int
+) -> grain.DatasetIterator:
+    """Endless PromptBatch of ``batch_size`` prompts, each in ``repeats`` consecutive rows: B = batch_size * repeats."""
+    return _stream(len(prompts), batch_size, seed, _prompt_maker(prompts, repeats, max_prompt, pad_id))
+
+
+def prompt_eval_batches(
+    prompts: Sequence[PromptRow], batch_size: int, max_prompt: int, pad_id: int
+) -> Iterator[PromptBatch]:
+    """All prompts once, in order; the last batch is filled up with empty prompts of index -1."""
+    return _one_pass(len(prompts), batch_size, _prompt_maker(prompts, 1, max_prompt, pad_id))
+
+
+def thin(ranks: Sequence[int], size: int) -> list[int]:
+    """Places of at most ``size`` responses, best to worst, evenly spaced in that order, both ends included."""
+    order = sorted(range(len(ranks)), key=lambda place: ranks[place])
+    if len(order) <= size:
+        return order
+    return [order[int(place)] for place in np.round(np.linspace(0, len(order) - 1, size))]
+
+
+def _stream(
+    count: int, batch_size: int, seed: int, make: Callable[[np.ndarray], Batch]
+) -> grain.DatasetIterator:
+    if not count:
+        raise ValueError("no examples to make batches of")
+    places = grain.MapDataset.range(count).seed(seed).shuffle().repeat().batch(batch_size)
+    # The batches are cheap to make and two cores are few: no read-ahead threads.
+    return iter(places.map(make).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+
+
+def _one_pass(count: int, batch_size: int, make: Callable[[np.ndarray], Batch]) -> Iterator[Batch]:
+    for start in range(0, count, batch_size):
+        places = np.arange(start, start + batch_size)
+        yield make(np.where(places < count, places, PADDING))
+
+
+def _token_batch(rows: TokenBatch, places: np.ndarray) -> TokenBatch:
+    real = (places != PADDING)[:, None]
+    return TokenBatch(
+        ids=rows.ids[places],
+        positions=rows.positions[places],
+        segments=rows.segments[places] * real,
+        loss_mask=rows.loss_mask[places] & real,
+    )
+
+
+def _rank_maker(
+    lists: Sequence[ListExample], utility_index: Mapping[str, int], list_size: int, length: int, pad_id: int
+) -> Callable[[np.ndarray], RankBatch]:
+    def make(places: np.ndarray) -> RankBatch:
+        shape = (len(places), list_size, length)
+        ids, mask = np.full(shape, pad_id, np.int32), np.zeros(shape, bool)
+        ranks, exists = np.zeros(shape[:2], np.int32), np.zeros(shape[:2], bool)
+        utility = np.zeros(len(places), np.int32)
+        for row, place in enumerate(places):
+            if place == PADDING:
+                continue
+            example = lists[place]
+            kept = thin(example.ranks, list_size)
+            for column, response in enumerate(kept):
+                tokens = np.concatenate([example.prompt, example.responses[response]])
+                ids[row, column, : len(tokens)] = tokens
+                mask[row, column, : len(tokens)] = True
+            dense = np.unique([example.ranks[response] for response in kept], return_inverse=True)[1]
+            ranks[row, : len(kept)] = dense
+            exists[row, : len(kept)] = True
+            utility[row] = utility_index.get(example.prompt_type, 0)
+        return RankBatch(ids=ids, mask=mask, ranks=ranks, response_mask=exists, utility=utility)
+
+    return make
+
+
+def _prompt_maker(
+    prompts: Sequence[PromptRow], repeats: int, max_prompt: int, pad_id: int
+) -> Callable[[np.ndarray], PromptBatch]:
+    def make(places: np.ndarray) -> PromptBatch:
+        places = np.repeat(places, repeats)
+        shape = (len(places), max_prompt)
+        ids, mask = np.full(shape, pad_id, np.int32), np.zeros(shape, bool)
+        index = np.full(len(places), PADDING, np.int32)
+        for row, place in enumerate(places):
+            if place == PADDING:
+                continue
+            tokens = prompts[place].ids
+            ids[row, max_prompt - len(tokens) :] = tokens
+            mask[row, max_prompt - len(tokens) :] = True
+            index[row] = prompts[place].index
+        return PromptBatch(ids=ids, mask=mask, index=index, row=np.arange(len(places), dtype=np.int32))
+
+    return make
