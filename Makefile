@@ -31,7 +31,8 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts; changes nothing
 smoke: $(VENV)/.base  ## two steps of every stage through the command line, in a temporary folder
 	@dir="$$(mktemp -d)" && trap 'rm -rf "$$dir"' EXIT && \
 	$(RUN) -m rlhf_jax --config=configs/quickstart.py --workdir="$$dir/run" \
-	  --config.sft.steps=2 --config.reward.steps=2 --config.ppo.iterations=1
+	  --config.sft.steps=2 --config.sft.batch_size=2 --config.reward.steps=2 --config.reward.batch_size=2 \
+	  --config.ppo.iterations=2 --config.ppo.prompts_per_iteration=4 --config.ppo.minibatches=2 --config.log.every=1
 
 golden: $(VENV)/.dev  ## rewrite the golden metrics; the commit must say why they moved
 	$(RUN) -m pytest tests/golden --update-golden -rA

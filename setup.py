@@ -1,4 +1,4 @@
-"""The package, its dependencies and its extras. Lower bounds are what is tested (see requirements/), upper bounds stay open."""
+"""The package and its extras. Lower bounds are what is tested (requirements/), upper bounds stay open."""
 
 import pathlib
 import re
