@@ -1,0 +1,116 @@
+"""The records of a run directory, as the report needs them. Everything may be missing."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from rlhf_jax.metrics import read_json, read_jsonl, read_metrics, read_summary
+
+Row = dict[str, Any]
+Value = TypeVar("Value")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardLists:
+    """Held-out rewards of N lists of one prompt type, padded to K responses; ranks count from 0 = best."""
+
+    rewards: Float[np.ndarray, "N K"]
+    ranks: Int[np.ndarray, "N K"]
+    mask: Bool[np.ndarray, "N K"]
+
+    @property
+    def values(self) -> Float[np.ndarray, "M"]:
+        """The rewards of all responses, without padding."""
+        return self.rewards[self.mask]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one run directory holds. ``rewards`` and ``samples`` are by stage, in the order the stages ran."""
+
+    workdir: Path
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    status: Mapping[str, Any]
+    summary: Mapping[str, float]
+    metrics: list[Row]
+    rewards: Mapping[str, Mapping[str, RewardLists]]
+    samples: Mapping[str, list[Row]]
+
+    @property
+    def stages(self) -> list[str]:
+        """Stages with metrics, in the order in which they first wrote any."""
+        return list(dict.fromkeys(str(row["stage"]) for row in self.metrics))
+
+    def names(self, stage: str) -> list[str]:
+        """Sorted names of the metrics that ``stage`` wrote."""
+        return sorted({name for row in self.metrics if row["stage"] == stage for name in row["metrics"]})
+
+    def series(self, stage: str, name: str) -> tuple[Int[np.ndarray, "S"], Float[np.ndarray, "S"]]:
+        """Steps and values of one metric; a step written twice counts with its last value."""
+        points = {
+            int(row["step"]): row["metrics"][name]
+            for row in self.metrics
+            if row["stage"] == stage and name in row["metrics"]
+        }
+        steps = sorted(points)
+        return np.array(steps, dtype=int), np.array([points[step] for step in steps], dtype=float)
+
+
+def read_run(workdir: Path) -> Run:
+    """Read every record there is. Raises UserError, naming file and line, where one cannot be read."""
+    metrics = read_metrics(workdir)
+    order = list(dict.fromkeys(str(row["stage"]) for row in metrics))
+    rewards: dict[str, Mapping[str, RewardLists]] = {
+        path.stem: _by_prompt_type(read_jsonl(path)) for path in (workdir / "rewards").glob("*.jsonl")
+    }
+    samples = {path.name: _last_samples(path) for path in (workdir / "samples").glob("*") if path.is_dir()}
+    return Run(
+        workdir=workdir,
+        config=read_json(workdir / "config.json"),
+        environment=read_json(workdir / "env.json"),
+        status=read_json(workdir / "STATUS.json"),
+        summary=read_summary(workdir),
+        metrics=metrics,
+        rewards=_in_order(rewards, order),
+        samples=_in_order(samples, order),
+    )
+
+
+def _by_prompt_type(rows: list[Row]) -> dict[str, RewardLists]:
+    types = sorted({str(row.get("prompt_type") or "") for row in rows}, key=type_order)
+    return {kind: _lists([row for row in rows if (row.get("prompt_type") or "") == kind]) for kind in types}
+
+
+def type_order(kind: str) -> tuple[int, str]:
+    """Sort key of prompt types: open, closed, then the others by name, unknown last."""
+    known = {"open": 0, "closed": 1, "": 3}
+    return known.get(kind, 2), kind
+
+
+def _lists(rows: list[Row]) -> RewardLists:
+    lists: dict[Any, list[Row]] = {}
+    for row in rows:
+        lists.setdefault(row["list"], []).append(row)
+    shape = (len(lists), max(map(len, lists.values())))
+    rewards, ranks, mask = np.zeros(shape), np.zeros(shape, dtype=int), np.zeros(shape, dtype=bool)
+    for index, members in enumerate(lists.values()):
+        size = len(members)
+        rewards[index, :size] = [float(row["reward"]) for row in members]
+        ranks[index, :size] = [row["rank"] for row in members]
+        mask[index, :size] = np.isfinite(rewards[index, :size])
+    return RewardLists(rewards, ranks, mask)
+
+
+def _last_samples(directory: Path) -> list[Row]:
+    steps = sorted((int(path.stem), path) for path in directory.glob("*.jsonl") if path.stem.isdigit())
+    return read_jsonl(steps[-1][1]) if steps else []
+
+
+def _in_order(found: dict[str, Value], order: list[str]) -> dict[str, Value]:
+    place = {stage: index for index, stage in enumerate(order)}
+    return {stage: found[stage] for stage in sorted(found, key=lambda stage: (place.get(stage, len(place)), stage))}

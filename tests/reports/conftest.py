@@ -1,0 +1,92 @@
+"""A run directory made up from a seed, with the shape of a real one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlhf_jax.metrics import MetricWriter, update_summary, write_rewards, write_samples, write_status
+
+
+def write_run(workdir: Path) -> Path:
+    rng = np.random.default_rng(0)
+    with MetricWriter(workdir, tensorboard=False) as writer:
+        for step in range(5, 401, 5):
+            loss = 0.8 + 2.5 * np.exp(-step / 60) + 0.05 * rng.normal()
+            writer.write("sft", step, {"loss": loss, "grad_norm": 0.5})
+            if step % 50 == 0:
+                writer.write("sft", step, {"validation.loss": 0.82 + 2.5 * np.exp(-step / 60)})
+        for stage, floor in (("reward_common", -0.45), ("reward", -0.7)):
+            for step in range(5, 301, 5):
+                writer.write(stage, step, {"loss": floor + np.exp(-step / 50) + 0.03 * rng.normal()})
+                if step % 50 == 0:
+                    gain = 1 - np.exp(-step / 60)
+                    held_out = {
+                        "validation.loss": floor + 0.02 + np.exp(-step / 50),
+                        "validation.pair_accuracy": 0.5 + 0.46 * gain,
+                        "validation.pair_accuracy.open": 0.5 + 0.43 * gain,
+                        "validation.pair_accuracy.closed": 0.5 + 0.49 * gain,
+                    }
+                    writer.write(stage, step, held_out)
+        for step in range(1, 61):
+            gain = 1 - np.exp(-step / 15)
+            noise = 0.02 * rng.normal(size=4)
+            row = {
+                "reward.mean": 0.4 + 0.45 * gain + noise[0],
+                "gold.open": 0.47 + 0.38 * gain + noise[1],
+                "gold.closed": 0.55 + 0.2 * gain + noise[2],
+                "kl": 6 * gain + 0.1 * noise[3],
+                "length": 12 + 3 * gain + 10 * noise[3],
+            }
+            writer.write("ppo", step, row)
+    for stage, shape in (("reward_common", 0.6), ("reward", 1.0)):
+        rows = []
+        for index in range(128):
+            kind = ("open", "closed")[index % 2]
+            even = np.linspace(1, 0, 8)
+            sharp = (even > 0.5).astype(float)
+            centre = even if kind == "open" else shape * sharp + (1 - shape) * even
+            rewards = np.clip(centre + 0.05 * rng.normal(size=8), 0, 1)
+            rows += [
+                {"list": index, "prompt_type": kind, "rank": rank, "reward": float(reward), "gold": None}
+                for rank, reward in enumerate(rewards)
+            ]
+        write_rewards(workdir, stage, rows)
+    rows = [
+        {
+            "prompt": "describe the sea in the evening ." if index % 2 else "what is the capital of arvania ?",
+            "prompt_type": ("closed", "open")[index % 2],
+            "response": "silver waves , golden light ." if index % 2 else "well , it is mora .",
+            "before": "grey waves , plain sand ." if index % 2 else "it is tilsen .",
+            "proxy": 0.91,
+            "gold": 0.96 if index % 2 else 1.0,
+        }
+        for index in range(16)
+    ]
+    write_samples(workdir, "ppo", 9, rows[:1])
+    write_samples(workdir, "ppo", 60, rows)
+    update_summary(
+        workdir,
+        {
+            "sft.loss": 0.82,
+            "sft.gold.open": 0.47,
+            "sft.gold.closed": 0.55,
+            "reward_common.pair_accuracy": 0.955,
+            "reward_common.w1_open_closed": 0.021,
+            "reward.pair_accuracy": 0.958,
+            "reward.w1_open_closed": 0.187,
+            "ppo.gold.open": 0.85,
+            "ppo.gold.closed": 0.75,
+            "ppo.kl": 5.9,
+        },
+    )
+    (workdir / "config.json").write_text(json.dumps({"seed": 0, "reward": {"utility": {"name": "power"}}}))
+    (workdir / "env.json").write_text(json.dumps({"python": "3.11.9", "jax": "0.10.2", "devices": ["cpu"]}))
+    write_status(workdir, "done", stage="ppo", step=60, exit_code=0)
+    return workdir
+
+
+@pytest.fixture
+def full_run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "demo")
