@@ -10,8 +10,7 @@ import fnmatch
 import json
 import math
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -26,9 +25,9 @@ WORLD_PROMPT_TYPES = ("open", "closed")  # of the embedded data; users' files ma
 def utility(
     name: str,
     *,
-    gamma: float = 0.5,
-    sigma: float = 1.0,
-    epsilon: float = 0.1,
+    gamma: float | int = 0.5,
+    sigma: float | int = 1.0,
+    epsilon: float | int = 0.1,
     extension: str = "tangent",
 ) -> ConfigDict:
     """The five settings of one utility U of a reward gap x (better minus worse), locked."""
@@ -41,7 +40,7 @@ def utility(
     return c.lock()
 
 
-def optimizer(learning_rate: float, warmup: int) -> ConfigDict:
+def optimizer(learning_rate: float | int, warmup: int) -> ConfigDict:
     """AdamW and its schedule, the same settings in every stage, locked."""
     c = ConfigDict()
     c.learning_rate = float(learning_rate)  # peak, per update
@@ -192,7 +191,7 @@ _DECAY = Rule(lambda v: 0 <= v < 1, "in [0, 1)")
 
 # Key patterns and the rule of the values under them; the first match counts.
 RULES: dict[str, Rule] = {
-    "seed": _NATURAL,
+    "seed": Rule(lambda v: 0 <= v < 2**32, "in [0, 2^32)"),
     "model.norm": _one_of("rms", "layer"),
     "model.positions": _one_of("rotary", "learned"),
     "model.activation": _one_of("swiglu", "gelu"),
@@ -265,17 +264,18 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 def unknown_key(key: str) -> UserError:
     """The error of a dotted key (without ``config.``) that does not exist, naming the nearest that does."""
     known = default_config()
-    kind = key.split(".")[2] if key.startswith("reward.utility_by_type.") else "open"
-    known.reward.utility_by_type[kind] = utility("log")
-    written = re.sub(r"(^|\.)lr$", r"\1learning_rate", key)  # the abbreviation is too far from the word to be found
-    hint = did_you_mean(f"config.{written}", [f"config.{name}" for name, _ in leaves(known)])
-    return UserError(f"config.{key}: no such key{hint}")
+    parts = ["learning_rate" if part == "lr" else part for part in key.split(".")]
+    by_type = parts[:2] == ["reward", "utility_by_type"] and len(parts) > 2
+    known.reward.utility_by_type[(parts[2] if by_type else "") or "open"] = utility("log")
+    names = [f"config.{name}" for name, _ in leaves(known)]
+    names = [name for name in names if name.split(".")[-1] == parts[-1]] or names  # right word, wrong group
+    return UserError(f"config.{key}: no such key{did_you_mean('.'.join(['config', *parts]), names)}")
 
 
-def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Pairs of dotted key (without ``config.``) and value."""
     for name, value in config.items():
-        if isinstance(value, Mapping | ConfigDict):
+        if isinstance(value, ConfigDict):
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

@@ -5,9 +5,11 @@ one line that names the key and its nearest neighbour. Nothing here imports JAX.
 """
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import re
@@ -85,8 +87,7 @@ def parse(argv: Sequence[str]) -> Launch:
     # A new prompt type starts as a copy of reward.utility, so that one is settled first.
     for key, text in sorted(overrides, key=lambda pair: pair[0].startswith(_BY_TYPE)):
         override(config, key, text)
-    config = lock(config.copy_and_resolve_references())
-    validate(config)
+    validate(lock(config))
     given = [f"config.{key}={text}" for key, text in overrides]
     return Launch(config, options.get("workdir", ""), "dry_run" in options, given)
 
@@ -155,16 +156,16 @@ def _boolean(name: str, text: str) -> bool:
 def _leftover(word: str) -> NoReturn:
     bare = word.lstrip("-")
     is_option = bare.split("=")[0].split(".")[0] in ("config", "workdir", "dry_run", "help")
-    hint = f"; did you mean --{bare}?" if is_option else "; options begin with --, values follow = or their option"
+    hint = f"; did you mean --{bare}?" if is_option else "; settings are given as --config.KEY=VALUE"
     raise UserError(f"{word}: not an option{hint}")
 
 
 def _unknown_option(name: str, rest: str) -> NoReturn:
-    try:
-        _default(name)
-        hint = f"; did you mean --config.{name}{rest}?"
-    except UserError:
-        hint = did_you_mean(f"--{name}", _OPTIONS) or f"; the options are {', '.join(_OPTIONS)} and --config.KEY"
+    hint = did_you_mean(f"--{name}", _OPTIONS) or f"; the options are {', '.join(_OPTIONS)} and --config.KEY"
+    for key in (name, name.partition(".")[2]):  # config. left out, or misspelt
+        with contextlib.suppress(UserError):
+            _default(key)
+            hint = f"; did you mean --config.{key}{rest}?"
     raise UserError(f"--{name}: no such option{hint}")
 
 
@@ -197,8 +198,10 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     plain = text
     if isinstance(default, tuple):  # sft,reward and ("sft", "reward") alike
         plain = repr(tuple(part.strip(" '\"") for part in text.strip("()[] ").split(",") if part.strip(" '\"")))
-    values, word = flags.FlagValues(), f"--config.{key}={plain}"
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=False, sys_argv=["", word])
+    *groups, leaf = key.split(".")
+    group = functools.reduce(ConfigDict.__getitem__, groups, config)  # a prompt type may be any word, flags' paths not
+    values, word = flags.FlagValues(), f"--config.{leaf}={plain}"
+    config_flags.DEFINE_config_dict("config", group, flag_values=values, lock_config=False, sys_argv=["", word])
     try:
         values(["", word])
     except (flags.Error, ValueError, TypeError):

@@ -1,0 +1,250 @@
+"""The vocabulary of settings: defaults, limits, and the JSON that re-runs a run."""
+
+import ast
+import inspect
+import json
+import re
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+from rlhf_jax import config as schema
+from rlhf_jax.config import default_config, from_json, leaves, lock, to_json, utility, validate
+from rlhf_jax.errors import UserError
+from rlhf_jax.objectives.utilities import FAMILY
+
+
+def changed(**values: Any) -> ConfigDict:
+    """The default config with dotted keys (``__`` for the dot) set, whatever their type."""
+    config = default_config()
+    config.reward.utility_by_type.closed = utility("linear")
+    for key, value in values.items():
+        *groups, leaf = key.split("__")
+        group = config
+        for name in groups:
+            group = group[name]
+        with group.unlocked(), group.ignore_type():
+            group[leaf] = value
+    return config
+
+
+def test_the_default_config_is_allowed_and_locked() -> None:
+    config = default_config()
+    validate(config)
+    with pytest.raises(AttributeError, match="stepz"):
+        config.sft.stepz = 1
+    with pytest.raises(AttributeError, match="gama"):
+        config.reward.utility.gama = 1.0
+
+
+def test_no_default_is_none() -> None:
+    # The command line could not override it: it has no type.
+    assert [key for key, value in leaves(default_config()) if value is None] == []
+
+
+def test_every_setting_has_a_comment() -> None:
+    lines = inspect.getsource(schema).splitlines()
+    settings = [line for line in lines if re.match(r" +c(\.\w+)+ = ", line) and not re.search(r"= \w+\(", line)]
+    assert len(settings) > 70
+    assert [line for line in settings if "  # " not in line and "float(" not in line] == []
+
+
+def test_every_number_and_name_has_a_rule() -> None:
+    free = {"stages", "data.path", "tokenizer.path", "parents.sft", "parents.reward", "log.tensorboard"}
+    assert {key for key, _ in leaves(default_config()) if schema.rule_of(key) is None} == free
+
+
+def test_utility_names_are_the_family() -> None:
+    assert set(schema.UTILITIES) == set(FAMILY)
+
+
+def test_bounded_no_is_refused_exactly_where_the_family_needs_bounds() -> None:
+    refused = set()
+    for name in FAMILY:
+        config = default_config()
+        config.reward.bounded = "no"
+        config.reward.utility = utility(name)
+        try:
+            validate(config)
+        except UserError:
+            refused.add(name)
+    assert refused == {name for name, member in FAMILY.items() if member.needs_bounded_rewards}
+
+
+BAD = {
+    "seed": [-1, 2**32],
+    "stages": [(), ("sft", "sft"), ("reward", "sft"), ("sft", "rewards")],
+    "model__norm": ["rmsnorm"],
+    "model__positions": ["sinusoidal"],
+    "model__activation": ["relu"],
+    "model__dtype": ["float16"],
+    "model__depth": [0, 2.5],
+    "model__tied": ["yes"],
+    "model__kv_heads": [3],
+    "model__width": [66, 20],  # not divisible by 4 heads; an odd head size under rotary positions
+    "model__max_positions": [43],
+    "tokenizer__kind": ["words"],
+    "tokenizer__vocab_size": [10],
+    "data__path": ["/no/such/file.jsonl"],
+    "data__format": ["hh", "json"],
+    "data__template": ["Human:"],
+    "data__max_response": [1],
+    "data__validation_fraction": [0.0, 1.0, float("nan")],
+    "data__on_bad_row": ["ignore"],
+    "data__ties": ["yes"],
+    "data__tie_margin": [-0.1],
+    "data__list_size": [1],
+    "parents__sft": ["/no/such/run", "."],  # the second exists, but the run makes its own
+    "parallel__mode": ["jit"],
+    "parallel__data": [0, -2],
+    "parallel__tensor": [0],
+    "log__every": [0],
+    "log__tensorboard": [1],
+    "checkpoint__keep": [0],
+    "sft__steps": [0, "10"],
+    "sft__row_length": [43],
+    "sft__optimizer__learning_rate": [0.0, float("inf")],
+    "sft__optimizer__warmup": [-1],
+    "sft__optimizer__schedule": ["cosin"],
+    "sft__optimizer__beta2": [1.0],
+    "sft__optimizer__clip_norm": [0.0],
+    "reward__batch_size": [0],
+    "reward__init": ["random"],
+    "reward__bounded": ["no", "maybe"],
+    "reward__utility__name": ["powr"],
+    "reward__utility__gamma": [0.0, -1.0, float("-inf")],
+    "reward__utility__epsilon": [0.0, -0.1],
+    "reward__utility__extension": ["none"],
+    "reward__utility_by_type__closed": ["linear"],
+    "reward__utility_by_type__closed__epsilon": [-0.1],
+    "reward__utility_by_type__yesno": [utility("log")],
+    "ppo__minibatches": [3],
+    "ppo__temperature": [0.0],
+    "ppo__top_p": [0.0, 1.1],
+    "ppo__top_k": [-1],
+    "ppo__gamma": [1.01],
+    "ppo__lambda_": [-0.1],
+    "ppo__clip": [1.0],
+    "ppo__value_clip": [0.0],
+    "ppo__kl__coefficient": [-0.1],
+    "ppo__kl__controller": ["adaptative"],
+    "ppo__kl__horizon": [0],
+    "ppo__missing_eos__rule": ["penalty"],
+    "ppo__missing_eos__score": [float("nan")],
+    "ppo__value_learning_rate": [0.0],
+    "ppo__whiten_advantages": [1],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in BAD.items() for value in values])
+def test_a_bad_value_is_one_line_that_begins_with_its_key(key: str, value: object) -> None:
+    with pytest.raises(UserError) as caught:
+        validate(changed(**{key: value}))
+    message = str(caught.value)
+    assert message.startswith(f"config.{key.replace('__', '.')}: ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "says"),
+    [
+        ({"stages": ("ppo",)}, "parents.sft", "ppo"),
+        ({"stages": ("sft", "ppo")}, "parents.reward", "ppo"),
+        ({"stages": ("reward",)}, "parents.sft", "config.reward.init=scratch"),
+        ({"stages": ("reward_common",)}, "parents.sft", "reward_common"),
+        ({"parallel__mode": "pmap", "parallel__fsdp": 2}, "parallel.fsdp", "mesh"),
+        ({"data__path": __file__}, "tokenizer.kind", "bpe"),
+        ({"tokenizer__kind": "pretrained"}, "tokenizer.path", "pretrained"),
+        ({"reward__utility": utility("power", gamma=1.5)}, "reward.utility.gamma", "(0, 1]"),
+        ({"reward__utility": utility("log_sigmoid", sigma=0)}, "reward.utility.sigma", "above 0"),
+        ({"reward__utility": utility("log", epsilon=0)}, "reward.utility.epsilon", "log"),
+        ({"reward__utility_by_type__closed__gamma": "1"}, "reward.utility_by_type.closed.gamma", "a number"),
+        ({"sft__optimizer__schedule": "cosin"}, "sft.optimizer.schedule", "did you mean cosine?"),
+        ({"reward__utility_by_type__opne": utility("log")}, "reward.utility_by_type.opne", "did you mean open?"),
+        ({"sft__step": 3}, "sft.step", "did you mean config.sft.steps?"),
+    ],
+)
+def test_a_bad_combination_says_what_would_mend_it(values: dict[str, Any], key: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        validate(changed(**values))
+    assert str(caught.value).startswith(f"config.{key}: ")
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"stages": ("sft", "reward_common")},
+        {"stages": ("reward",), "reward__init": "scratch"},
+        {"stages": ("sft",), "ppo__minibatches": 3},  # of a stage that does not run
+        {"stages": ("ppo",), "parents__sft": ".", "parents__reward": "."},
+        {"model__positions": "learned", "model__width": 20},
+        {"model__max_positions": 44, "sft__row_length": 44},  # 24 + 20, no more
+        {"reward__utility": utility("linear", epsilon=0, gamma=-3)},  # gamma is unused
+        {"data__path": __file__, "tokenizer__kind": "byte", "reward__utility_by_type__yesno": utility("log")},
+    ],
+)
+def test_what_can_run_is_allowed(values: dict[str, Any]) -> None:
+    validate(changed(**values))
+
+
+def test_a_missing_key_is_named() -> None:
+    config = default_config()
+    with config.sft.unlocked():
+        del config.sft.steps
+    with pytest.raises(UserError, match=re.escape("config.sft.steps: missing")):
+        validate(config)
+
+
+def test_json_round_trip_keeps_values_types_and_lock() -> None:
+    config = default_config()
+    config.seed = 7
+    config.stages = ("sft",)
+    config.data.template = "\n\nHuman: {prompt}\n\nAssistant: “é”"
+    config.reward.utility_by_type["creative-writing"] = utility("log_sigmoid", sigma=2)
+    again = from_json(to_json(lock(config)))
+    assert dict(leaves(again)) == dict(leaves(config))
+    assert [type(value) for _, value in leaves(again)] == [type(value) for _, value in leaves(config)]
+    assert again.is_locked
+    assert not again.reward.utility_by_type.is_locked
+
+
+def test_json_may_be_partial_and_take_integers_for_numbers() -> None:
+    text = '{"ppo": {"clip": 1}, "reward": {"utility": {"gamma": 2}, "utility_by_type": {"open": {"epsilon": 0.2}}}}'
+    config = from_json(text)
+    assert repr(config.ppo.clip) == "1.0"
+    assert config.reward.utility_by_type.open.to_dict() == {**config.reward.utility.to_dict(), "epsilon": 0.2}
+    assert config.reward.utility_by_type.open.gamma == 2.0
+    assert config.sft.steps == default_config().sft.steps
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"sft": {"stepz": 3}}', "config.sft.stepz: no such key; did you mean config.sft.steps?"),
+        ('{"sft": {"steps": 3.5}}', "config.sft.steps: 3.5 is not an integer"),
+        ('{"sft": {"steps": null}}', "config.sft.steps: None is not an integer"),
+        ('{"sft": 3}', "config.sft: 3 is not a group of settings"),
+        ('{"log": {"tensorboard": 1}}', "config.log.tensorboard: 1 is not true or false"),
+        ("{", "config: not JSON"),
+        ("[]", "config: not a JSON object"),
+    ],
+)
+def test_bad_json_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        from_json(text)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_is_plain() -> None:
+    values = json.loads(to_json(default_config()))
+    assert values["stages"] == ["sft", "reward", "ppo"]
+    assert values["reward"]["utility_by_type"] == {}
+
+
+def test_the_room_imports_only_errors_of_the_house() -> None:
+    tree = ast.parse(inspect.getsource(schema))
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {module for module in modules if module and module.startswith("rlhf_jax")} == {"rlhf_jax.errors"}
