@@ -51,7 +51,7 @@ def draw_pictures(run: Run) -> list[Picture]:
             "rewards",
             "Reward model: distribution",
             "Rewards of held-out responses. Left: how they are spread, with the Wasserstein-1 distance W₁ between the "
-            "two types of prompt (0: one and the same distribution, the sign of collapse). Right: mean reward at each "
+            "two types of prompt (0: one and the same distribution). Right: mean reward at each "
             "rank, with one standard deviation either side.",
             rewards_figure,
         ),
@@ -112,10 +112,11 @@ def accuracy_figure(run: Run) -> Figure | None:
             steps, values = run.series(stage, f"{ACCURACY}.{kind}")
             axis.plot(steps, values, color=colour_of(kind, place), marker="o", label=_last(_shown(kind), values))
             lowest = min(lowest, np.nanmin(values))
-        axis.axhline(0.5, color=NEUTRAL, linewidth=1, linestyle="--", label="chance")
-        axis.set_ylim(lowest - 0.03, 1.02)
+        axis.axhline(0.5, color=NEUTRAL, linewidth=1, linestyle="--")
+        axis.annotate("chance", (0.01, 0.505), xycoords=("axes fraction", "data"), color=INK, fontsize=9)
+        axis.set_ylim(lowest - 0.04, 1.02)
         _dress(axis, stage, "step", "share of pairs in order")
-        axis.legend(loc="lower right")
+        axis.legend(loc="lower right", borderaxespad=1.2)
     return figure
 
 
@@ -128,6 +129,9 @@ def rewards_figure(run: Run) -> Figure | None:
     for row, (stage, lists) in enumerate(stages.items()):
         _draw_histogram(axes[2 * row], stage, lists)
         _draw_ranks(axes[2 * row + 1], lists)
+    for axis in axes[2::2]:
+        axis.sharey(axes[0])  # shares of responses compare between stages; the rewards' scales may not
+    axes[0].autoscale(axis="y")
     return figure
 
 
@@ -151,9 +155,11 @@ def policy_figure(run: Run) -> Figure | None:
                 )
         _dress(gold, f"{stage}: gold reward", "iteration", "mean gold reward")
         if names:
-            gold.legend(ncols=2)
+            low, high = gold.get_ylim()
+            gold.set_ylim(low - 0.3 * (high - low), high)  # room for the legend
+            gold.legend(loc="lower right", ncols=2)
         for axis, name, colour, title, label in (
-            (proxy, "reward.mean", PROXY, "proxy reward", "mean reward of the reward model"),
+            (proxy, "reward.mean", PROXY, "proxy reward", "mean proxy reward"),
             (kl, "kl", INK, "distance from the SFT policy", "KL (nats per response)"),
             (length, "length", INK, "length", "tokens per response"),
         ):
@@ -193,6 +199,7 @@ def _draw_ranks(axis: Axes, lists: Mapping[str, RewardLists]) -> None:
         axis.plot(held, means[held], color=colour, marker="o", label=_shown(kind))
         axis.fill_between(held, (means - spread)[held], (means + spread)[held], color=colour, alpha=0.15, linewidth=0)
     _dress(axis, "mean reward by rank", "rank (0 = best)", "mean reward")
+    axis.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     axis.legend()
 
 
@@ -228,4 +235,5 @@ def _shown(kind: str) -> str:
 
 def _last(label: str, values: Float[np.ndarray, "S"]) -> str:
     """A legend entry that ends with the last value."""
-    return f"{label} {values[-1]:.2f}"
+    number = f"{values[-1]:.2f}".replace("-", "−")
+    return f"{label} {number}"

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 
-from rlhf_jax.console import clean_text
 from rlhf_jax.diagnostics import distribution_summary, pair_accuracy_of_lists
 from rlhf_jax.metrics import unit_of
 from rlhf_jax.reports.records import Row, Run
@@ -72,7 +71,7 @@ def reward_table(run: Run) -> list[dict[str, str]]:
             rows.append(
                 {
                     "stage": stage,
-                    "prompts": clean_text(kind) or "all",
+                    "prompts": kind or "all",
                     "lists": f"{len(lists.rewards):,}",
                     "pairs": f"{pairs:,}",
                     "accuracy": number(correct / pairs) if pairs else "–",
@@ -86,7 +85,7 @@ def reward_table(run: Run) -> list[dict[str, str]]:
 
 
 def sample_rows(run: Run) -> list[dict[str, str]]:
-    """Ten completions of the last stage that stored any, the types of prompt taking turns; text is cleaned."""
+    """Ten completions of the last stage that stored any, the types of prompt taking turns; long text is cut."""
     stored = [rows for rows in run.samples.values() if rows]
     return [_sample(row) for row in _taking_turns(stored[-1])[:SAMPLES]] if stored else []
 
@@ -113,7 +112,7 @@ def _taking_turns(rows: list[Row]) -> list[Row]:
 
 def _sample(row: Row) -> dict[str, str]:
     return {
-        "type": clean_text(str(row.get("prompt_type") or "")),
+        "type": str(row.get("prompt_type") or ""),
         "prompt": _text(row.get("prompt")),
         "before": _text(row.get("before")),
         "after": _text(row.get("response")),
@@ -123,7 +122,7 @@ def _sample(row: Row) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    text = "" if value is None else clean_text(str(value)).strip()
+    text = "" if value is None else str(value).strip()
     return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1].rstrip() + "…"
 
 

@@ -4,12 +4,14 @@ import json
 import os
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from rlhf_jax.console import clean_text
 from rlhf_jax.metrics import write_text_atomically
 from rlhf_jax.reports.figures import draw_pictures
 from rlhf_jax.reports.headline import headline, reward_table, sample_rows, sentences
@@ -34,7 +36,7 @@ def write_report(workdir: Path | str) -> Path:
         sentences=sentences(run.summary),
         headline=headline(run.summary),
         status=run.status,
-        finished=_date(run.status.get("time")),
+        subtitle=_subtitle(run.status),
         # Drawn here, with the names in them escaped by matplotlib.
         pictures=[{"picture": picture, "svg": Markup(picture.svg)} for picture in pictures],  # noqa: S704
         reward_table=reward_table(run),
@@ -53,11 +55,17 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rlhf_jax.reports", "."),
         autoescape=True,
+        finalize=_clean,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("page.html.j2")
+
+
+def _clean(value: Any) -> Any:
+    """What the page prints, without control characters; text that is markup already passes."""
+    return clean_text(value) if type(value) is str else value
 
 
 def _command(workdir: Path) -> str:
@@ -67,8 +75,16 @@ def _command(workdir: Path) -> str:
     return f"python -m rlhf_jax {config} {again}"
 
 
-def _date(seconds: float | int | None) -> str:
-    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+def _subtitle(status: Mapping[str, Any]) -> str:
+    """Where the run stands, when that was written, and why it stopped if it failed."""
+    parts = []
+    if status.get("stage"):
+        parts.append(f"{status['stage']}, step {status.get('step')}")
+    if status.get("time") is not None:
+        parts.append(time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(status["time"])))
+    if status.get("reason"):
+        parts.append(str(status["reason"]))
+    return " · ".join(parts)
 
 
 def _pretty(value: object) -> str:

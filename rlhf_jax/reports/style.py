@@ -46,6 +46,8 @@ _RC: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.12,
+    "figure.constrained_layout.h_pad": 0.1,
     # Names come from users' files: a "$" in one is a dollar.
     "text.parse_math": False,
     "svg.fonttype": "none",

@@ -1,0 +1,72 @@
+import numpy as np
+
+from rlhf_jax.metrics import MetricWriter, write_rewards, write_samples
+from rlhf_jax.reports.headline import number, reward_table, sample_rows, sentences
+from rlhf_jax.reports.records import read_run
+
+
+def test_series_takes_the_last_value_of_a_step_and_sorts(tmp_path):
+    with MetricWriter(tmp_path, tensorboard=False) as writer:
+        for step, loss in [(2, 2.0), (1, 1.0), (2, 5.0)]:
+            writer.write("sft", step, {"loss": loss})
+        writer.write("ppo", 3, {"loss": 9.0})
+    steps, values = read_run(tmp_path).series("sft", "loss")
+    np.testing.assert_array_equal(steps, [1, 2])
+    np.testing.assert_array_equal(values, [1.0, 5.0])
+
+
+def test_stages_keep_the_order_in_which_they_ran(tmp_path):
+    with MetricWriter(tmp_path, tensorboard=False) as writer:
+        for stage in ("sft", "reward_b", "reward_a", "ppo"):
+            writer.write(stage, 1, {"loss": 1.0})
+    for stage in ("reward_a", "reward_b"):
+        write_rewards(tmp_path, stage, [{"list": 0, "rank": 0, "reward": 0.5}])
+    run = read_run(tmp_path)
+    assert run.stages == ["sft", "reward_b", "reward_a", "ppo"]
+    assert list(run.rewards) == ["reward_b", "reward_a"]
+
+
+def test_lists_of_unequal_length_are_padded_and_a_non_finite_reward_left_out(tmp_path):
+    rows = [
+        {"list": 7, "prompt_type": "open", "rank": 0, "reward": 0.9},
+        {"list": 7, "prompt_type": "open", "rank": 1, "reward": 0.2},
+        {"list": 7, "prompt_type": "open", "rank": 1, "reward": float("inf")},
+        {"list": 9, "prompt_type": "open", "rank": 0, "reward": 0.4},
+        {"list": 9, "prompt_type": "closed", "rank": 0, "reward": 1.0},
+    ]
+    write_rewards(tmp_path, "reward", rows)
+    lists = read_run(tmp_path).rewards["reward"]
+    assert list(lists) == ["open", "closed"]
+    np.testing.assert_array_equal(lists["open"].mask, [[True, True, False], [True, False, False]])
+    np.testing.assert_allclose(np.sort(lists["open"].values), [0.2, 0.4, 0.9])
+
+
+def test_reward_table_by_hand(tmp_path):
+    # one list, ranks 0 1 2 2: five pairs, of which only (1, last) is in the wrong order
+    rows = [
+        {"list": 0, "prompt_type": "open", "rank": rank, "reward": reward}
+        for rank, reward in [(0, 0.95), (1, 0.3), (2, 0.05), (2, 0.5)]
+    ]
+    write_rewards(tmp_path, "reward", rows)
+    (row,) = reward_table(read_run(tmp_path))
+    assert (row["pairs"], row["accuracy"], row["mean"]) == ("5", "0.800", "0.450")
+    assert (row["low"], row["high"]) == ("25 %", "25 %")
+
+
+def test_the_newest_samples_are_shown_ten_of_them_types_taking_turns(tmp_path):
+    write_samples(tmp_path, "ppo", 9, [{"prompt": "old", "response": ""}])
+    rows = [{"prompt": f"a{i}", "prompt_type": "open", "response": ""} for i in range(20)]
+    rows += [{"prompt": f"b{i}", "prompt_type": "closed", "response": ""} for i in range(3)]
+    write_samples(tmp_path, "ppo", 10, rows)
+    shown = [row["prompt"] for row in sample_rows(read_run(tmp_path))]
+    assert shown == ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "a4", "a5", "a6"]
+
+
+def test_sentences_say_what_is_known_and_nothing_else():
+    assert sentences({"sft.gold.open": 0.5, "sft.loss": 1.0}) == []
+    (sentence,) = sentences({"sft.gold.open": 0.5, "ppo.gold.open": 0.25})
+    assert "from 0.50 after SFT to 0.25 (-0.25)" in sentence
+
+
+def test_number_keeps_small_and_large_values_readable():
+    assert [number(v) for v in (0.0, 0.1234, 2e-5, 123456.0)] == ["0.000", "0.123", "2e-05", "1.23e+05"]
