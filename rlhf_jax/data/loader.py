@@ -81,9 +81,7 @@ def thin(ranks: Sequence[int], size: int) -> list[int]:
     return [order[int(place)] for place in np.round(np.linspace(0, len(order) - 1, size))]
 
 
-def _stream(
-    count: int, batch_size: int, seed: int, make: Callable[[np.ndarray], Batch]
-) -> grain.DatasetIterator:
+def _stream(count: int, batch_size: int, seed: int, make: Callable[[np.ndarray], Batch]) -> grain.DatasetIterator:
     if not count:
         raise ValueError("no examples to make batches of")
     places = grain.MapDataset.range(count).seed(seed).shuffle().repeat().batch(batch_size)

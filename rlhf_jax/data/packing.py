@@ -9,9 +9,7 @@ from rlhf_jax.data.examples import SFTExample, TruncationCounts
 from rlhf_jax.types import TokenBatch
 
 
-def pack_examples(
-    examples: Sequence[SFTExample], row_length: int, pad_id: int
-) -> tuple[TokenBatch, TruncationCounts]:
+def pack_examples(examples: Sequence[SFTExample], row_length: int, pad_id: int) -> tuple[TokenBatch, TruncationCounts]:
     """All examples in as few rows of ``row_length`` tokens as best-fit decreasing finds: arrays of (rows, row_length).
 
     The longest example goes first, each into the fullest row that still holds it (the earliest of equals). Targets

@@ -180,9 +180,7 @@ def _parse(data: bytes) -> dict[str, Any]:
     return row
 
 
-def _record(
-    name: str, row: dict[str, Any], data_format: str, template: str, tie_margin: float
-) -> tuple[Record, int]:
+def _record(name: str, row: dict[str, Any], data_format: str, template: str, tie_margin: float) -> tuple[Record, int]:
     if data_format == "auto":
         if "chosen" in row or "rejected" in row:
             data_format = "hh"
@@ -197,9 +195,11 @@ def _record(
 
 def _dialogue(name: str, row: dict[str, Any]) -> Record:
     chosen, rejected = _text(row, "chosen", "chosen"), _text(row, "rejected", "rejected")
-    end = os.path.commonprefix([chosen, rejected]).rfind(_ASSISTANT)
     if chosen == rejected:
         raise _BadRow("rejected: equals chosen")
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    shared = next((place for place, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))
+    end = chosen.rfind(_ASSISTANT, 0, shared)
     if end < 0:
         raise _BadRow("rejected: prompts do not match (no shared text up to an assistant turn)")
     end += len(_ASSISTANT)
@@ -233,9 +233,7 @@ def _ranked_list(name: str, row: dict[str, Any], template: str, tie_margin: floa
         ranks = tiers([response.score or 0.0 for response in responses], tie_margin)
     else:
         ranks = list(range(len(responses)))
-    ranked = [
-        dataclasses.replace(response, rank=rank) for response, rank in zip(responses, ranks, strict=True)
-    ]
+    ranked = [dataclasses.replace(response, rank=rank) for response, rank in zip(responses, ranks, strict=True)]
     ranked.sort(key=lambda response: response.rank or 0)
     return Record(name, template.replace("{prompt}", prompt), tuple(ranked), kind), len(items) - len(kept)
 

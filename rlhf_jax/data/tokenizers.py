@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from rlhf_jax.data import world
 from rlhf_jax.data.records import Record
 from rlhf_jax.errors import UserError
@@ -26,11 +28,9 @@ class Tokenizer:
         """Ids of the text alone: nothing is added, and special tokens spelled in the text are read as text."""
         return self.backend.encode(text, add_special_tokens=False, split_special_tokens=True)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """The text of the ids; padding and end-of-sequence tokens leave no trace."""
-        return self.backend.decode(
-            [int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def build_tokenizer(kind: str, vocab_size: int = 4096, path: str = "", texts: Iterable[str] = ()) -> Tokenizer:

@@ -6,6 +6,7 @@ that learned "more vivid is better" can be over-optimised. All functions are pur
 generator.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,7 +69,7 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def prompt_type(prompt: str) -> str:
-    """"closed" if the prompt names a country, else "open"."""
+    """ "closed" if the prompt names a country, else "open"."""
     return "closed" if any(word in CAPITALS for word in prompt.split()) else "open"
 
 
@@ -97,16 +98,9 @@ def is_held_out(template: int, item: int, kind: str) -> bool:
 
 def sample_prompt(rng: np.random.Generator, kind: str, validation: bool) -> str:
     """A prompt of ``kind`` "open" or "closed", uniform over the combinations of its side of the split."""
-    templates = _templates(kind)
-    items = KEYS if kind == "closed" else TOPICS
-    pairs = [
-        (template, item)
-        for template in range(len(templates))
-        for item in range(len(items))
-        if is_held_out(template, item, kind) == validation
-    ]
-    template, item = pairs[rng.integers(len(pairs))]
-    return templates[template].format(items[item])
+    combinations = _combinations(kind, validation)
+    template, item = combinations[int(rng.integers(len(combinations)))]
+    return template.format(item)
 
 
 def closed_answer(rng: np.random.Generator, prompt: str, right: bool) -> str:
@@ -146,6 +140,17 @@ def sample_list(rng: np.random.Generator, prompt: str, size: int) -> list[str]:
             text = open_answer(rng, rng.uniform(*SKILL))
         chosen.setdefault((-gold(prompt, text), len(text.split())), text)
     return [chosen[place] for place in sorted(chosen)]
+
+
+@functools.cache
+def _combinations(kind: str, validation: bool) -> tuple[tuple[str, str], ...]:
+    items = KEYS if kind == "closed" else TOPICS
+    return tuple(
+        (template, item)
+        for i, template in enumerate(_templates(kind))
+        for j, item in enumerate(items)
+        if is_held_out(i, j, kind) == validation
+    )
 
 
 def _templates(kind: str) -> tuple[str, ...]:

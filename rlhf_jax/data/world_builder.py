@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -32,7 +32,7 @@ class PreferenceWorld(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name="total", description="Ties broken: shorter answers before longer ones."),
         tfds.core.BuilderConfig(name="tiers", description="Answers of equal quality share a rank."),
     ]
@@ -46,7 +46,6 @@ class PreferenceWorld(tfds.core.GeneratorBasedBuilder):
                 {
                     "text": tfds.features.Text(),
                     "rank": tfds.features.Scalar(np.int32),
-                    "score": tfds.features.Scalar(np.float64),
                 }
             ),
         }
@@ -75,7 +74,7 @@ class PreferenceWorld(tfds.core.GeneratorBasedBuilder):
             else:
                 levels = sorted(set(scores), reverse=True)
                 ranks = [levels.index(score) for score in scores]
-            responses = {"text": texts, "rank": ranks, "score": scores}
+            responses = {"text": texts, "rank": ranks}
             yield number, {"id": f"{split}-{number}", "prompt": prompt, "prompt_type": kind, "responses": responses}
 
 
@@ -99,17 +98,19 @@ class WorldSplit(Sequence[Record]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         row = self._source[index % len(self)]
-        name, columns = row["id"].decode(), row["responses"]
+        name, prompt, columns = row["id"].decode(), row["prompt"].decode(), row["responses"]
         kept = np.arange(len(columns["text"]))
         if len(kept) > self._list_size:
             rng = np.random.default_rng([WORLD_SEED, zlib.crc32(name.encode())])
             kept = np.sort(rng.choice(kept, self._list_size, replace=False))
         ranks = np.unique(np.asarray(columns["rank"], np.int64)[kept], return_inverse=True)[1]
+        texts = [columns["text"][i].decode() for i in kept]
+        # The score is not on disk: the format would round it to 32 bits, and ties are exact.
         responses = tuple(
-            Response(columns["text"][i].decode(), int(rank), float(columns["score"][i]), "world")
-            for i, rank in zip(kept, ranks, strict=True)
+            Response(text, int(rank), world.gold(prompt, text), "world")
+            for text, rank in zip(texts, ranks, strict=True)
         )
-        return Record(name, row["prompt"].decode(), responses, row["prompt_type"].decode())
+        return Record(name, prompt, responses, row["prompt_type"].decode())
 
 
 def load_world(form: str, split: str, list_size: int = LIST_SIZE, cache: str | None = None) -> WorldSplit:
@@ -131,7 +132,7 @@ def load_world(form: str, split: str, list_size: int = LIST_SIZE, cache: str | N
         try:
             _prepare(form, root)
         except OSError as error:
-            raise UserError(f"embedded world: cannot write its cache in {root}: {error} (set RLHF_JAX_CACHE)") from error
+            raise UserError(f"embedded world: no cache in {root} ({error}); set RLHF_JAX_CACHE") from error
         builder = PreferenceWorld(config=form, data_dir=str(root), file_format="array_record")
         return WorldSplit(builder.as_data_source(split=split), list_size)
 
