@@ -1,0 +1,116 @@
+"""Checkpoints on disk, by Orbax: asynchronous, atomic, and with all that a resumed run needs.
+
+A step holds three items, so that parameters can be read without the optimizer: ``params``, ``rest`` (step, optimizer
+state, random key, the learner's own scalars) and ``meta`` (JSON: the data iterator's state). Nothing else in the house
+touches this format.
+"""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.types import Params, TrainState
+
+
+def quiet_orbax() -> None:
+    """Keep Orbax's progress notes out of a run's output; its errors still surface as exceptions."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*[Ss]harding.*", module="orbax.*")
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "opt_state": state.opt_state, "key": state.key, "extra": state.extra}
+
+
+class Checkpoints:
+    """The checkpoints of one stage of one run."""
+
+    def __init__(self, directory: Path | str, *, keep: int = 2) -> None:
+        """Open (and create) the directory; ``keep`` newest steps survive."""
+        quiet_orbax()
+        self.directory = Path(directory).absolute()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.LatestN(keep), cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def latest(self) -> int | None:
+        """The newest complete step, None before the first.
+
+        Raises:
+          UserError: the directory holds something, but no step that can be read as one.
+        """
+        step = self._manager.latest_step()
+        strangers = [p for p in self.directory.iterdir() if "orbax-checkpoint-tmp" not in p.name]
+        if step is None and strangers:
+            raise UserError(f"{self.directory}: not empty, but no checkpoint in it can be read; move it away")
+        return step
+
+    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+        """Begin to write the state's step; the arrays are copied before this returns, the writing goes on behind."""
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                rest=ocp.args.StandardSave(_rest(state)),
+                meta=ocp.args.JsonSave(meta),
+            ),
+        )
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state of ``step``, with the shapes, types and shardings of ``like``.
+
+        Raises:
+          UserError: the checkpoint does not fit.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, (like.params, _rest(like)))
+        try:
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(abstract[0]),
+                    rest=ocp.args.StandardRestore(abstract[1]),
+                    meta=ocp.args.JsonRestore(),
+                ),
+            )
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise UserError(f"{self.directory / str(step)}: cannot be restored: {_first_line(error)}") from error
+        rest = found["rest"]
+        state = TrainState(rest["step"], found["params"], rest["opt_state"], rest["key"], rest["extra"])
+        return state, found["meta"]
+
+    def restore_params(self, step: int, like: Params) -> Params:
+        """Only the parameters of ``step``, placed as ``like`` (arrays or shapes with shardings).
+
+        Raises:
+          UserError: the checkpoint does not fit.
+        """
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(like)))
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise UserError(f"{self.directory / str(step)}: cannot be restored: {_first_line(error)}") from error
+        return found["params"]
+
+    def wait(self) -> None:
+        """Return when everything saved is on disk; raises what the writing raised."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, and release the directory."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,16 @@
+"""Sampling: one token, one completion, one rollout."""
+
+from rlhf_jax.generation.decode import Completions, generate
+from rlhf_jax.generation.rollout import RolloutSpec, complete, response_logprobs, sample_rollout
+from rlhf_jax.generation.sampling import SamplingSpec, sample_token
+
+__all__ = [
+    "Completions",
+    "RolloutSpec",
+    "SamplingSpec",
+    "complete",
+    "generate",
+    "response_logprobs",
+    "sample_rollout",
+    "sample_token",
+]

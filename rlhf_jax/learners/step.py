@@ -1,0 +1,85 @@
+"""The gradient step that all learners share: sums over rows, divided by global counts."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlhf_jax.types import Params, TrainState
+
+Batch = TypeVar("Batch")
+Metrics: TypeAlias = dict[str, jax.Array]
+
+
+class LossSums(NamedTuple):
+    """A loss as numerator and weight, so that the mean is right however rows are spread and however ragged they are.
+
+    ``metrics`` maps a name to its own (numerator, weight).
+    """
+
+    numerator: jax.Array
+    weight: jax.Array
+    metrics: dict[str, tuple[jax.Array, jax.Array]]
+
+
+def sum_over_devices(tree: Batch, axis_name: str | None) -> Batch:
+    """Sum over the mapped axis; without one (a single device, or a mesh) the sums are global already."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def reduce_metrics(sums: dict[str, tuple[jax.Array, jax.Array]]) -> Metrics:
+    """Global numerators over global weights, 0 where nothing was counted."""
+    return {
+        name: jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1), 0.0)
+        for name, (total, weight) in sums.items()
+    }
+
+
+def gradient_step(
+    loss_sums: Callable[[Params, Batch], LossSums],
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    opt_state: optax.OptState,
+    batch: Batch,
+    axis_name: str | None,
+) -> tuple[Params, optax.OptState, Metrics]:
+    """One optimizer update on the rows of ``batch``, those of every device under ``axis_name`` together."""
+
+    def numerator(params: Params) -> tuple[jax.Array, LossSums]:
+        sums = loss_sums(params, batch)
+        return sums.numerator, sums
+
+    # Marked as differing between devices, or a checked shard_map would sum the gradients a second time.
+    local = params if axis_name is None else jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), params)
+    (_, sums), gradients = jax.value_and_grad(numerator, has_aux=True)(local)
+    gradients, sums = sum_over_devices((gradients, sums), axis_name)
+    weight = jnp.maximum(sums.weight, 1)
+    gradients = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradients)
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    metrics = reduce_metrics({"loss": (sums.numerator, sums.weight), **sums.metrics})
+    metrics["grad_norm"] = optax.tree.norm(gradients)
+    return optax.apply_updates(params, updates), opt_state, metrics
+
+
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, key: jax.Array, extra: dict[str, jax.Array] | None = None
+) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), key=key, extra=extra or {}
+    )
+
+
+def train_step(
+    loss_sums: Callable[[Params, Batch], LossSums],
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    *,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One step of a learner that makes one update a batch."""
+    params, opt_state, metrics = gradient_step(loss_sums, optimizer, state.params, state.opt_state, batch, axis_name)
+    return TrainState(state.step + 1, params, opt_state, state.key, state.extra), metrics

@@ -1,0 +1,64 @@
+"""Scalar heads on a decoder: the reward model and the value model."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rlhf_jax.models.decoder import apply_decoder
+from rlhf_jax.models.masks import causal_mask, positions_of
+from rlhf_jax.models.spec import DecoderSpec
+from rlhf_jax.types import Params
+
+
+def init_scalar_head(spec: DecoderSpec, key: jax.Array) -> Params:
+    """A linear head of standard deviation 1 / sqrt(D + 1) and bias 0. Source: Ziegler et al. 2019, released code."""
+    kernel = jax.random.normal(key, (spec.width,), spec.param_dtype) * (spec.width + 1) ** -0.5
+    return {"kernel": kernel, "bias": jnp.zeros((), spec.param_dtype)}
+
+
+def _head(params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S"]:
+    # The last reduction is kept out of bfloat16: neighbouring rewards would round to one number.
+    wide = hidden.astype(params["kernel"].dtype)
+    return wide @ params["kernel"] + params["bias"]
+
+
+def last_token(mask: Bool[Array, "B T"]) -> Int[Array, "B"]:
+    """Index of the last real token of each row (0 for a row without any)."""
+    length = mask.shape[1]
+    return (length - 1 - jnp.argmax(mask[:, ::-1], axis=1)) * jnp.any(mask, axis=1)
+
+
+def apply_reward_model(
+    spec: DecoderSpec, params: Params, ids: Int[Array, "B T"], mask: Bool[Array, "B T"], *, bounded: bool
+) -> Float[Array, "B"]:
+    """Reward of each row, read at its last real token: in [0, 1] through a sigmoid when ``bounded``, else the logit.
+
+    ``params`` holds ``decoder`` and ``head``. Padding may stand on either side.
+    """
+    hidden, _ = apply_decoder(spec, params["decoder"], ids, positions_of(mask), causal_mask(mask))
+    last = jnp.take_along_axis(hidden, last_token(mask)[:, None, None], axis=1)[:, 0]
+    logit = _head(params["head"], last)
+    return jax.nn.sigmoid(logit) if bounded else logit
+
+
+def apply_value_model(
+    spec: DecoderSpec, params: Params, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B T"]:
+    """Value at each token: the expected return after having read the tokens up to and including it."""
+    hidden, _ = apply_decoder(spec, params["decoder"], ids, positions_of(mask), causal_mask(mask))
+    return _head(params["head"], hidden)
+
+
+def value_from_reward(params: Params, *, bounded: bool) -> Params:
+    """Value-model parameters started from a reward model: the same decoder, and its head where rewards are logits.
+
+    A bounded reward is sigmoid(logit), while a value is linear in the hidden state; the head then starts as the tangent
+    of the sigmoid at logit 0, that is 1/2 + logit / 4.
+    """
+    if not bounded:
+        return params
+    head = params["head"]
+    return {
+        "decoder": params["decoder"],
+        "head": {"kernel": head["kernel"] / 4.0, "bias": 0.5 + head["bias"] / 4.0},
+    }

@@ -1,0 +1,21 @@
+"""Attention masks and positions of padded and packed rows."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+
+def positions_of(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
+    """For each token the number of real tokens before it, whichever side the padding is on."""
+    return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+def causal_mask(mask: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """Token t sees the real tokens s <= t."""
+    length = mask.shape[1]
+    return jnp.tril(jnp.ones((length, length), bool))[None] & mask[:, None, :]
+
+
+def segment_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """Token t sees the tokens s <= t of its own segment; segment 0 is padding and is seen by none."""
+    same = segments[:, :, None] == segments[:, None, :]
+    return same & causal_mask(segments > 0)

@@ -1,0 +1,1 @@
+"""Pure mathematics: arrays in, arrays out, one sequence or one prompt at a time; the caller vmaps."""

@@ -1,0 +1,109 @@
+"""Two ways to compile the same pure function for many devices: ``jax.jit`` over a named mesh, and ``jax.pmap``.
+
+A function handed to ``compile`` takes its arrays in order and a keyword ``axis_name``. Each argument and result is of
+one kind: ``rows`` (leading axis split over devices), ``state`` (parameters and what goes with them) or ``replicated``.
+Callers see whole arrays in both modes; only inside a pmapped function is the leading axis local.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rlhf_jax.parallel.rules import DATA, FSDP, TENSOR, tree_shardings
+
+Kind: TypeAlias = Literal["rows", "state", "replicated"]
+
+
+class Executor(Protocol):
+    """What the rest of the house knows of devices."""
+
+    row_shards: int
+
+    def place(self, tree: Any, kind: Kind) -> Any:
+        """Put a tree of host or device arrays where the kind belongs."""
+
+    def shardings(self, tree: Any, kind: Kind) -> Any:
+        """The sharding of each leaf of a tree of arrays or shapes."""
+
+    def compile(
+        self, function: Callable[..., Any], inputs: Sequence[Kind], outputs: Sequence[Kind], donate: Sequence[int] = ()
+    ) -> Callable[..., Any]:
+        """The function, compiled; it must return a tuple with one entry for each of ``outputs``."""
+
+
+class MeshExecutor:
+    """``jax.jit`` over a (data, fsdp, tensor) mesh with automatic sharding propagation."""
+
+    def __init__(self, devices: Sequence[jax.Device], *, data: int = -1, fsdp: int = 1, tensor: int = 1) -> None:
+        """``data`` = -1 takes the devices that fsdp x tensor leave. Raises ValueError when they do not fill the mesh."""
+        if data == -1:
+            data = len(devices) // (fsdp * tensor)
+        if data * fsdp * tensor != len(devices):
+            raise ValueError(f"data {data} x fsdp {fsdp} x tensor {tensor} is not the {len(devices)} devices there are")
+        self.mesh = Mesh(np.asarray(devices).reshape(data, fsdp, tensor), (DATA, FSDP, TENSOR))
+        self.row_shards = data * fsdp
+
+    def shardings(self, tree: Any, kind: Kind) -> Any:
+        if kind == "state":
+            return tree_shardings(tree, self.mesh)
+        spec = PartitionSpec((DATA, FSDP)) if kind == "rows" else PartitionSpec()
+        return jax.tree.map(lambda _: NamedSharding(self.mesh, spec), tree)
+
+    def place(self, tree: Any, kind: Kind) -> Any:
+        return jax.device_put(tree, self.shardings(tree, kind))
+
+    def compile(
+        self, function: Callable[..., Any], inputs: Sequence[Kind], outputs: Sequence[Kind], donate: Sequence[int] = ()
+    ) -> Callable[..., Any]:
+        def constrained(*args: Any) -> tuple[Any, ...]:
+            results = function(*args, axis_name=None)
+            return tuple(
+                jax.lax.with_sharding_constraint(result, self.shardings(result, kind))
+                for result, kind in zip(results, outputs, strict=True)
+            )
+
+        return jax.jit(constrained, donate_argnums=tuple(donate))
+
+
+class PmapExecutor:
+    """``jax.pmap``: parameters replicated, rows split, gradients summed explicitly by the step itself."""
+
+    def __init__(self, devices: Sequence[jax.Device]) -> None:
+        self.devices = list(devices)
+        self.row_shards = len(self.devices)
+        self.mesh = Mesh(np.asarray(self.devices), (DATA,))
+
+    def shardings(self, tree: Any, kind: Kind) -> Any:
+        spec = PartitionSpec(DATA) if kind == "rows" else PartitionSpec()
+        return jax.tree.map(lambda _: NamedSharding(self.mesh, spec), tree)
+
+    def place(self, tree: Any, kind: Kind) -> Any:
+        return jax.device_put(tree, self.shardings(tree, kind))
+
+    def compile(
+        self, function: Callable[..., Any], inputs: Sequence[Kind], outputs: Sequence[Kind], donate: Sequence[int] = ()
+    ) -> Callable[..., Any]:
+        def split(leaf: jax.Array) -> jax.Array:
+            return leaf.reshape(self.row_shards, leaf.shape[0] // self.row_shards, *leaf.shape[1:])
+
+        mapped = jax.pmap(
+            lambda *args: function(*args, axis_name=DATA),
+            axis_name=DATA,
+            in_axes=tuple(0 if kind == "rows" else None for kind in inputs),
+            out_axes=tuple(0 if kind == "rows" else None for kind in outputs),
+            devices=self.devices,
+        )
+
+        def run(*args: Any) -> tuple[Any, ...]:
+            args = tuple(
+                jax.tree.map(split, arg) if kind == "rows" else arg for arg, kind in zip(args, inputs, strict=True)
+            )
+            return tuple(
+                jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), result) if kind == "rows" else result
+                for result, kind in zip(mapped(*args), outputs, strict=True)
+            )
+
+        return run

@@ -1,0 +1,43 @@
+"""Which axis of which parameter is split over which axis of the mesh.
+
+The rules match a path in the whole train state: optimizer moments have the paths of their parameters inside them.
+"""
+
+import re
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
+
+# Stacked layers have a leading layer axis, which is never split.
+RULES: tuple[tuple[str, PartitionSpec], ...] = (
+    (r"layers/attention/[qkv]/kernel$", PartitionSpec(None, FSDP, TENSOR)),
+    (r"layers/attention/o/kernel$", PartitionSpec(None, TENSOR, FSDP)),
+    (r"layers/(gate|up)/kernel$", PartitionSpec(None, FSDP, TENSOR)),
+    (r"layers/down/kernel$", PartitionSpec(None, TENSOR, FSDP)),
+    (r"(^|/)embedding$", PartitionSpec(TENSOR, FSDP)),
+    (r"(^|/)position_embedding$", PartitionSpec(None, FSDP)),
+    (r"(^|/)output$", PartitionSpec(FSDP, TENSOR)),
+)
+
+
+def partition_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The rule for one leaf; an axis that the mesh does not divide is left whole, and so is a leaf without a rule."""
+    for pattern, spec in RULES:
+        if re.search(pattern, path):
+            fitted = (
+                name if name and size % mesh.shape[name] == 0 else None for name, size in zip(spec, shape, strict=True)
+            )
+            return PartitionSpec(*fitted)
+    return PartitionSpec()
+
+
+def tree_shardings(tree: object, mesh: Mesh) -> object:
+    """The sharding of each leaf of a state (arrays or their shapes)."""
+
+    def leaf_sharding(path: tuple, leaf: jax.Array) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, partition_of(name, leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(leaf_sharding, tree)

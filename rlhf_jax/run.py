@@ -1,0 +1,172 @@
+"""A run: its directory, its stages one after the other, and what is written down on the way."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from rlhf_jax.build import Context, describe_plan, make_context, make_task
+from rlhf_jax.checkpoints import Checkpoints
+from rlhf_jax.config import from_json, leaves, to_json
+from rlhf_jax.console import Console
+from rlhf_jax.errors import UserError
+from rlhf_jax.flags import Launch
+from rlhf_jax.loop import Evaluated, Started, Stepped, run
+from rlhf_jax.metrics import (
+    MetricWriter,
+    read_summary,
+    update_summary,
+    write_rewards,
+    write_samples,
+    write_status,
+    write_text_atomically,
+)
+from rlhf_jax.reports import write_report
+
+# A finished run may be continued with these changed: they do not touch what is computed.
+FREE_SECTIONS = ("log.", "checkpoint.")
+SHOWN = (
+    "loss",
+    "pair_accuracy",
+    "grad_norm",
+    "reward.mean",
+    "gold.open",
+    "gold.closed",
+    "kl",
+    "length",
+    "w1_open_closed",
+)
+
+
+def dry_run(launch: Launch) -> None:
+    """Print what the run would do."""
+    print(describe_plan(launch.config, Path(launch.workdir) if launch.workdir else None))
+
+
+def train(launch: Launch) -> None:
+    """Run every stage that has not ended yet, then write the report."""
+    workdir = Path(launch.workdir)
+    open_run(workdir, launch.config)
+    use_compilation_cache()
+    context = make_context(launch.config, workdir)
+    for note in context.data.notes:
+        print(note)
+    try:
+        for stage in launch.config.stages:
+            if f"{stage}.steps" not in read_summary(workdir):
+                run_stage(context, stage)
+    except KeyboardInterrupt:
+        write_status(workdir, "interrupted", reason="interrupted from the keyboard", exit_code=130)
+        print("rlhf-jax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        write_status(workdir, "failed", reason=f"{type(error).__name__}: {error}", exit_code=1)
+        raise
+    report = write_report(workdir)
+    write_status(workdir, "done", stage=launch.config.stages[-1], exit_code=0)
+    for name, value in read_summary(workdir).items():
+        print(f"{name:32} {value:.4f}")
+    print(f"report: {report}")
+
+
+def open_run(workdir: Path, config: ConfigDict) -> None:
+    """Make the run directory, or see that it holds a run of the same configuration.
+
+    Raises:
+      UserError: it cannot be made, or another configuration was run there.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            _same_configuration(path, config)
+        write_text_atomically(path, to_json(config))
+        write_text_atomically(workdir / "env.json", json.dumps(environment(), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--workdir: {workdir}: {error.strerror}") from error
+
+
+def _same_configuration(path: Path, config: ConfigDict) -> None:
+    old, new = dict(leaves(from_json(path.read_text()))), dict(leaves(config))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and not key.startswith(FREE_SECTIONS):
+            raise UserError(
+                f"config.{key}: {new.get(key)!r}, but the run in {path.parent} has {old.get(key)!r}; "
+                "go on with the same configuration or name another --workdir"
+            )
+
+
+def environment() -> dict[str, object]:
+    """Versions and machine, for the record; no environment variable is copied."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy")
+    return {
+        "rlhf_jax": importlib.metadata.version("rlhf_jax"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "backend": jax.default_backend(),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs on disk, so that a resumed or repeated run starts at once."""
+    root = Path(os.environ.get("RLHF_JAX_CACHE") or "~/.cache/rlhf_jax").expanduser()
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def run_stage(context: Context, stage: str) -> None:
+    """Drain one stage's loop and write down every event."""
+    config, workdir = context.config, context.workdir
+    task = make_task(context, stage)
+    for note in task.notes:
+        print(f"{stage}: {note}")
+    with (
+        Checkpoints(workdir / "checkpoints" / stage, keep=config.checkpoint.keep) as checkpoints,
+        MetricWriter(workdir, tensorboard=config.log.tensorboard) as writer,
+    ):
+        console = Console(task.total_steps, stage)
+        for event in run(task, checkpoints, checkpoint_every=config.checkpoint.every):
+            match event:
+                case Started(step):
+                    writer.rewind(stage, step)
+                    write_status(workdir, "running", stage=stage, step=step)
+                    if step:
+                        print(f"{stage}: going on from step {step}")
+                    console.close()
+                    console = Console(task.total_steps, stage, start=step)
+                case Stepped(step, metrics):
+                    console.advance(step)
+                    if metrics:
+                        writer.write(stage, step, metrics)
+                        if step % config.log.every == 0 or step == task.total_steps:
+                            console.log(step, _shown(metrics))
+                case Evaluated(step, evaluation, final):
+                    metrics = {f"validation.{name}": value for name, value in evaluation.metrics.items()}
+                    writer.write(stage, step, metrics)
+                    console.print(f"{stage} held-out after {step}: {_line(evaluation.metrics)}")
+                    if evaluation.samples:
+                        write_samples(workdir, stage, step, evaluation.samples)
+                        console.samples(evaluation.samples, f"{stage}, step {step}")
+                    if evaluation.rewards:
+                        write_rewards(workdir, stage, evaluation.rewards)
+                    if final:
+                        values = {f"{stage}.{name}": value for name, value in evaluation.metrics.items()}
+                        update_summary(workdir, {**values, f"{stage}.steps": step})
+        console.close()
+
+
+def _shown(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: metrics[name] for name in SHOWN if name in metrics}
+
+
+def _line(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
