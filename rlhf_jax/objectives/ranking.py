@@ -24,6 +24,8 @@ def ranked_utility_loss(
     long list weigh as much as a short one. With K = 2 and U = log sigmoid this is the Bradley-Terry loss.
     Source: Song et al. 2023, equation (1); prompt-aware when ``utility`` depends on the prompt, equation (2).
     """
+    # A gap to a missing response may be NaN or infinite, and zero times the slope there would still be NaN.
+    rewards = jnp.where(mask, rewards, 0.0)
     gaps = rewards[:, None] - rewards[None, :]
     return -masked_mean(utility.value(gaps), comparable_pairs(ranks, mask))
 

@@ -1,0 +1,69 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import softmax
+from scipy.stats import chisquare
+
+from rlhf_jax.generation import SamplingSpec, sample_token
+
+DRAWS = 20_000
+
+
+def draw(spec, logits, seed=0):
+    keys = jax.random.split(jax.random.key(seed), DRAWS)
+    return np.asarray(jax.jit(jax.vmap(partial(sample_token, spec), (0, None)))(keys, jnp.asarray(logits, jnp.float32)))
+
+
+def fits(tokens, probabilities):
+    """The p-value of Pearson's test over the tokens of positive probability; no other token may have been drawn."""
+    counts = np.bincount(tokens, minlength=len(probabilities))
+    possible = np.asarray(probabilities) > 0
+    assert counts[~possible].sum() == 0
+    if possible.sum() == 1:
+        return 1.0
+    return chisquare(counts[possible], np.asarray(probabilities)[possible] * len(tokens)).pvalue
+
+
+LOGITS = np.array([0.3, 2.0, -1.0, 1.2, 0.0, 1.9])
+
+
+def test_temperature_zero_is_the_most_probable_token_whatever_the_key():
+    assert set(draw(SamplingSpec(temperature=0.0), LOGITS)) == {1}
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.5])
+def test_frequencies_are_the_softmax(temperature):
+    tokens = draw(SamplingSpec(temperature=temperature), LOGITS)
+    assert fits(tokens, softmax(LOGITS / temperature)) > 1e-3
+    # The test has power: another temperature is told apart.
+    assert fits(tokens, softmax(LOGITS / (temperature * 1.2))) < 1e-3
+
+
+def test_top_k_keeps_the_k_most_probable_in_proportion():
+    # The three largest are 1, 5 and 3.
+    probabilities = np.where(np.isin(np.arange(6), (1, 5, 3)), np.exp(LOGITS), 0.0)
+    assert fits(draw(SamplingSpec(top_k=3), LOGITS), probabilities / probabilities.sum()) > 1e-3
+    assert set(draw(SamplingSpec(top_k=1), LOGITS)) == {1}
+    assert fits(draw(SamplingSpec(top_k=100), LOGITS), softmax(LOGITS)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    # p = .1 .4 .2 .25 .05; descending .4 .65 .85 .95 1: the smallest set reaching top_p
+    [(0.3, [1]), (0.5, [1, 3]), (0.8, [1, 3, 2]), (0.9, [1, 3, 2, 0]), (0.97, [0, 1, 2, 3, 4]), (1.0, [0, 1, 2, 3, 4])],
+)
+def test_top_p_keeps_the_smallest_nucleus(top_p, kept):
+    p = np.array([0.1, 0.4, 0.2, 0.25, 0.05])
+    nucleus = np.where(np.isin(np.arange(5), kept), p, 0.0)
+    assert fits(draw(SamplingSpec(top_p=top_p), np.log(p)), nucleus / nucleus.sum()) > 1e-3
+
+
+def test_the_nucleus_is_taken_among_the_top_k_and_at_the_temperature():
+    # At temperature 1/2 the weights .1 .4 .2 .25 .05 square: 1 16 4 6.25 .25 / 100; of the top three, 16 6.25 4 of
+    # 26.25, .61 of the mass is token 1 and .848 tokens 1 and 3: top_p = .8 keeps these two, 16 to 6.25.
+    p = np.array([0.1, 0.4, 0.2, 0.25, 0.05])
+    tokens = draw(SamplingSpec(temperature=0.5, top_k=3, top_p=0.8), np.log(p))
+    assert fits(tokens, np.array([0.0, 16.0, 0.0, 6.25, 0.0]) / 22.25) > 1e-3

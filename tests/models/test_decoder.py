@@ -1,0 +1,271 @@
+import dataclasses
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.models import (
+    DecoderSpec,
+    apply_decoder,
+    causal_mask,
+    init_cache,
+    init_decoder,
+    output_logits,
+    positions_of,
+    segment_mask,
+)
+from rlhf_jax.models.attention import rotate
+
+
+def style(norm, positions, activation, tied, kv_heads):
+    return DecoderSpec(
+        vocab_size=13,
+        width=16,
+        depth=2,
+        heads=4,
+        kv_heads=kv_heads,
+        mlp_width=24,
+        norm=norm,
+        positions=positions,
+        activation=activation,
+        tied=tied,
+        max_positions=32,
+    )
+
+
+MODERN = style("rms", "rotary", "swiglu", True, 2)
+CLASSIC = style("layer", "learned", "gelu", False, 4)
+STYLES = {
+    "modern": MODERN,
+    "classic": CLASSIC,
+    "one_kv_head": style("rms", "rotary", "gelu", False, 1),
+    "mixed": style("layer", "learned", "swiglu", True, 1),
+}
+every_style = pytest.mark.parametrize("spec", STYLES.values(), ids=STYLES.keys())
+
+
+# One shape for every test: each new one is a compilation.
+ROWS, LENGTH = 3, 8
+IDS = np.random.default_rng(1).integers(0, 13, (ROWS, LENGTH)).astype(np.int32)
+REAL = np.ones((ROWS, LENGTH), bool)
+decode = jax.jit(apply_decoder, static_argnums=0)
+
+
+@functools.cache
+def busy_params(spec, seed=0):
+    """Parameters whose every leaf matters: no zero bias, no unit scale, attention far from uniform."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(functools.partial(init_decoder, spec), jax.random.key(0))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.4, leaf.dtype), shapes)
+
+
+def hidden_of(spec, params, ids=IDS, mask=REAL):
+    mask = jnp.asarray(mask)
+    return np.asarray(decode(spec, params, jnp.asarray(ids), positions_of(mask), causal_mask(mask))[0])
+
+
+def numpy_decoder(spec, params, ids):
+    """Logits (T, V) of one row without padding, written with loops from the description of the architecture."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+    def norm(x, weights):
+        if spec.norm == "rms":
+            return x / np.sqrt(np.mean(x**2) + spec.norm_epsilon) * weights["scale"]
+        return (x - x.mean()) / np.sqrt(x.var() + spec.norm_epsilon) * weights["scale"] + weights["bias"]
+
+    def turn(vector, position):
+        """Channel c and its partner half a head further are one complex number, turned by position * theta^(-2c/C)."""
+        half = len(vector) // 2
+        angle = position * spec.rope_theta ** (-2.0 * np.arange(half) / len(vector))
+        turned = (vector[:half] + 1j * vector[half:]) * np.exp(1j * angle)
+        return np.concatenate([turned.real, turned.imag])
+
+    rows = [params["embedding"][i].copy() for i in ids]
+    if spec.positions == "learned":
+        rows = [x + params["position_embedding"][t] for t, x in enumerate(rows)]
+    size = spec.width // spec.heads
+    for layer in range(spec.depth):
+        weights = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["layers"])
+        kernels = {name: weights["attention"][name]["kernel"] for name in "qkvo"}
+        normed = [norm(x, weights["attention_norm"]) for x in rows]
+        for t in range(len(rows)):
+            heads = []
+            for head in range(spec.heads):
+                shared = head // (spec.heads // spec.kv_heads)
+                own, theirs = slice(head * size, (head + 1) * size), slice(shared * size, (shared + 1) * size)
+                query = (normed[t] @ kernels["q"])[own]
+                keys = [(normed[s] @ kernels["k"])[theirs] for s in range(t + 1)]
+                if spec.positions == "rotary":
+                    query, keys = turn(query, t), [turn(key, s) for s, key in enumerate(keys)]
+                weight = np.exp([query @ key / math.sqrt(size) for key in keys])
+                values = [(normed[s] @ kernels["v"])[theirs] for s in range(t + 1)]
+                heads.append(sum(w * v for w, v in zip(weight / weight.sum(), values, strict=True)))
+            rows[t] = rows[t] + np.concatenate(heads) @ kernels["o"]
+        for t in range(len(rows)):
+            y = norm(rows[t], weights["mlp_norm"])
+            up = y @ weights["up"]["kernel"]
+            if spec.activation == "swiglu":
+                gate = y @ weights["gate"]["kernel"]
+                y = gate / (1 + np.exp(-gate)) * up
+            else:
+                y = up * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))
+            rows[t] = rows[t] + y @ weights["down"]["kernel"]
+    final = np.stack([norm(x, params["final_norm"]) for x in rows])
+    return final @ (params["embedding"].T if spec.tied else params["output"])
+
+
+@every_style
+def test_against_a_decoder_of_loops(spec):
+    params = busy_params(spec)
+    ours = np.asarray(output_logits(spec, params, jnp.asarray(hidden_of(spec, params))))
+    for row in (0, 1):
+        expected = numpy_decoder(spec, params, IDS[row])
+        assert np.ptp(expected) > 1.0
+        np.testing.assert_allclose(ours[row], expected, atol=1e-5, rtol=1e-5)
+
+
+@every_style
+def test_later_tokens_do_not_change_earlier_states(spec):
+    params, changed = busy_params(spec), IDS.copy()
+    changed[:, 4] = (IDS[:, 4] + 1) % 13
+    before, after = hidden_of(spec, params), hidden_of(spec, params, changed)
+    np.testing.assert_array_equal(before[:, :4], after[:, :4])
+    assert np.all(np.abs(before[:, 4:] - after[:, 4:]).max(axis=2) > 1e-3)
+
+
+def test_the_gradient_of_a_state_reaches_no_later_token():
+    spec, params = CLASSIC, busy_params(CLASSIC)
+    ids, mask = jnp.arange(LENGTH)[None], jnp.ones((1, LENGTH), bool)  # token t is word t
+
+    def state(embedding):
+        hidden, _ = apply_decoder(spec, params | {"embedding": embedding}, ids, positions_of(mask), causal_mask(mask))
+        return jnp.sum(hidden[0, 3] ** 2)
+
+    gradient = np.abs(np.asarray(jax.jit(jax.grad(state))(params["embedding"]))).max(axis=1)
+    assert np.all(gradient[:4] > 0)
+    assert np.all(gradient[4:] == 0)
+
+
+@every_style
+def test_padding_on_either_side_changes_nothing(spec):
+    params = busy_params(spec)
+    ids, mask = (IDS + 1) % 13, np.zeros_like(REAL)
+    for row, start in enumerate((0, 3, 1)):  # right, left, and both
+        ids[row, start : start + 5] = IDS[row, :5]
+        mask[row, start : start + 5] = True
+    padded, plain = hidden_of(spec, params, ids, mask), hidden_of(spec, params)
+    assert np.all(np.isfinite(padded))
+    for row in range(ROWS):
+        np.testing.assert_allclose(padded[row][mask[row]], plain[row, :5], atol=1e-5, rtol=1e-5)
+
+
+@every_style
+def test_packed_segments_are_separate_rows(spec):
+    params = busy_params(spec)
+    ids = np.tile(np.concatenate([IDS[0, :4], IDS[1, :3], [5]]), (ROWS, 1))
+    segments = jnp.tile(jnp.array([1, 1, 1, 1, 2, 2, 2, 0]), (ROWS, 1))
+    positions = jnp.tile(jnp.array([0, 1, 2, 3, 0, 1, 2, 0], jnp.int32), (ROWS, 1))
+    packed = np.asarray(decode(spec, params, jnp.asarray(ids), positions, segment_mask(segments))[0])[0]
+    plain = hidden_of(spec, params)
+    np.testing.assert_allclose(packed[:4], plain[0, :4], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(packed[4:7], plain[1, :3], atol=1e-5, rtol=1e-5)
+
+
+@every_style
+def test_decoding_with_a_cache_is_the_whole_forward_pass(spec):
+    # Left-padded prompts of 2, 5 and 4 tokens in 5 slots, then three tokens one by one.
+    params, mask = busy_params(spec), REAL.copy()
+    mask[0, :3] = mask[2, :1] = False
+    whole = hidden_of(spec, params, mask=mask)
+    ids, positions, causal = jnp.asarray(IDS), positions_of(jnp.asarray(mask)), causal_mask(jnp.asarray(mask))
+    states, cache, slot = [], init_cache(spec, ROWS, LENGTH), 0
+    for size in (5, 1, 1, 1):
+        now = slice(slot, slot + size)
+        hidden, cache = decode(spec, params, ids[:, now], positions[:, now], causal[:, now], cache, slot)
+        states.append(hidden)
+        slot += size
+    cached = np.concatenate(states, axis=1)
+    np.testing.assert_allclose(cached[mask], whole[mask], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_grouped_queries_are_many_heads_with_repeated_keys_and_values(kv_heads):
+    grouped = style("rms", "rotary", "swiglu", True, kv_heads)
+    full = style("rms", "rotary", "swiglu", True, 4)
+    params = busy_params(grouped)
+    attention = params["layers"]["attention"]
+
+    def repeat(kernel):  # (L, D, kv * C) -> (L, D, heads * C)
+        return np.repeat(np.reshape(kernel, (2, 16, kv_heads, 4)), 4 // kv_heads, axis=2).reshape(2, 16, 16)
+
+    repeated = {name: {"kernel": jnp.asarray(repeat(attention[name]["kernel"]))} for name in "kv"}
+    full_params = params | {"layers": params["layers"] | {"attention": attention | repeated}}
+    np.testing.assert_allclose(hidden_of(grouped, params), hidden_of(full, full_params), atol=1e-5, rtol=1e-5)
+
+
+def test_rotation_by_hand():
+    # C = 4, theta = 100: frequencies 1 and 1/10; pairs (0, 2) and (1, 3)
+    x = jnp.array([1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 1, 4)
+    turned = rotate(x, jnp.array([[2]]), 100.0)[0, 0, 0]
+    np.testing.assert_allclose(turned, (math.cos(2), math.cos(0.2), math.sin(2), math.sin(0.2)), rtol=1e-5)
+
+
+def test_rotated_products_depend_on_the_distance_alone():
+    rng = np.random.default_rng(5)
+    query, key = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
+
+    def product(m, n):
+        at = [rotate(x, jnp.array([[p]]), 10_000.0) for x, p in ((query, m), (key, n))]
+        return float(jnp.sum(at[0] * at[1]))
+
+    for m, n, shift in itertools.product((0, 5), (2, 3), (1, 40)):
+        assert product(m, n) == pytest.approx(product(m + shift, n + shift), abs=1e-4)
+    assert abs(product(0, 2) - product(0, 3)) > 1e-2
+
+
+def test_shifting_all_positions_matters_to_learned_ones_only():
+    difference = {}
+    for name, spec in (("rotary", MODERN), ("learned", CLASSIC)):
+        params, positions = busy_params(spec), positions_of(jnp.asarray(REAL))
+        states = [
+            decode(spec, params, jnp.asarray(IDS), positions + by, causal_mask(jnp.asarray(REAL)))[0] for by in (0, 9)
+        ]
+        difference[name] = float(jnp.max(jnp.abs(states[0] - states[1])))
+    assert difference["rotary"] < 1e-4
+    assert difference["learned"] > 1e-1
+
+
+@every_style
+def test_the_number_of_parameters(spec):
+    norm = spec.width * (2 if spec.norm == "layer" else 1)
+    attention = 2 * spec.width * spec.heads * spec.head_dim + 2 * spec.width * spec.kv_heads * spec.head_dim
+    mlp = (3 if spec.activation == "swiglu" else 2) * spec.width * spec.mlp_width
+    expected = spec.vocab_size * spec.width * (1 if spec.tied else 2) + spec.depth * (attention + mlp + 2 * norm) + norm
+    expected += spec.max_positions * spec.width if spec.positions == "learned" else 0
+    params = jax.eval_shape(functools.partial(init_decoder, spec), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+
+
+def test_a_fresh_decoder():
+    params = jax.jit(init_decoder, static_argnums=0)(MODERN, jax.random.key(0))
+    kernel = params["layers"]["up"]["kernel"]
+    assert float(jnp.max(jnp.abs(kernel[0] - kernel[1]))) > 0.01  # layers do not share their draw
+    # An embedding of deviation .02 times a hidden state of norm sqrt(16): the first softmax is all but uniform.
+    logits = output_logits(MODERN, params, jnp.asarray(hidden_of(MODERN, params)))
+    assert 0.0 < float(jnp.max(jnp.abs(logits))) < 0.5
+
+
+def test_bfloat16_computes_in_bfloat16_on_float32_parameters():
+    spec = dataclasses.replace(MODERN, dtype="bfloat16")
+    shapes = jax.eval_shape(functools.partial(init_decoder, spec), jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    params = jax.tree.map(lambda leaf: leaf * 0.5, busy_params(MODERN))
+    narrow, wide = hidden_of(spec, params), hidden_of(MODERN, params)
+    assert narrow.dtype == jnp.bfloat16
+    assert output_logits(spec, params, jnp.asarray(narrow)).dtype == jnp.bfloat16
+    # Eight bits of mantissa, two layers: a few hundredths of the size.
+    assert np.abs(narrow.astype(np.float32) - wide).mean() < 0.05 * np.abs(wide).mean()

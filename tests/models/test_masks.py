@@ -1,0 +1,22 @@
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.models import causal_mask, positions_of, segment_mask
+
+
+def test_positions_count_the_real_tokens_before():
+    mask = jnp.array([[True, True, True, False], [False, False, True, True], [False] * 4])
+    np.testing.assert_array_equal(np.asarray(positions_of(mask))[mask], (0, 1, 2, 0, 1))
+    assert np.all(np.asarray(positions_of(mask)) >= 0)
+
+
+def test_causal_mask_by_hand():
+    # slot 0 is padding; token t sees the real tokens up to itself
+    expected = [[0, 0, 0], [0, 1, 0], [0, 1, 1]]
+    np.testing.assert_array_equal(causal_mask(jnp.array([[False, True, True]]))[0], np.array(expected, bool))
+
+
+def test_segment_mask_by_hand():
+    # segments 1 1 2 0: the third token starts anew, the padding sees and is seen by nobody
+    expected = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(segment_mask(jnp.array([[1, 1, 2, 0]]))[0], np.array(expected, bool))

@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.objectives.ppo import adapt_kl_coefficient, clipped_policy_loss, clipped_value_loss, missing_eos_scores
+
+
+def policy_loss(logprobs, old, advantages, clip=0.2):
+    return clipped_policy_loss(
+        logprobs=logprobs, old_logprobs=jnp.asarray(old), advantages=jnp.asarray(advantages), clip=clip
+    )
+
+
+def test_the_surrogate_in_its_six_cases():
+    # rho       1.5   1.5   0.5   0.5   1.1   0.9
+    # A           1    -1     1    -1     2    -2
+    # unclipped-1.5   1.5  -0.5   0.5  -2.2   1.8
+    # clipped  -1.2   1.2  -0.8   0.8  -2.2   1.8
+    # max      -1.2   1.5  -0.5   0.8  -2.2   1.8
+    ratio = jnp.array([1.5, 1.5, 0.5, 0.5, 1.1, 0.9])
+    advantages = jnp.array([1.0, -1.0, 1.0, -1.0, 2.0, -2.0])
+    old = jnp.full(6, -1.0)
+    logprobs = old + jnp.log(ratio)
+    np.testing.assert_allclose(policy_loss(logprobs, old, advantages), (-1.2, 1.5, -0.5, 0.8, -2.2, 1.8), rtol=1e-5)
+    # d(-A rho)/dlogp = -A rho, and nothing where the clipped branch holds
+    gradient = jax.grad(lambda x: jnp.sum(policy_loss(x, old, advantages)))(logprobs)
+    np.testing.assert_allclose(gradient, (0.0, 1.5, -0.5, 0.0, -2.2, 1.8), rtol=1e-5)
+
+
+def test_before_the_first_update_the_gradient_is_the_policy_gradient():
+    old, advantages = jnp.array([-1.0, -2.0]), jnp.array([0.5, -3.0])
+    gradient = jax.grad(lambda x: jnp.sum(policy_loss(x, old, advantages)))(old)
+    np.testing.assert_allclose(gradient, (-0.5, 3.0), rtol=1e-6)
+
+
+def test_the_value_loss_takes_the_worse_of_the_two():
+    # old 0, clip .2, return 1
+    # V         0.1   1.0     -1    1.5
+    # clipped   0.1   0.2   -0.2    0.2
+    # (V-G)^2   .81     0      4    .25
+    # (c-G)^2   .81   .64   1.44    .64
+    values = jnp.array([0.1, 1.0, -1.0, 1.5])
+    loss = clipped_value_loss(values=values, old_values=jnp.zeros(4), returns=jnp.ones(4), clip=0.2)
+    np.testing.assert_allclose(loss, (0.405, 0.32, 2.0, 0.32), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [
+        # error clip(kl / 6 - 1, +-.2); 512 episodes of 10,000: beta (1 + error * .0512)
+        (6.0, 0.1),
+        (6.6, 0.1 * (1 + 0.1 * 0.0512)),
+        (60.0, 0.1 * (1 + 0.2 * 0.0512)),
+        (5.4, 0.1 * (1 - 0.1 * 0.0512)),
+        (-1.0, 0.1 * (1 - 0.2 * 0.0512)),
+    ],
+)
+def test_the_kl_controller(kl, expected):
+    beta = adapt_kl_coefficient(
+        coefficient=jnp.array(0.1), kl=jnp.array(kl), target=6.0, episodes=512, horizon=10_000.0
+    )
+    assert float(beta) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_missing_end_replaces_the_score():
+    scores, has_eos = jnp.array([0.73, 0.73, 2.5]), jnp.array([True, False, False])
+    np.testing.assert_allclose(missing_eos_scores(scores, has_eos, -1.0), (0.73, -1.0, -1.0), rtol=1e-6)
+    np.testing.assert_allclose(missing_eos_scores(scores, has_eos, 0.0), (0.73, 0.0, 0.0), rtol=1e-6)
+    np.testing.assert_array_equal(missing_eos_scores(scores, has_eos, None), scores)
