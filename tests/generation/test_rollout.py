@@ -159,8 +159,8 @@ def test_scores_stay_fractional(rollout_spec, policy, scorer, batch):
 
 
 def test_gain_and_bias_then_the_missing_end(rollout_spec, policy, scorer, batch):
-    # 2 * .73 - 1 = .46; the replacement is in the units of the score and is left as it is. The padding looks like an
-    # end of sequence here, and is none.
+    # 2 * .73 - 1 = .46; the replacement is in the units of the score and is left as it is. Padding and end
+    # of sequence share an id here.
     spec = dataclasses.replace(rollout_spec, missing_eos_score=-0.25, pad_id=EOS)
     reward = constant_score(scorer, 0.73)
     out = roll(spec, policy, scorer(1), policy, reward, batch, bias=jnp.array(-1.0), gain=jnp.array(2.0))
