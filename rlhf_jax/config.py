@@ -125,6 +125,8 @@ def default_config() -> ConfigDict:
     #                            utility is log_sigmoid, the only one defined on all gaps)
     c.reward.utility = utility("negative_power")  # of prompt types not named in utility_by_type
     c.reward.utility_by_type = ConfigDict()  # prompt type -> the same five keys: prompt-aware
+    c.reward.balance_utilities = False  # divide each utility by U(1) - U(0): the same best rewards, but
+    #                                     no prompt type's gradients drown those of the others
     c.reward.optimizer = optimizer(1e-3, warmup=20)
     c.reward.eval_every = 100  # steps between evaluations on held-out data
 
@@ -224,6 +226,7 @@ RULES: dict[str, Rule] = {
     "*.optimizer.epsilon": _POSITIVE,
     "reward.init": _one_of("sft", "scratch"),
     "reward.bounded": _one_of("auto", "yes", "no"),
+    "reward.balance_utilities": Rule(lambda v: isinstance(v, bool), "True or False"),
     "reward.utility*.name": _one_of(*UTILITIES),
     "reward.utility*.extension": _one_of("tangent", "shift"),
     "reward.utility*": _ANY,  # the ranges depend on the name: _utility_problems

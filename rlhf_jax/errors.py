@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Bad input from outside: a configuration, a file, a checkpoint that does not fit. Ends the program with exit code 2."""
+    """Bad input from outside: a configuration, a file, a checkpoint that does not fit. The program ends with 2."""

@@ -1,4 +1,4 @@
-"""The loop: restore, step, log, evaluate, save. It knows no algorithm; whoever drains it decides what to do with events."""
+"""The loop: restore, step, log, evaluate, save. It knows no algorithm; whoever drains it decides what events are for."""
 
 import dataclasses
 import time

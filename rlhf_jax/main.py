@@ -10,7 +10,7 @@ USER_ERROR = 2
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, or with ``--dry_run`` plan, what the command line asks for; exits with 2 on anything the user must mend."""
+    """Train (or with ``--dry_run`` plan) what the command line asks for; exits with 2 on what the user must mend."""
     try:
         launch = parse(sys.argv[1:] if argv is None else argv)
         _dispatch(launch)

@@ -118,7 +118,7 @@ def environment() -> dict[str, object]:
 def use_compilation_cache() -> None:
     """Keep compiled programs on disk, so that a resumed or repeated run starts at once."""
     root = Path(os.environ.get("RLHF_JAX_CACHE") or "~/.cache/rlhf_jax").expanduser()
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

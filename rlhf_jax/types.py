@@ -8,13 +8,17 @@ annotations give the batched shapes of one global batch; inside a device-paralle
 """
 
 import dataclasses
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Array: TypeAlias = jax.Array | np.ndarray
+# A field may hold either kind of array. Type checkers see Any: rooms that annotate one kind would refuse the other.
+if TYPE_CHECKING:
+    Array: TypeAlias = Any
+else:
+    Array = jax.Array | np.ndarray
 Params: TypeAlias = dict[str, Any]
 
 

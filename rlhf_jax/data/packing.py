@@ -5,21 +5,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhf_jax.data.examples import SFTExample, TruncationCounts
+from rlhf_jax.data.examples import SFTExample
 from rlhf_jax.types import TokenBatch
 
 
-def pack_examples(examples: Sequence[SFTExample], row_length: int, pad_id: int) -> tuple[TokenBatch, TruncationCounts]:
+def pack_examples(examples: Sequence[SFTExample], row_length: int, pad_id: int) -> TokenBatch:
     """All examples in as few rows of ``row_length`` tokens as best-fit decreasing finds: arrays of (rows, row_length).
 
     The longest example goes first, each into the fullest row that still holds it (the earliest of equals). Targets
-    are the response tokens, end of sequence included. An example longer than a row is cut as ``fit`` says.
+    are the response tokens, end of sequence included. Raises ValueError when an example is longer than a row.
     """
-    fitted = [fit(example, row_length) for example in examples]
-    sizes = [len(example.prompt) + len(example.response) for example in fitted]
+    sizes = [len(example.prompt) + len(example.response) for example in examples]
+    if max(sizes, default=0) > row_length:
+        raise ValueError(f"an example of {max(sizes)} tokens does not fit a row of {row_length}")
     rows: list[list[int]] = []
     space: list[tuple[int, int]] = []  # (free tokens, row), sorted
-    for place in sorted(range(len(fitted)), key=lambda place: -sizes[place]):
+    for place in sorted(range(len(examples)), key=lambda place: -sizes[place]):
         found = bisect.bisect_left(space, (sizes[place], -1))
         if found < len(space):
             free, row = space.pop(found)
@@ -37,27 +38,10 @@ def pack_examples(examples: Sequence[SFTExample], row_length: int, pad_id: int) 
         start = 0
         for segment, place in enumerate(places, start=1):
             end = start + sizes[place]
-            first_target = start + len(fitted[place].prompt)
-            ids[row, start:end] = np.concatenate([fitted[place].prompt, fitted[place].response])
+            first_target = start + len(examples[place].prompt)
+            ids[row, start:end] = np.concatenate([examples[place].prompt, examples[place].response])
             positions[row, start:end] = np.arange(sizes[place])
             segments[row, start:end] = segment
             loss_mask[row, first_target:end] = True
             start = end
-    counts = TruncationCounts(
-        prompts=sum(len(a.prompt) > len(b.prompt) for a, b in zip(examples, fitted, strict=True)),
-        responses=sum(len(a.response) > len(b.response) for a, b in zip(examples, fitted, strict=True)),
-        total_prompts=len(fitted),
-        total_responses=len(fitted),
-    )
-    return TokenBatch(ids=ids, positions=positions, segments=segments, loss_mask=loss_mask), counts
-
-
-def fit(example: SFTExample, row_length: int) -> SFTExample:
-    """The example in at most ``row_length`` tokens.
-
-    The prompt keeps its last tokens: what the response leaves, and at least half of the row. The response keeps its
-    first tokens, losing its end-of-sequence token with its end.
-    """
-    room = max(row_length - len(example.response), row_length // 2)
-    prompt = example.prompt[-room:]
-    return SFTExample(prompt, example.response[: row_length - len(prompt)])
+    return TokenBatch(ids=ids, positions=positions, segments=segments, loss_mask=loss_mask)

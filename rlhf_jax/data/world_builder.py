@@ -21,7 +21,7 @@ from rlhf_jax.errors import UserError
 
 WORLD_SEED = 20230520
 LIST_SIZE = 8
-SPLITS = {"sft": 2000, "lists": 2000, "lists_validation": 256, "prompts": 2000, "prompts_validation": 256}
+SPLITS = {"sft": 8000, "lists": 2000, "lists_validation": 256, "prompts": 2000, "prompts_validation": 256}
 FORMS = ("total", "tiers")
 
 

@@ -42,7 +42,7 @@ def sample_completions(
 
 
 def gold_metrics(prompts: Sequence[Record], responses: Sequence[str], gold: Gold | None) -> dict[str, float]:
-    """``gold.open`` and ``gold.closed``: the mean true reward of the responses, by prompt type; empty without a truth."""
+    """``gold.open`` and ``gold.closed``: the mean true reward by prompt type; empty without a truth."""
     if gold is None:
         return {}
     values: dict[str, list[float]] = {}

@@ -13,7 +13,7 @@ from rlhf_jax.types import Params
 
 
 class Completions(NamedTuple):
-    """R response slots a row: ids (padding after the end), a prefix mask including EOS, log-probs in nats (0 past it)."""
+    """R response slots a row: ids (padding after the end), a prefix mask with EOS, log-probs in nats (0 past it)."""
 
     ids: Int[Array, "B R"]
     mask: Bool[Array, "B R"]

@@ -119,15 +119,13 @@ def loss_sums(spec: PPOSpec, params: Params, batch: Episodes) -> LossSums:
     mask, tokens = batch.response_mask, jnp.sum(batch.response_mask)
     # Off the mask the old log-probs are 0: an unmasked ratio there could overflow and poison the gradient.
     logprobs = jnp.where(mask, logprobs, 0.0)
-    policy_loss = masked_sum(
-        clipped_policy_loss(
-            logprobs=logprobs, old_logprobs=batch.logprobs, advantages=batch.advantages, clip=spec.clip
-        ),
-        mask,
+    policy_losses = jax.vmap(partial(clipped_policy_loss, clip=spec.clip))(
+        logprobs=logprobs, old_logprobs=batch.logprobs, advantages=batch.advantages
     )
-    value_loss = masked_sum(
-        clipped_value_loss(values=values, old_values=batch.values, returns=batch.returns, clip=spec.value_clip), mask
+    value_losses = jax.vmap(partial(clipped_value_loss, clip=spec.value_clip))(
+        values=values, old_values=batch.values, returns=batch.returns
     )
+    policy_loss, value_loss = masked_sum(policy_losses, mask), masked_sum(value_losses, mask)
     log_ratio = logprobs - batch.logprobs
     clipped = (jnp.abs(jnp.exp(log_ratio) - 1.0) > spec.clip).astype(logprobs.dtype)
     entropy = jax.vmap(token_entropy, (0, None))(jax.lax.stop_gradient(logits), spec.temperature)

@@ -16,11 +16,15 @@ from rlhf_jax.types import Params, RankBatch
 
 @dataclasses.dataclass(frozen=True)
 class RewardSpec:
-    """A reward model: its decoder, whether its rewards are confined to [0, 1], and the utilities a list may name."""
+    """A reward model: its decoder, whether its rewards are confined to [0, 1], and the utilities a list may name.
+
+    ``weights`` multiply the loss of the lists under each utility (None: all by 1).
+    """
 
     decoder: DecoderSpec
     bounded: bool
     utilities: tuple[Utility, ...]
+    weights: tuple[float, ...] | None = None
 
 
 def list_rewards(spec: RewardSpec, params: Params, batch: RankBatch) -> Float[Array, "B K"]:
@@ -50,6 +54,8 @@ def loss_sums(spec: RewardSpec, params: Params, batch: RankBatch) -> LossSums:
         )
 
     losses = jax.vmap(one_list)(rewards, batch)
+    if spec.weights is not None:
+        losses = losses * jnp.asarray(spec.weights, losses.dtype)[batch.utility]
     pairs = jax.vmap(comparable_pairs)(batch.ranks, batch.response_mask)
     counted = jnp.any(pairs, axis=(1, 2))
     gaps = rewards[:, :, None] - rewards[:, None, :]

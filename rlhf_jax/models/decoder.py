@@ -1,6 +1,6 @@
 """The decoder: pure ``init`` and ``apply`` around Linen blocks whose parameters are stacked over layers."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias, overload
 
 import flax.linen as nn
 import jax
@@ -79,6 +79,28 @@ def init_cache(spec: DecoderSpec, rows: int, slots: int) -> Cache:
     return tuple((empty, empty) for _ in range(spec.depth))
 
 
+@overload
+def apply_decoder(
+    spec: DecoderSpec,
+    params: Params,
+    ids: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    mask: Bool[Array, "B T S"],
+) -> tuple[Float[Array, "B T D"], None]: ...
+
+
+@overload
+def apply_decoder(
+    spec: DecoderSpec,
+    params: Params,
+    ids: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    mask: Bool[Array, "B T S"],
+    cache: Cache,
+    slot: Int[Array, ""] | int = 0,
+) -> tuple[Float[Array, "B T D"], Cache]: ...
+
+
 def apply_decoder(
     spec: DecoderSpec,
     params: Params,
@@ -100,17 +122,20 @@ def apply_decoder(
     if cache is None:
 
         def layer(x: Float[Array, "B T D"], layer_params: Params) -> tuple[Float[Array, "B T D"], None]:
-            return block.apply({"params": layer_params}, x, positions, mask)[0], None
+            applied: Any = block.apply({"params": layer_params}, x, positions, mask)
+            return applied[0], None
 
         x, _ = jax.lax.scan(layer, x, params["layers"])
     else:
         layers = []
         for index, layer_cache in enumerate(cache):
             layer_params = jax.tree.map(lambda leaf, i=index: leaf[i], params["layers"])
-            x, layer_cache = block.apply({"params": layer_params}, x, positions, mask, layer_cache, slot)
-            layers.append(layer_cache)
+            applied: Any = block.apply({"params": layer_params}, x, positions, mask, layer_cache, slot)
+            x = applied[0]
+            layers.append(applied[1])
         cache = tuple(layers)
-    return _norm(spec, "final_norm").apply({"params": params["final_norm"]}, x), cache
+    hidden: Any = _norm(spec, "final_norm").apply({"params": params["final_norm"]}, x)
+    return hidden, cache
 
 
 def output_logits(spec: DecoderSpec, params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S V"]:

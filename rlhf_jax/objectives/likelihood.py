@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 def token_logprobs(
     logits: Float[Array, "T V"], targets: Int[Array, "T"], temperature: float | Float[Array, ""] = 1.0
 ) -> Float[Array, "T"]:
-    """log p(targets[t]) in nats, for t in [0, T), under softmax(logits[t] / temperature), reduced in at least float32."""
+    """log p(targets[t]) in nats, for t in [0, T), under softmax(logits[t] / temperature), in at least float32."""
     scaled = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature
     chosen = jnp.take_along_axis(scaled, targets[:, None], axis=-1)[:, 0]
     return chosen - jax.nn.logsumexp(scaled, axis=-1)

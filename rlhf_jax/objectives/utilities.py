@@ -8,7 +8,7 @@ Each member is defined on its own domain, and several have a pole at 0, while a 
 orders many pairs wrongly. So every member is continued below a point so that it stays concave, once continuously
 differentiable and finite for every gap:
 
-* ``tangent`` (default): U itself for x >= epsilon, its tangent at epsilon below. Gaps of at least epsilon feel exactly U.
+* ``tangent`` (default): U itself for x >= epsilon, its tangent at epsilon below. Gaps of at least epsilon feel U.
 * ``shift``: U(x + epsilon) for x >= 0, its tangent at 0 below. This is the form of the paper's released code
   (epsilon = 0.1); it changes U everywhere, and with it the limiting distribution.
 
@@ -136,6 +136,16 @@ class Linear(Utility):
 
     def raw_slope(self, x: Gap) -> Gap:
         return jnp.ones_like(x)
+
+
+def unit_range(utility: Utility) -> float:
+    """U(1) - U(0), which is the mean slope over the gaps that ordered rewards in [0, 1] can have.
+
+    Utilities differ in it by orders of magnitude, and in a prompt-aware run the steepest one takes all of the optimizer.
+    Dividing each by its own range leaves every prompt's best rewards as they are and lets all types learn at one pace.
+    """
+    ends = utility.value(jnp.array([0.0, 1.0]))
+    return float(ends[1] - ends[0])
 
 
 FAMILY: dict[str, type[Utility]] = {member.name: member for member in (Power, NegativePower, Log, LogSigmoid, Linear)}

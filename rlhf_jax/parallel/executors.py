@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -23,7 +24,7 @@ class Executor(Protocol):
     row_shards: int
 
     def place(self, tree: Any, kind: Kind) -> Any:
-        """Put a tree of host or device arrays where the kind belongs."""
+        """Put a tree of host or device arrays where the kind belongs. The arrays given stay good, whatever is donated."""
 
     def shardings(self, tree: Any, kind: Kind) -> Any:
         """The sharding of each leaf of a tree of arrays or shapes."""
@@ -38,7 +39,7 @@ class MeshExecutor:
     """``jax.jit`` over a (data, fsdp, tensor) mesh with automatic sharding propagation."""
 
     def __init__(self, devices: Sequence[jax.Device], *, data: int = -1, fsdp: int = 1, tensor: int = 1) -> None:
-        """``data`` = -1 takes the devices that fsdp x tensor leave. Raises ValueError when they do not fill the mesh."""
+        """``data`` = -1 takes what fsdp x tensor leave. Raises ValueError when the devices do not fill the mesh."""
         if data == -1:
             data = len(devices) // (fsdp * tensor)
         if data * fsdp * tensor != len(devices):
@@ -53,6 +54,10 @@ class MeshExecutor:
         return jax.tree.map(lambda _: NamedSharding(self.mesh, spec), tree)
 
     def place(self, tree: Any, kind: Kind) -> Any:
+        # A state's memory may be donated to a compiled step: whoever holds the original must not lose it with that.
+        # (device_put's may_alias=False does not help: it is not heeded where an array is replicated to more devices.)
+        if kind == "state":
+            tree = jax.tree.map(jnp.copy, tree)
         return jax.device_put(tree, self.shardings(tree, kind))
 
     def compile(

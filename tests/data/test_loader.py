@@ -16,7 +16,7 @@ def ints(*values: int) -> np.ndarray:
     return np.asarray(values, np.int32)
 
 
-ROWS, _ = pack_examples([SFTExample(ints(i), ints(i, i, 99)) for i in range(1, 11)], row_length=5, pad_id=0)
+ROWS = pack_examples([SFTExample(ints(i), ints(i, i, 99)) for i in range(1, 11)], row_length=5, pad_id=0)
 PROMPTS = [PromptRow(ints(*range(10 * i, 10 * i + 1 + i % 3)), i) for i in range(10)]
 LISTS = [
     ListExample(ints(i, i), (ints(7), ints(8, 9), ints(6)), (1, 0, 1), "closed" if i % 2 else "open", i)

@@ -57,7 +57,7 @@ def test_vocabulary_covers_all_texts_and_is_small() -> None:
 
 
 def test_splits_are_half_open_half_closed() -> None:
-    for split, size in {"sft": 2000, "lists": 2000, "lists_validation": 256, "prompts": 2000}.items():
+    for split, size in {"sft": 8000, "lists": 2000, "lists_validation": 256, "prompts": 2000}.items():
         kinds = collections.Counter(record.prompt_type for record in load_world("tiers", split))
         assert kinds == {"open": size // 2, "closed": size // 2}
 
