@@ -1,14 +1,15 @@
-"""The loop: restore, step, log, evaluate, save. It knows no algorithm; whoever drains it decides what events are for."""
+"""The loop: restore, step, log, evaluate, save. It knows no algorithm; who drains it decides what events are for."""
 
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.types import TrainState
 
 
+@runtime_checkable
 class BatchIterator(Protocol):
     """An endless stream of batches whose place can be saved."""
 

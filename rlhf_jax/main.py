@@ -3,10 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from rlhf_jax.errors import UserError
+from rlhf_jax.errors import USER_ERROR, UserError
 from rlhf_jax.flags import Launch, parse
-
-USER_ERROR = 2
 
 
 def main(argv: Sequence[str] | None = None) -> None:

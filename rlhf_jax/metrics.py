@@ -122,15 +122,21 @@ class MetricWriter:
                 board.add_scalar(name, value, step, now, summary_description=unit_of(name))
             board.flush()
 
-    def rewind(self, stage: str, step: int) -> None:
+    def rewind(self, stage: str, step: int, *, held_out: bool = True) -> None:
         """Forget what ``stage`` wrote after ``step``, so that a resumed run leaves no overlapping rows.
 
         Rows and sample files with a larger step go, and a torn last line; TensorBoard is told to
-        hide its own.
+        hide its own. Of ``step`` itself, held-out rows go unless ``held_out``: a stage that was cut off
+        while it closed is evaluated again.
         """
         self._file.close()
         rows = read_jsonl(self._path)
-        kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
+        last = step if held_out else step - 1  # of the held-out rows
+        kept = [
+            row
+            for row in rows
+            if row["stage"] != stage or row["step"] <= (last if _is_held_out(row["metrics"]) else step)
+        ]
         write_text_atomically(self._path, "".join(_dump(row) + "\n" for row in kept))
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
         for path in (self._workdir / "samples" / stage).glob("*.jsonl"):
@@ -231,6 +237,10 @@ def write_status(
         "time": time.time(),
     }
     write_text_atomically(Path(workdir) / "STATUS.json", _dump(status, indent=2) + "\n")
+
+
+def _is_held_out(metrics: Mapping[str, Any]) -> bool:
+    return all(name.startswith("validation.") for name in metrics)
 
 
 def _whole_lines(data: bytes) -> list[bytes]:

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from rlhf_jax.build import Context, describe_plan, make_context, make_task
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import from_json, leaves, to_json
 from rlhf_jax.console import Console
-from rlhf_jax.errors import UserError
+from rlhf_jax.errors import USER_ERROR, UserError
 from rlhf_jax.flags import Launch
 from rlhf_jax.loop import Evaluated, Started, Stepped, run
 from rlhf_jax.metrics import (
     MetricWriter,
+    read_jsonl,
     read_summary,
     update_summary,
     write_rewards,
@@ -53,10 +55,10 @@ def train(launch: Launch) -> None:
     workdir = Path(launch.workdir)
     open_run(workdir, launch.config)
     use_compilation_cache()
-    context = make_context(launch.config, workdir)
-    for note in context.data.notes:
-        print(note)
     try:
+        context = make_context(launch.config, workdir)
+        for note in context.data.notes:
+            print(note)
         for stage in launch.config.stages:
             if f"{stage}.steps" not in read_summary(workdir):
                 run_stage(context, stage)
@@ -65,7 +67,8 @@ def train(launch: Launch) -> None:
         print("rlhf-jax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
-        write_status(workdir, "failed", reason=f"{type(error).__name__}: {error}", exit_code=1)
+        code = USER_ERROR if isinstance(error, UserError) else 1
+        write_status(workdir, "failed", reason=f"{type(error).__name__}: {error}", exit_code=code)
         raise
     report = write_report(workdir)
     write_status(workdir, "done", stage=launch.config.stages[-1], exit_code=0)
@@ -77,6 +80,8 @@ def train(launch: Launch) -> None:
 def open_run(workdir: Path, config: ConfigDict) -> None:
     """Make the run directory, or see that it holds a run of the same configuration.
 
+    A run that came to nothing, say for a batch that the devices cannot share, may be corrected in its place.
+
     Raises:
       UserError: it cannot be made, or another configuration was run there.
     """
@@ -84,11 +89,18 @@ def open_run(workdir: Path, config: ConfigDict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            _same_configuration(path, config)
+            if _has_begun(workdir):
+                _same_configuration(path, config)
+            else:
+                shutil.rmtree(workdir / "tokenizer", ignore_errors=True)
         write_text_atomically(path, to_json(config))
         write_text_atomically(workdir / "env.json", json.dumps(environment(), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--workdir: {workdir}: {error.strerror}") from error
+
+
+def _has_begun(workdir: Path) -> bool:
+    return bool(read_jsonl(workdir / "metrics.jsonl")) or any((workdir / "checkpoints").glob("*/[0-9]*"))
 
 
 def _same_configuration(path: Path, config: ConfigDict) -> None:
@@ -137,7 +149,7 @@ def run_stage(context: Context, stage: str) -> None:
         for event in run(task, checkpoints, checkpoint_every=config.checkpoint.every):
             match event:
                 case Started(step):
-                    writer.rewind(stage, step)
+                    writer.rewind(stage, step, held_out=step < task.total_steps)
                     write_status(workdir, "running", stage=stage, step=step)
                     if step:
                         print(f"{stage}: going on from step {step}")

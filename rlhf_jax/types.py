@@ -8,7 +8,8 @@ annotations give the batched shapes of one global batch; inside a device-paralle
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
@@ -20,10 +21,39 @@ if TYPE_CHECKING:
 else:
     Array = jax.Array | np.ndarray
 Params: TypeAlias = dict[str, Any]
+Struct = TypeVar("Struct")
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclass_transform(frozen_default=True)
+def _struct(cls: type[Struct]) -> type[Struct]:
+    """A frozen dataclass that is a pytree.
+
+    Rebuilding one from its leaves passes ``__init__`` by, and with it the check of shapes: JAX fills structs with
+    shardings, abstract shapes and much else on the way.
+    """
+    made = dataclasses.dataclass(frozen=True)(cls)
+    names = tuple(field.name for field in dataclasses.fields(made))  # type: ignore[arg-type]
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in names)
+
+    def values(struct: Struct) -> tuple[Any, ...]:
+        return tuple(getattr(struct, name) for name in names)
+
+    def rebuild(_: None, leaves: Iterable[Any]) -> Struct:
+        struct = object.__new__(made)
+        for name, leaf in zip(names, leaves, strict=True):
+            object.__setattr__(struct, name, leaf)
+        return struct
+
+    jax.tree_util.register_pytree_with_keys(
+        made,
+        lambda struct: (tuple(zip(keys, values(struct), strict=True)), None),
+        rebuild,
+        lambda struct: (values(struct), None),
+    )
+    return made
+
+
+@_struct
 class TokenBatch:
     """Packed rows for supervised fine-tuning; several examples may share a row.
 
@@ -37,8 +67,7 @@ class TokenBatch:
     loss_mask: Bool[Array, "B T"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@_struct
 class RankBatch:
     """Ranked lists: K responses to each of B prompts, each row being prompt + response, right-padded.
 
@@ -54,8 +83,7 @@ class RankBatch:
     utility: Int[Array, "B"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@_struct
 class PromptBatch:
     """Left-padded prompts to be answered. ``index`` is the prompt's place in its split, for the host to find the text.
 
@@ -69,8 +97,7 @@ class PromptBatch:
     row: Int[Array, "B"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@_struct
 class Rollout:
     """N episodes: left-padded prompts followed by sampled responses, with what the update needs about each token.
 
@@ -92,8 +119,7 @@ class Rollout:
     index: Int[Array, "N"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@_struct
 class TrainState:
     """All that a learner carries from step to step; ``key`` is never consumed, only folded with ``step``.
 

@@ -6,7 +6,7 @@ Callers see whole arrays in both modes; only inside a pmapped function is the le
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,14 @@ from rlhf_jax.parallel.rules import DATA, FSDP, TENSOR, tree_shardings
 Kind: TypeAlias = Literal["rows", "state", "replicated"]
 
 
+@runtime_checkable
 class Executor(Protocol):
     """What the rest of the house knows of devices."""
 
     row_shards: int
 
     def place(self, tree: Any, kind: Kind) -> Any:
-        """Put a tree of host or device arrays where the kind belongs. The arrays given stay good, whatever is donated."""
+        """Put a tree of host or device arrays where the kind belongs. The arrays given stay good after donation."""
 
     def shardings(self, tree: Any, kind: Kind) -> Any:
         """The sharding of each leaf of a tree of arrays or shapes."""

@@ -36,7 +36,7 @@ def partition_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec
 def tree_shardings(tree: object, mesh: Mesh) -> object:
     """The sharding of each leaf of a state (arrays or their shapes)."""
 
-    def leaf_sharding(path: tuple, leaf: jax.Array) -> NamedSharding:
+    def leaf_sharding(path: tuple, leaf: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         return NamedSharding(mesh, partition_of(name, leaf.shape, mesh))
 

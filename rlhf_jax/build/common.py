@@ -1,0 +1,90 @@
+"""Pieces that several tasks are made of."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlhf_jax.data.examples import TruncationCounts
+from rlhf_jax.data.records import Record
+from rlhf_jax.learners.optimizer import OptimizerSpec, make_optimizer, make_schedule
+from rlhf_jax.learners.step import init_state, train_step
+from rlhf_jax.parallel import Executor
+from rlhf_jax.types import Params, TrainState
+
+Finish = Callable[[dict[str, Any]], dict[str, float]]
+
+
+def donated() -> tuple[int, ...]:
+    """Hand the old state's memory to the new one, but not on CPUs: there a save may still be reading it."""
+    return () if jax.default_backend() == "cpu" else (0,)
+
+
+def gradient_task_parts(
+    executor: Executor, loss_sums: Callable[..., Any], spec: OptimizerSpec, init: Callable[[], Params], key: jax.Array
+) -> tuple[TrainState, Callable[..., Any], Finish]:
+    """(initial state, compiled step, finish) of a learner that makes one update a batch."""
+    optimizer = make_optimizer(spec)
+    state = executor.place(init_state(init(), optimizer, key), "state")
+    compiled = executor.compile(
+        partial(train_step, loss_sums, optimizer), ("state", "rows"), ("state", "replicated"), donated()
+    )
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        state, metrics = compiled(state, executor.place(batch, "rows"))
+        return state, (state.step, metrics)
+
+    schedule = make_schedule(spec)
+
+    def finish(out: Any) -> dict[str, float]:
+        count, metrics = jax.device_get(out)
+        # The update that led to this step was made at the rate of the step before.
+        return floats(metrics) | {"learning_rate": float(schedule(int(count) - 1))}
+
+    return state, step, finish
+
+
+def floats(metrics: dict[str, Any]) -> dict[str, float]:
+    """Device scalars as floats."""
+    return {name: float(value) for name, value in jax.device_get(metrics).items()}
+
+
+def truncation_metrics(counts: TruncationCounts) -> dict[str, float]:
+    """Shares of prompts and of responses that were cut."""
+    return {
+        "truncated.prompts": counts.prompts / max(counts.total_prompts, 1),
+        "truncated.responses": counts.responses / max(counts.total_responses, 1),
+    }
+
+
+def truncation_note(counts: TruncationCounts) -> str:
+    """The same in words."""
+    return (
+        f"cut {counts.prompts} of {counts.total_prompts} prompts (their beginning) and "
+        f"{counts.responses} of {counts.total_responses} responses (their end)"
+    )
+
+
+def sample_rows(
+    prompts: Sequence[Record],
+    responses: Sequence[str],
+    gold: Callable[[str, str], float] | None,
+    count: int,
+    proxies: Sequence[float] | np.ndarray | None = None,
+    before: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Rows for the table of samples: ``count`` prompts evenly spaced over all, so that every type is seen."""
+    places = np.unique(np.linspace(0, len(prompts) - 1, min(count, len(prompts))).astype(int))
+    return [
+        {
+            "prompt": prompts[i].prompt,
+            "prompt_type": prompts[i].prompt_type,
+            "response": responses[i],
+            "proxy": None if proxies is None else float(proxies[i]),
+            "gold": None if gold is None else gold(prompts[i].prompt, responses[i]),
+            "before": None if before is None else before[i],
+        }
+        for i in places
+    ]

@@ -1,0 +1,147 @@
+"""What the stages of one run share: devices, data, tokenizer, and where parents' checkpoints are."""
+
+import dataclasses
+import filecmp
+from functools import partial
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
+from rlhf_jax.build.specs import decoder_spec
+from rlhf_jax.checkpoints import Checkpoints
+from rlhf_jax.config import default_config, from_json, leaves
+from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from rlhf_jax.errors import UserError
+from rlhf_jax.models import DecoderSpec, init_decoder, init_scalar_head
+from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
+from rlhf_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """One run, ready to build its stages."""
+
+    config: ConfigDict
+    workdir: Path
+    executor: Executor
+    data: Data
+    tokenizer: Tokenizer
+
+    def stage_key(self, stage: str) -> jax.Array:
+        """The random key of a stage: stages of one seed share no randomness, and do not depend on their order."""
+        number = ("sft", "reward", "reward_common", "ppo").index(stage)
+        return jax.random.fold_in(jax.random.key(self.config.seed), number)
+
+
+def make_executor(parallel: ConfigDict) -> Executor:
+    """The compiler of steps that ``config.parallel`` asks for, over this process's devices."""
+    devices = jax.devices()
+    if parallel.mode == "pmap":
+        if parallel.data not in (-1, len(devices)):
+            raise UserError(f"config.parallel.data: {parallel.data}, but there are {len(devices)} devices for pmap")
+        return PmapExecutor(devices)
+    try:
+        return MeshExecutor(devices, data=parallel.data, fsdp=parallel.fsdp, tensor=parallel.tensor)
+    except ValueError as error:
+        raise UserError(f"config.parallel: {error}") from error
+
+
+def make_context(config: ConfigDict, workdir: Path) -> Context:
+    """Start the devices and read the data. Raises UserError when either is not to be had."""
+    executor = make_executor(config.parallel)
+    check_rows(config, executor.row_shards)
+    data = load_data(config, rejects_path=workdir / "rejects.jsonl")
+    return Context(config, workdir, executor, data, _tokenizer(config, workdir, data))
+
+
+def check_rows(config: ConfigDict, devices: int) -> None:
+    """See that ``devices`` can share the batches of every stage, before the first one is trained.
+
+    Raises:
+      UserError: they cannot; names the key.
+    """
+    ppo, stages = config.ppo, config.stages
+    episodes = ppo.prompts_per_iteration * ppo.samples_per_prompt
+    for key, rows, used in (
+        ("sft.batch_size", config.sft.batch_size, "sft" in stages),
+        ("reward.batch_size", config.reward.batch_size, "reward" in stages or "reward_common" in stages),
+        ("ppo.prompts_per_iteration", ppo.prompts_per_iteration, "sft" in stages or "ppo" in stages),
+        ("ppo.minibatches", episodes // ppo.minibatches, "ppo" in stages),
+    ):
+        if used and rows % devices:
+            raise UserError(f"config.{key}: {rows} rows cannot be shared evenly by {devices} devices")
+
+
+def _tokenizer(config: ConfigDict, workdir: Path, data: Data) -> Tokenizer:
+    """The run's own tokenizer if it has one, else its parents' (which must be the same), else a fresh one, kept."""
+    own = workdir / "tokenizer"
+    if own.is_dir():
+        return load_tokenizer(own)
+    parents = [Path(path) / "tokenizer" for path in config.parents.values() if path]
+    for parent in parents[1:]:
+        if not filecmp.cmp(parents[0] / "tokenizer.json", parent / "tokenizer.json", shallow=False):
+            raise UserError(f"config.parents: {parents[0]} and {parent} hold different tokenizers")
+    tokenizer = load_tokenizer(parents[0]) if parents else fresh_tokenizer(config, data)
+    partial_copy = own.with_name("tokenizer.partial")
+    save_tokenizer(tokenizer, partial_copy)
+    partial_copy.rename(own)
+    return tokenizer
+
+
+def stage_directory(context: Context, stage: str) -> Path:
+    """Where the checkpoints of a stage are: this run's, or those of the parent run that the configuration names."""
+    run = Path(context.config.parents.get(stage, "") or context.workdir)
+    return run / "checkpoints" / stage
+
+
+def stage_config(context: Context, stage: str) -> ConfigDict:
+    """The configuration that a stage was or will be trained under.
+
+    Raises:
+      UserError: the parent run has none, or this run asks for another model than its parent's.
+    """
+    parent = context.config.parents.get(stage, "")
+    if not parent:
+        return context.config
+    path = Path(parent) / "config.json"
+    if not path.is_file():
+        raise UserError(f"config.parents.{stage}: {path} does not exist")
+    config = from_json(path.read_text())
+    if stage == "sft" and context.config.model != default_config().model:
+        for (key, own), (_, theirs) in zip(leaves(context.config.model), leaves(config.model), strict=True):
+            if own != theirs:
+                raise UserError(f"config.model.{key}: {own}, but {parent} was trained with {theirs}")
+    return config
+
+
+def stage_decoder(context: Context, stage: str) -> DecoderSpec:
+    """The decoder of a stage (of its parent, where the stage is taken from another run)."""
+    return decoder_spec(stage_config(context, stage).model, context.tokenizer.vocab_size)
+
+
+def init_scored(spec: DecoderSpec, key: jax.Array) -> Params:
+    """A fresh decoder with a scalar head: a reward or value model."""
+    key_decoder, key_head = jax.random.split(key)
+    return {"decoder": init_decoder(spec, key_decoder), "head": init_scalar_head(spec, key_head)}
+
+
+def load_parent(context: Context, stage: str, spec: DecoderSpec) -> Params:
+    """The parameters that ``stage`` ended with: a decoder (sft), or decoder and head (reward).
+
+    Raises:
+      UserError: there is no checkpoint, or it does not fit the decoder.
+    """
+    directory = stage_directory(context, stage)
+    if not directory.is_dir():
+        raise UserError(f"config.parents.{stage}: no checkpoints in {directory}")
+    init = init_decoder if stage == "sft" else init_scored
+    shapes = jax.eval_shape(partial(init, spec), jax.random.key(0))
+    shardings = context.executor.shardings(shapes, "state")
+    like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
+    with Checkpoints(directory) as checkpoints:
+        step = checkpoints.latest()
+        if step is None:
+            raise UserError(f"config.parents.{stage}: no checkpoints in {directory}")
+        return checkpoints.restore_params(step, like)

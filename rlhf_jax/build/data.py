@@ -1,0 +1,91 @@
+"""The records of a run, from the embedded world or from the user's file, held-out parts set aside."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rlhf_jax.data import world
+from rlhf_jax.data.readers import read_file, sft_pairs, split_records
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.tokenizers import Tokenizer, build_tokenizer, texts_of
+from rlhf_jax.data.world_builder import load_world
+from rlhf_jax.evaluation.policy import Gold
+
+# What is held out belongs to the data, not to a run: seeds are compared on the same held-out records.
+SPLIT_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Everything a run reads: demonstrations as (prompt, response), ranked lists, prompts to be answered, and the
+    true reward where it is known. Each with its held-out part; ``notes`` say what reading them found.
+    """
+
+    sft: Sequence[tuple[str, str]]
+    sft_validation: Sequence[tuple[str, str]]
+    lists: Sequence[Record]
+    lists_validation: Sequence[Record]
+    prompts: Sequence[Record]
+    prompts_validation: Sequence[Record]
+    gold: Gold | None
+    notes: tuple[str, ...] = ()
+
+
+def load_data(config: ConfigDict, rejects_path: Path | None = None, limit: int | None = None) -> Data:
+    """Read what ``config.data`` names; ``limit`` reads only so many rows of a file, to look at its head.
+
+    Raises:
+      UserError: a bad row, as ``file:line: field: reason``.
+    """
+    data = config.data
+    if data.path:
+        return _file_data(data, rejects_path, limit)
+    form = "total" if data.ties == "broken" else "tiers"
+
+    def split(name: str) -> Sequence[Record]:
+        return load_world(form, name, list_size=data.list_size)
+
+    demonstrations = sft_pairs(split("sft")[:])
+    every = max(round(1 / data.validation_fraction), 2)
+    return Data(
+        sft=[pair for place, pair in enumerate(demonstrations) if place % every],
+        sft_validation=demonstrations[::every],
+        lists=split("lists")[:],
+        lists_validation=split("lists_validation")[:],
+        prompts=split("prompts")[:],
+        prompts_validation=split("prompts_validation")[:],
+        gold=world.gold,
+    )
+
+
+def _file_data(data: ConfigDict, rejects_path: Path | None, limit: int | None) -> Data:
+    found = read_file(
+        data.path, data.format, data.template, data.tie_margin, data.on_bad_row, rejects_path=rejects_path, limit=limit
+    )
+    train, validation = split_records(found.records, data.validation_fraction, SPLIT_SEED)
+    notes = [
+        f"{data.path}: {found.rows} rows, {len(train)} for training and {len(validation)} held out by their prompts"
+    ]
+    if found.rejected:
+        notes.append(f"{len(found.rejected)} bad rows left out")
+    if found.duplicates:
+        notes.append(f"{found.duplicates} repeated responses left out")
+    return Data(
+        sft=sft_pairs(train),
+        sft_validation=sft_pairs(validation),
+        lists=train,
+        lists_validation=validation,
+        prompts=train,
+        prompts_validation=validation,
+        gold=None,
+        notes=tuple(notes),
+    )
+
+
+def fresh_tokenizer(config: ConfigDict, data: Data) -> Tokenizer:
+    """The tokenizer of ``config.tokenizer``; a byte-pair vocabulary is learned from the training records only."""
+    tokenizer = config.tokenizer
+    texts = texts_of(data.lists) if tokenizer.kind == "bpe" else ()
+    return build_tokenizer(tokenizer.kind, tokenizer.vocab_size, tokenizer.path, texts)

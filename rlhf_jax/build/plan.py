@@ -1,0 +1,71 @@
+"""What a run would do, without doing it: parameters, memory and steps of each stage."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from rlhf_jax.build.data import fresh_tokenizer, load_data
+from rlhf_jax.build.specs import decoder_spec
+from rlhf_jax.models import DecoderSpec, init_decoder
+
+HEAD_ROWS = 200
+# float32 parameters, gradients and the two moments of Adam.
+BYTES_PER_TRAINED, BYTES_PER_FROZEN = 16, 4
+
+
+def count_parameters(spec: DecoderSpec) -> int:
+    """Parameters of a decoder, without making them."""
+    shapes = jax.eval_shape(partial(init_decoder, spec), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def activation_bytes(spec: DecoderSpec, rows: int, length: int, logits_length: int) -> int:
+    """An estimate of what one update keeps for its backward pass: per token and layer the block's inputs and outputs,
+    per head the attention weights, and the logits twice."""
+    per_token = spec.depth * (8 * spec.width + 3 * spec.mlp_width + spec.heads * length)
+    return spec.compute_dtype.itemsize * rows * (length * per_token + 2 * logits_length * spec.vocab_size)
+
+
+def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
+    """The plan in words, after having read the head of the data.
+
+    Raises:
+      UserError: the head of the data holds a bad row, or the tokenizer is not to be had.
+    """
+    data = load_data(config, limit=HEAD_ROWS)
+    spec = decoder_spec(config.model, fresh_tokenizer(config, data).vocab_size)
+    count = count_parameters(spec)
+    lines = [f"model: {count:,} parameters, {spec.depth} layers of width {spec.width}, vocabulary {spec.vocab_size:,}"]
+    lines.append(f"data: {config.data.path or 'the embedded world'}, head read without fault")
+    lines += [f"  {note}" for note in data.notes]
+    lines += [f"stage {stage}: {text}" for stage, text in _stages(config, spec, count)]
+    lines.append(f"run directory: {workdir or '(none named)'}")
+    return "\n".join(lines)
+
+
+def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple[str, str]]:
+    data = config.data
+    length = data.max_prompt + data.max_response
+
+    def text(steps: str, trained: int, frozen: int, rows: int, row_length: int, logits_length: int) -> str:
+        size = trained * BYTES_PER_TRAINED + frozen * BYTES_PER_FROZEN
+        size += activation_bytes(spec, rows, row_length, logits_length)
+        return f"{steps}, {trained:,} trained and {frozen:,} frozen parameters, about {size / 2**20:,.0f} MiB"
+
+    for stage in config.stages:
+        if stage == "sft":
+            rows, row_length = config.sft.batch_size, config.sft.row_length
+            yield stage, text(f"{config.sft.steps} steps of {rows} packed rows", count, 0, rows, row_length, row_length)
+        elif stage == "ppo":
+            ppo = config.ppo
+            episodes = ppo.prompts_per_iteration * ppo.samples_per_prompt
+            steps = f"{ppo.iterations} iterations of {episodes} episodes, {ppo.epochs * ppo.minibatches} updates each"
+            rows = episodes // ppo.minibatches
+            yield stage, text(steps, 2 * count, 2 * count, rows, length, data.max_response)
+        else:
+            lists = config.reward.batch_size
+            steps = f"{config.reward.steps} steps of {lists} lists of {data.list_size}"
+            yield stage, text(steps, count, 0, lists * data.list_size, length, 0)

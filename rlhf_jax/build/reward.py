@@ -1,0 +1,80 @@
+"""The reward-model stages: ``reward`` (prompt-aware if so configured) and ``reward_common`` (one utility for all)."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlhf_jax.build.common import floats, gradient_task_parts, truncation_metrics, truncation_note
+from rlhf_jax.build.context import Context, init_scored, load_parent, stage_decoder
+from rlhf_jax.build.specs import decoder_spec, optimizer_spec, reward_spec, utility_table
+from rlhf_jax.data.examples import list_examples
+from rlhf_jax.data.loader import rank_batches, rank_eval_batches
+from rlhf_jax.evaluation.reward import evaluate_reward_model
+from rlhf_jax.learners import reward
+from rlhf_jax.learners.step import sum_over_devices
+from rlhf_jax.loop import Evaluation, Task
+from rlhf_jax.types import Params, RankBatch, TrainState
+
+
+def reward_task(context: Context, stage: str) -> Task:
+    """Train a reward model on the ranked lists, from the SFT decoder or from scratch."""
+    config, executor, tokenizer = context.config, context.executor, context.tokenizer
+    data = config.data
+    batch_size = config.reward.batch_size
+    prompt_aware = stage == "reward"
+    from_sft = config.reward.init == "sft"
+    decoder = stage_decoder(context, "sft") if from_sft else decoder_spec(config.model, tokenizer.vocab_size)
+    spec = reward_spec(config.reward, decoder, prompt_aware=prompt_aware)
+    _, utility_index = utility_table(config.reward, prompt_aware=prompt_aware)
+    lists, counts = list_examples(context.data.lists, tokenizer, data.max_prompt, data.max_response)
+    held_out, held_out_counts = list_examples(
+        context.data.lists_validation, tokenizer, data.max_prompt, data.max_response
+    )
+    scores = [[response.score for response in record.responses] for record in context.data.lists_validation]
+    length = data.max_prompt + data.max_response
+    key = context.stage_key(stage)
+
+    def init() -> Params:
+        params = jax.jit(partial(init_scored, decoder))(key)
+        return {**params, "decoder": load_parent(context, "sft", decoder)} if from_sft else params
+
+    state, step, finish = gradient_task_parts(
+        executor,
+        partial(reward.loss_sums, spec),
+        optimizer_spec(config.reward.optimizer, config.reward.steps),
+        init,
+        key,
+    )
+
+    def held_out_batch(params: Params, batch: RankBatch, axis_name: str | None) -> tuple[Any, Any]:
+        sums = reward.loss_sums(spec, params, batch)
+        totals = sum_over_devices((sums.numerator, sums.weight), axis_name)
+        return totals, reward.list_rewards(spec, params, batch)
+
+    compiled = executor.compile(held_out_batch, ("state", "rows"), ("replicated", "rows"))
+
+    def evaluate(state: TrainState, final: bool) -> Evaluation:
+        def loss_and_rewards(batch: RankBatch) -> tuple[float, float, np.ndarray]:
+            (loss, weight), rewards = jax.device_get(compiled(state.params, executor.place(batch, "rows")))
+            return float(loss), float(weight), rewards
+
+        batches = rank_eval_batches(held_out, utility_index, batch_size, data.list_size, length, tokenizer.pad_id)
+        found = evaluate_reward_model(loss_and_rewards, batches, held_out, scores)
+        if not final:
+            return Evaluation(found.metrics)
+        return Evaluation(floats(found.metrics | truncation_metrics(counts + held_out_counts)), rewards=found.rows)
+
+    return Task(
+        name=stage,
+        total_steps=config.reward.steps,
+        state=state,
+        batches=rank_batches(lists, utility_index, batch_size, data.list_size, length, config.seed, tokenizer.pad_id),
+        step=step,
+        finish=finish,
+        evaluate=evaluate,
+        log_every=config.log.every,
+        eval_every=config.reward.eval_every,
+        notes=(truncation_note(counts),),
+    )

@@ -1,0 +1,92 @@
+"""Sections of the configuration to the frozen specs of the rooms below."""
+
+from ml_collections import ConfigDict
+
+from rlhf_jax.generation import RolloutSpec, SamplingSpec
+from rlhf_jax.learners.optimizer import OptimizerSpec
+from rlhf_jax.learners.ppo import KLSpec, PPOSpec
+from rlhf_jax.learners.reward import RewardSpec
+from rlhf_jax.models import DecoderSpec
+from rlhf_jax.objectives.utilities import Utility, make_utility, unit_range
+
+
+def decoder_spec(model: ConfigDict, vocab_size: int) -> DecoderSpec:
+    """The decoder of a ``config.model``."""
+    return DecoderSpec(vocab_size=vocab_size, **model.to_dict())
+
+
+def optimizer_spec(optimizer: ConfigDict, steps: int, learning_rate: float | None = None) -> OptimizerSpec:
+    """The optimizer of a stage making ``steps`` updates, at another peak rate if one is given."""
+    values = optimizer.to_dict()
+    if learning_rate is not None:
+        values["learning_rate"] = learning_rate
+    return OptimizerSpec(steps=steps, **values)
+
+
+def utility_table(reward: ConfigDict, *, prompt_aware: bool) -> tuple[tuple[Utility, ...], dict[str, int]]:
+    """The utilities of a stage, and which of them each prompt type is trained under (any other type: number 0)."""
+    by_type = reward.utility_by_type if prompt_aware else {}
+    utilities = [make_utility(**reward.utility.to_dict())]
+    index = {}
+    for kind in sorted(by_type):
+        index[kind] = len(utilities)
+        utilities.append(make_utility(**by_type[kind].to_dict()))
+    return tuple(utilities), index
+
+
+def reward_bounded(reward: ConfigDict, *, prompt_aware: bool = True) -> bool:
+    """Whether rewards are confined to [0, 1]: as configured, or (auto) if any utility in use asks for it."""
+    if reward.bounded == "auto":
+        return any(utility.needs_bounded_rewards for utility in utility_table(reward, prompt_aware=prompt_aware)[0])
+    return reward.bounded == "yes"
+
+
+def reward_spec(reward: ConfigDict, decoder: DecoderSpec, *, prompt_aware: bool) -> RewardSpec:
+    """The reward model of a stage."""
+    utilities, _ = utility_table(reward, prompt_aware=prompt_aware)
+    return RewardSpec(
+        decoder=decoder,
+        bounded=reward_bounded(reward, prompt_aware=prompt_aware),
+        utilities=utilities,
+        weights=tuple(1.0 / unit_range(utility) for utility in utilities) if reward.balance_utilities else None,
+    )
+
+
+def sampling_spec(ppo: ConfigDict) -> SamplingSpec:
+    """How PPO samples."""
+    return SamplingSpec(temperature=ppo.temperature, top_k=ppo.top_k, top_p=ppo.top_p)
+
+
+def rollout_spec(
+    config: ConfigDict, policy: DecoderSpec, reward: DecoderSpec, *, bounded: bool, eos_id: int, pad_id: int
+) -> RolloutSpec:
+    """The fixed side of a rollout."""
+    missing = config.ppo.missing_eos
+    return RolloutSpec(
+        policy=policy,
+        reward=reward,
+        reward_bounded=bounded,
+        max_response=config.data.max_response,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        sampling=sampling_spec(config.ppo),
+        missing_eos_score=missing.score if missing.rule == "replace" else None,
+    )
+
+
+def ppo_spec(ppo: ConfigDict, policy: DecoderSpec, value: DecoderSpec) -> PPOSpec:
+    """The fixed side of an update."""
+    return PPOSpec(
+        policy=policy,
+        value=value,
+        temperature=ppo.temperature,
+        epochs=ppo.epochs,
+        minibatches=ppo.minibatches,
+        gamma=ppo.gamma,
+        lambda_=ppo.lambda_,
+        clip=ppo.clip,
+        value_clip=ppo.value_clip,
+        value_coefficient=ppo.value_coefficient,
+        whiten_advantages=ppo.whiten_advantages,
+        kl=KLSpec(**{**ppo.kl.to_dict(), "horizon": float(ppo.kl.horizon)}),
+    )

@@ -1,0 +1,16 @@
+"""Stages by name."""
+
+from rlhf_jax.build.context import Context
+from rlhf_jax.build.ppo import ppo_task
+from rlhf_jax.build.reward import reward_task
+from rlhf_jax.build.sft import sft_task
+from rlhf_jax.loop import Task
+
+
+def make_task(context: Context, stage: str) -> Task:
+    """The task of a stage; its parents must have ended."""
+    if stage == "sft":
+        return sft_task(context)
+    if stage == "ppo":
+        return ppo_task(context)
+    return reward_task(context, stage)
