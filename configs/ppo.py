@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.stages = ("ppo",)
 
-    config.ppo.iterations = 60
+    config.ppo.iterations = 40
     config.ppo.prompts_per_iteration = 64
     config.ppo.samples_per_prompt = 2
     config.ppo.epochs = 4

@@ -24,19 +24,8 @@ def get_config() -> ConfigDict:
 
     config.data.ties = "broken"  # a forced total order: the setting in which rewards collapse
     config.data.list_size = 8
-    config.data.max_prompt = 12  # tokens: the longest prompt of the embedded world
-    config.data.max_response = 20
 
-    config.sft.steps = 500
-    config.sft.batch_size = 16
-    config.sft.row_length = 64
-    config.sft.eval_every = 250
-
-    config.reward.steps = 500
     config.reward.utility = utility("negative_power", gamma=0.5, epsilon=0.1)  # spreads the rewards of open prompts
     config.reward.utility_by_type.closed = utility("power", gamma=0.8, epsilon=1e-3)  # drives them to 0 and 1
-    config.reward.balance_utilities = True
-    config.reward.eval_every = 250
-
-    config.ppo.iterations = 40
+    config.reward.balance_utilities = True  # or the steeper utility of the open prompts would drown the other
     return config

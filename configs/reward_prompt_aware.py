@@ -25,5 +25,6 @@ def get_config() -> ConfigDict:
 
     config.reward.init = "scratch"
     config.reward.utility = utility("negative_power", gamma=0.5, epsilon=0.1)
-    config.reward.utility_by_type.closed = utility("linear")
+    config.reward.utility_by_type.closed = utility("power", gamma=0.8, epsilon=1e-3)
+    config.reward.balance_utilities = True
     return config

@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.stages = ("sft",)
 
-    config.sft.steps = 300
-    config.sft.batch_size = 32
-    config.sft.row_length = 128
+    config.sft.steps = 500
+    config.sft.batch_size = 16
+    config.sft.row_length = 64  # tokens: two or three demonstrations a row
     config.sft.optimizer.learning_rate = 3e-3
     return config

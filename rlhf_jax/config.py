@@ -83,7 +83,7 @@ def default_config() -> ConfigDict:
     c.data.path = ""  # JSONL(.gz) of preferences; empty: the embedded world
     c.data.format = "auto"  # of the file at path: lists, hh, or auto by its fields
     c.data.template = "{prompt}"  # wrapped around the bare prompts of a lists file
-    c.data.max_prompt = 24  # tokens; longer prompts lose their beginning
+    c.data.max_prompt = 12  # tokens; longer prompts lose their beginning
     c.data.max_response = 20  # tokens with the end-of-sequence token; longer responses lose their end
     c.data.validation_fraction = 0.1  # of the records of a file, held out by a hash of the prompt
     c.data.on_bad_row = "error"  # error: stop at the first bad row; skip: count it and go on
@@ -111,14 +111,14 @@ def default_config() -> ConfigDict:
     c.checkpoint.keep = 2  # newest checkpoints kept per stage
 
     c.sft = ConfigDict()
-    c.sft.steps = 300  # updates
-    c.sft.batch_size = 32  # packed rows per update, over all devices
-    c.sft.row_length = 128  # tokens per packed row; at least max_prompt + max_response
+    c.sft.steps = 500  # updates
+    c.sft.batch_size = 16  # packed rows per update, over all devices
+    c.sft.row_length = 64  # tokens per packed row; at least max_prompt + max_response
     c.sft.optimizer = optimizer(3e-3, warmup=20)
-    c.sft.eval_every = 100  # steps between evaluations on held-out data
+    c.sft.eval_every = 250  # steps between evaluations on held-out data
 
     c.reward = ConfigDict()
-    c.reward.steps = 400  # updates
+    c.reward.steps = 500  # updates
     c.reward.batch_size = 16  # ranked lists per update, over all devices
     c.reward.init = "sft"  # sft: start from the SFT checkpoint; scratch: from random parameters
     c.reward.bounded = "auto"  # rewards in [0, 1] by a sigmoid: yes, no, or auto (no only if every
@@ -128,10 +128,10 @@ def default_config() -> ConfigDict:
     c.reward.balance_utilities = False  # divide each utility by U(1) - U(0): the same best rewards, but
     #                                     no prompt type's gradients drown those of the others
     c.reward.optimizer = optimizer(1e-3, warmup=20)
-    c.reward.eval_every = 100  # steps between evaluations on held-out data
+    c.reward.eval_every = 250  # steps between evaluations on held-out data
 
     c.ppo = ConfigDict()
-    c.ppo.iterations = 60  # rollouts, each followed by epochs x minibatches updates
+    c.ppo.iterations = 40  # rollouts, each followed by epochs x minibatches updates
     c.ppo.prompts_per_iteration = 64  # different prompts per rollout, over all devices
     c.ppo.samples_per_prompt = 2  # responses to each prompt
     c.ppo.epochs = 4  # passes over a rollout

@@ -29,8 +29,8 @@ def evaluate_reward_model(
     """Loss, pair accuracy (ties in rank left out) and the distance between prompt types' reward distributions.
 
     ``loss_and_rewards`` gives (loss numerator, its weight in lists, rewards (B, K)) of a batch; ``batches`` are one
-    pass over ``lists`` in order, ``scores`` the known gold rewards of their responses. The distance (``w1_open_closed``) is
-    the Wasserstein-1 distance, in reward, between the pooled rewards of open and of closed prompts.
+    pass over ``lists`` in order, ``scores`` the known gold rewards of their responses. ``w1_open_closed`` is the
+    Wasserstein-1 distance, in reward, between the pooled rewards of open and of closed prompts.
     """
     losses, weights = 0.0, 0.0
     rewards, ranks, masks = [], [], []

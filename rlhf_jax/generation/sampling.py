@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSpec:
-    """temperature 0 is greedy; top_k 0 and top_p 1 keep the whole vocabulary; tokens tied with the k-th are kept too."""
+    """temperature 0 is greedy; top_k 0 and top_p 1 keep the whole vocabulary. Ties with the k-th token are kept too."""
 
     temperature: float = 1.0
     top_k: int = 0

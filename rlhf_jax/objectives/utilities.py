@@ -141,7 +141,7 @@ class Linear(Utility):
 def unit_range(utility: Utility) -> float:
     """U(1) - U(0), which is the mean slope over the gaps that ordered rewards in [0, 1] can have.
 
-    Utilities differ in it by orders of magnitude, and in a prompt-aware run the steepest one takes all of the optimizer.
+    Utilities differ in it by orders of magnitude, and in a prompt-aware run the steepest takes all of the optimizer.
     Dividing each by its own range leaves every prompt's best rewards as they are and lets all types learn at one pace.
     """
     ends = utility.value(jnp.array([0.0, 1.0]))

@@ -83,7 +83,7 @@ BAD = {
     "model__tied": ["yes"],
     "model__kv_heads": [3],
     "model__width": [66, 20],  # not divisible by 4 heads; an odd head size under rotary positions
-    "model__max_positions": [43],
+    "model__max_positions": [31],
     "tokenizer__kind": ["words"],
     "tokenizer__vocab_size": [10],
     "data__path": ["/no/such/file.jsonl"],
@@ -103,7 +103,7 @@ BAD = {
     "log__tensorboard": [1],
     "checkpoint__keep": [0],
     "sft__steps": [0, "10"],
-    "sft__row_length": [43],
+    "sft__row_length": [31],
     "sft__optimizer__learning_rate": [0.0, float("inf")],
     "sft__optimizer__warmup": [-1],
     "sft__optimizer__schedule": ["cosin"],

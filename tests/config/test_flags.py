@@ -80,7 +80,7 @@ def test_a_new_prompt_type_starts_as_a_copy_of_the_common_utility() -> None:
         assert reward.utility_by_type.open.to_dict() == {**reward.utility.to_dict(), "name": "log"}
         assert reward.utility_by_type.open.epsilon == 0.3
         assert reward.utility.name == "negative_power"
-        assert reward.utility_by_type.closed.name == "linear"
+        assert reward.utility_by_type.closed.name == "power"
 
 
 def test_a_prompt_type_of_a_file_may_be_any_word(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_the_argument_after_the_colon_reaches_get_config() -> None:
 def test_the_quickstart_is_prompt_aware() -> None:
     reward = parse(BASE).config.reward
     assert reward.utility.to_dict() == default_config().reward.utility.to_dict()
-    assert {kind: u.name for kind, u in reward.utility_by_type.items()} == {"closed": "linear"}
+    assert {kind: u.name for kind, u in reward.utility_by_type.items()} == {"closed": "power"}
 
 
 def test_help_lists_examples_that_parse_and_every_config(capsys: pytest.CaptureFixture[str]) -> None:
