@@ -70,8 +70,8 @@ def train(launch: Launch) -> None:
         code = USER_ERROR if isinstance(error, UserError) else 1
         write_status(workdir, "failed", reason=f"{type(error).__name__}: {error}", exit_code=code)
         raise
-    report = write_report(workdir)
     write_status(workdir, "done", stage=launch.config.stages[-1], exit_code=0)
+    report = write_report(workdir)
     for name, value in read_summary(workdir).items():
         print(f"{name:32} {value:.4f}")
     print(f"report: {report}")
