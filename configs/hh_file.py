@@ -37,7 +37,8 @@ def get_config() -> ConfigDict:
     config.sft.batch_size = 16
     config.sft.row_length = 256
 
-    config.reward.steps = 300
+    config.reward.steps = 100  # one pass over some 1,600 pairs: more only learns them by heart
     config.reward.batch_size = 16
+    config.reward.optimizer.learning_rate = 1e-3
     config.reward.utility = utility("log_sigmoid", sigma=1.0)
     return config

@@ -1,7 +1,7 @@
 """A reward model from ranked lists of 8 under a utility per prompt type: the cure of reward collapse.
 
-What it shows. The same lists as ``reward_listwise``, but closed prompts are trained under the linear utility, whose
-best distribution is half zeros and half ones, and open prompts under -x^-gamma, whose best distribution is spread.
+What it shows. The same lists as ``reward_listwise``, but closed prompts are trained under x^0.8, whose best
+distribution lies near 0 and 1, and open prompts under -x^-0.5, whose best distribution is spread.
 
 Expected result. Pair accuracy of open prompts as high as under one utility; the reward distributions of open and
 closed prompts clearly apart.
