@@ -17,7 +17,7 @@ from rlhf_jax.config import from_json, leaves, to_json
 from rlhf_jax.console import Console
 from rlhf_jax.errors import USER_ERROR, UserError
 from rlhf_jax.flags import Launch
-from rlhf_jax.loop import Evaluated, Started, Stepped, run
+from rlhf_jax.loop import Evaluated, Stepped, run
 from rlhf_jax.metrics import (
     MetricWriter,
     read_jsonl,
@@ -145,35 +145,37 @@ def run_stage(context: Context, stage: str) -> None:
         Checkpoints(workdir / "checkpoints" / stage, keep=config.checkpoint.keep) as checkpoints,
         MetricWriter(workdir, tensorboard=config.log.tensorboard) as writer,
     ):
-        console = Console(task.total_steps, stage)
-        for event in run(task, checkpoints, checkpoint_every=config.checkpoint.every):
-            match event:
-                case Started(step):
-                    writer.rewind(stage, step, held_out=step < task.total_steps)
-                    write_status(workdir, "running", stage=stage, step=step)
-                    if step:
-                        print(f"{stage}: going on from step {step}")
-                    console.close()
-                    console = Console(task.total_steps, stage, start=step)
-                case Stepped(step, metrics):
-                    console.advance(step)
-                    if metrics:
-                        writer.write(stage, step, metrics)
-                        if step % config.log.every == 0 or step == task.total_steps:
-                            console.log(step, _shown(metrics))
-                case Evaluated(step, evaluation, final):
-                    metrics = {f"validation.{name}": value for name, value in evaluation.metrics.items()}
-                    writer.write(stage, step, metrics)
-                    console.print(f"{stage} held-out after {step}: {_line(evaluation.metrics)}")
-                    if evaluation.samples:
-                        write_samples(workdir, stage, step, evaluation.samples)
-                        console.samples(evaluation.samples, f"{stage}, step {step}")
-                    if evaluation.rewards:
-                        write_rewards(workdir, stage, evaluation.rewards)
-                    if final:
-                        values = {f"{stage}.{name}": value for name, value in evaluation.metrics.items()}
-                        update_summary(workdir, {**values, f"{stage}.steps": step})
-        console.close()
+        events = run(task, checkpoints, checkpoint_every=config.checkpoint.every)
+        start = next(events).step
+        writer.rewind(stage, start, held_out=start < task.total_steps)
+        write_status(workdir, "running", stage=stage, step=start)
+        if start:
+            print(f"{stage}: going on from step {start}")
+        with Console(task.total_steps, stage, start=start) as console:
+            for event in events:
+                if isinstance(event, Evaluated):
+                    record_evaluation(workdir, stage, event, writer, console)
+                    continue
+                console.advance(event.step)
+                if isinstance(event, Stepped) and event.metrics:
+                    writer.write(stage, event.step, event.metrics)
+                    if event.step % config.log.every == 0 or event.step == task.total_steps:
+                        console.log(event.step, _shown(event.metrics))
+
+
+def record_evaluation(workdir: Path, stage: str, event: Evaluated, writer: MetricWriter, console: Console) -> None:
+    """Write down what an evaluation found; the final one goes into the summary, which marks the stage as finished."""
+    found = event.evaluation
+    writer.write(stage, event.step, {f"validation.{name}": value for name, value in found.metrics.items()})
+    console.print(f"{stage} held-out after {event.step}: {_line(found.metrics)}")
+    if found.samples:
+        write_samples(workdir, stage, event.step, found.samples)
+        console.samples(found.samples, f"{stage}, step {event.step}")
+    if found.rewards:
+        write_rewards(workdir, stage, found.rewards)
+    if event.final:
+        values = {f"{stage}.{name}": value for name, value in found.metrics.items()}
+        update_summary(workdir, {**values, f"{stage}.steps": event.step})
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, float]:
