@@ -39,6 +39,5 @@ def get_config() -> ConfigDict:
 
     config.reward.steps = 100  # one pass over some 1,600 pairs: more only learns them by heart
     config.reward.batch_size = 16
-    config.reward.optimizer.learning_rate = 1e-3
     config.reward.utility = utility("log_sigmoid", sigma=1.0)
     return config

@@ -36,7 +36,6 @@ def get_config() -> ConfigDict:
 
     config.reward.steps = 200
     config.reward.batch_size = 4
-    config.reward.optimizer.learning_rate = 1e-3
     config.reward.utility = utility("log_sigmoid", sigma=0.25)
     config.reward.bounded = "yes"  # gaps of at most 1, four times sigma
     return config

@@ -22,6 +22,6 @@ def get_config() -> ConfigDict:
     config.data.list_size = 2
 
     config.reward.init = "scratch"
-    config.reward.batch_size = 64  # as many responses per update as 16 lists of 8
+    config.reward.batch_size = 32  # as many responses per update as 8 lists of 8
     config.reward.utility = utility("log_sigmoid", sigma=1.0)
     return config
