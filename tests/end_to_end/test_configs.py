@@ -1,0 +1,120 @@
+"""Every file of ``configs/`` is launched by the command in its docstring and makes a few steps of every stage."""
+
+import ast
+import math
+import pathlib
+import shlex
+from collections.abc import Callable
+
+import pytest
+
+from rlhf_jax.config import from_json
+from rlhf_jax.metrics import read_jsonl, read_summary
+from tests.end_to_end import tiny
+from tests.end_to_end.conftest import Run
+
+CONFIGS = sorted((tiny.ROOT / "configs").glob("*.py"))
+TWO_STEPS = (
+    *tiny.SIZE,
+    "--config.sft.steps=2",
+    "--config.reward.steps=2",
+    "--config.ppo.iterations=2",
+    "--config.log.every=1",
+)
+BPE = (*tiny.FILE, "--config.tokenizer.vocab_size=300")
+
+
+def _world(quickstart: Run, folder: pathlib.Path) -> tuple[str, ...]:
+    return ()
+
+
+def _parents(quickstart: Run, folder: pathlib.Path) -> tuple[str, ...]:
+    return (f"--config.parents.sft={quickstart.workdir}", f"--config.parents.reward={quickstart.workdir}")
+
+
+def _lists(quickstart: Run, folder: pathlib.Path) -> tuple[str, ...]:
+    return (*BPE, f"--config.data.path={tiny.lists_file(folder / 'lists.jsonl')}")
+
+
+def _hh(quickstart: Run, folder: pathlib.Path) -> tuple[str, ...]:
+    return (*BPE, f"--config.data.path={tiny.hh_file(folder / 'hh.jsonl')}")
+
+
+def _done(quickstart: Run, folder: pathlib.Path) -> None:
+    """The run that all these tests share is one of this config."""
+
+
+# What each config needs besides its command. A new config gets a line here.
+RECIPES: dict[str, Callable[[Run, pathlib.Path], tuple[str, ...] | None]] = {
+    "hh_file": _hh,
+    "lists_file": _lists,
+    "ppo": _parents,
+    "quickstart": _done,
+    "reward_listwise": _world,
+    "reward_pairwise": _world,
+    "reward_prompt_aware": _world,
+    "sft": _world,
+}
+
+
+def commands(path: pathlib.Path) -> list[list[str]]:
+    """The words after ``python -m rlhf_jax`` of every command in a config's docstring."""
+    text = (ast.get_docstring(ast.parse(path.read_text())) or "").replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines()]
+    return [shlex.split(line)[3:] for line in lines if line.startswith("python -m rlhf_jax ")]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_makes_its_steps_in_every_stage(
+    path: pathlib.Path,
+    quickstart: Run,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if path.stem not in RECIPES:
+        pytest.fail(f"configs/{path.name} has no recipe: say in RECIPES of {pathlib.Path(__file__).name} what it needs")
+    monkeypatch.chdir(tiny.ROOT)
+    words = commands(path)
+    assert words, f"the docstring of configs/{path.name} holds no line 'python -m rlhf_jax --config=...'"
+    assert words[0][0] == f"--config=configs/{path.name}"
+    extra = RECIPES[path.stem](quickstart, tmp_path)
+    if extra is None:
+        workdir = quickstart.workdir
+    else:
+        workdir = tmp_path / "run"
+        tiny.launch(*words[0], f"--workdir={workdir}", *TWO_STEPS, *extra, report=False)
+
+    config, summary = from_json((workdir / "config.json").read_text()), read_summary(workdir)
+    assert tiny.status_of(workdir)["state"] == "done"
+    assert all(math.isfinite(value) for value in summary.values())
+    rows = read_jsonl(workdir / "metrics.jsonl")
+    for stage in config.stages:
+        total = config.ppo.iterations if stage == "ppo" else config[stage.removesuffix("_common")].steps
+        assert 2 <= total <= 6
+        assert summary[f"{stage}.steps"] == tiny.last_step(workdir, stage) == total
+        steps = [row for row in rows if row["stage"] == stage and "grad_norm" in row["metrics"]]
+        assert [row["step"] for row in steps] == list(range(1, total + 1))
+        assert all(0 < row["metrics"]["grad_norm"] < math.inf for row in steps)
+    if config.data.path:  # each list, or pair, that is not held out demonstrates its best answer
+        printed = capsys.readouterr().out
+        train = int(printed.split(" for training")[0].split()[-1])
+        assert 20 < train < 48
+        assert f"{train} demonstrations packed into" in printed
+
+
+def test_every_recipe_is_of_a_config() -> None:
+    assert set(RECIPES) == {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [(path, words) for path in CONFIGS for words in commands(path)[1:]],
+    ids=lambda value: value.stem if isinstance(value, pathlib.Path) else value[0].split(":")[-1],
+)
+def test_the_other_commands_of_a_docstring_plan_a_run(
+    path: pathlib.Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny.ROOT)
+    tiny.launch(*words, "--dry_run")
+    assert "stage reward: " in capsys.readouterr().out

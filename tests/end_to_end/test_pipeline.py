@@ -1,0 +1,282 @@
+"""The quickstart in a few steps: what it leaves, that it repeats itself, and how it says no."""
+
+import pathlib
+import shutil
+from typing import NoReturn
+
+import jax
+import numpy as np
+import pytest
+
+from rlhf_jax.config import from_json
+from rlhf_jax.metrics import read_jsonl, read_summary
+from tests.end_to_end import tiny
+from tests.end_to_end.conftest import Run
+
+STAGES = ("sft", "reward", "reward_common", "ppo")
+REWARD = ("loss", "pair_accuracy", "pair_accuracy.open", "pair_accuracy.closed", "w1_open_closed")
+CUT = ("truncated.prompts", "truncated.responses")
+# As docs/run_directory.md has them.
+DOCUMENTED = {
+    "sft": {"loss", "gold.open", "gold.closed", "length", "steps", *CUT},
+    "reward": {*REWARD, "steps", *CUT},
+    "reward_common": {*REWARD, "steps", *CUT},
+    "ppo": {"gold.open", "gold.closed", "reward.mean", "reward.mean.before", "kl", "length", "steps"},
+}
+
+
+def _no_step(*args: object, **settings: object) -> NoReturn:
+    raise AssertionError("a stage was run")
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_jax.run.make_task", _no_step)
+
+
+# ------------------------------------------------------------------------------ what it leaves
+
+
+def test_the_run_directory_holds_what_is_documented(quickstart: Run) -> None:
+    here = quickstart.workdir
+    expected = {"config.json", "env.json", "metrics.jsonl", "STATUS.json", "summary.json", "report.html"}
+    expected |= {"tb", "samples", "checkpoints", "tokenizer", "rewards", "figures"}
+    assert {path.name for path in here.iterdir()} == expected
+    for folder in ("tb", "checkpoints"):
+        assert {path.name for path in (here / folder).iterdir()} == set(STAGES)
+    assert all(any((here / "tb" / stage).glob("events.out.tfevents.*")) for stage in STAGES)
+    assert [tiny.last_step(here, stage) for stage in STAGES] == [6, 6, 6, 4]
+    assert {path.name for path in (here / "samples" / "ppo").iterdir()} == {"3.jsonl", "4.jsonl"}
+    assert {path.name for path in (here / "rewards").iterdir()} == {"reward.jsonl", "reward_common.jsonl"}
+    status = tiny.status_of(here)
+    assert (status["state"], status["exit_code"]) == ("done", 0)
+    assert from_json((here / "config.json").read_text()).stages == STAGES
+    assert "<html" in (here / "report.html").read_text()
+    assert f"report: {here / 'report.html'}" in quickstart.printed
+
+
+def test_the_summary_has_the_documented_names_and_is_the_last_held_out_row(quickstart: Run) -> None:
+    summary = read_summary(quickstart.workdir)
+    assert summary.keys() == {f"{stage}.{name}" for stage, names in DOCUMENTED.items() for name in names}
+    shares = [name for name in summary if ".gold." in name or ".pair_accuracy" in name or ".w1_" in name]
+    assert all(0 <= summary[name] <= 1 for name in shares)
+    last = {row["stage"]: row["metrics"] for row in tiny.rows_of(quickstart.workdir)}
+    for stage in STAGES:
+        found = {name.removeprefix("validation."): value for name, value in last[stage].items()}
+        assert {f"{stage}.{name}": value for name, value in found.items()} == {
+            name: value for name, value in summary.items() if name.startswith(f"{stage}.") and name != f"{stage}.steps"
+        }
+
+
+def test_every_step_and_every_evaluation_has_one_row(quickstart: Run) -> None:
+    rows = tiny.rows_of(quickstart.workdir)
+    assert list(dict.fromkeys(row["stage"] for row in rows)) == list(STAGES)
+    for stage, steps in zip(STAGES, (6, 6, 6, 4), strict=True):
+        held_out = [all(name.startswith("validation.") for name in row["metrics"]) for row in rows]
+        mine = [(row["step"], out) for row, out in zip(rows, held_out, strict=True) if row["stage"] == stage]
+        assert mine == sorted([(step, False) for step in range(1, steps + 1)] + [(3, True), (steps, True)])
+
+
+def test_samples_show_gold_and_proxy_and_what_the_policy_said_before(quickstart: Run) -> None:
+    last = read_jsonl(quickstart.workdir / "samples" / "ppo" / "4.jsonl")
+    assert len(last) == 10
+    assert {row["prompt_type"] for row in last} == {"open", "closed"}
+    for row in last:
+        assert 0 <= row["gold"] <= 1
+        assert 0 < row["proxy"] < 1
+        assert row["proxy"] != round(row["proxy"])
+        assert isinstance(row["before"], str)
+    held_out = {record.prompt for record in tiny.small_world("broken", 8).prompts_validation}
+    for path in (quickstart.workdir / "samples").rglob("*.jsonl"):
+        assert {row["prompt"] for row in read_jsonl(path)} <= held_out
+
+
+# ------------------------------------------------------------------------------ it repeats itself
+
+
+def test_its_own_config_runs_it_again_bit_for_bit(quickstart: Run, tmp_path: pathlib.Path) -> None:
+    again = tmp_path / "again"
+    tiny.launch(f"--config={quickstart.workdir / 'config.json'}", f"--workdir={again}", report=False)
+    tiny.assert_same_state(quickstart.workdir, again, STAGES)
+    assert tiny.rows_of(again) == tiny.rows_of(quickstart.workdir)
+    assert (again / "summary.json").read_bytes() == (quickstart.workdir / "summary.json").read_bytes()
+    assert (again / "config.json").read_bytes() == (quickstart.workdir / "config.json").read_bytes()
+
+
+def test_another_seed_is_another_run(quickstart: Run, tmp_path: pathlib.Path) -> None:
+    """Or the comparison above would hold whatever the run did."""
+    other = tmp_path / "other"
+    tiny.launch(*quickstart.command, f"--workdir={other}", "--config.seed=1", "--config.stages=sft", report=False)
+    one, two = tiny.state_of(quickstart.workdir, "sft"), tiny.state_of(other, "sft")
+    name = "['params']['embedding']"
+    assert not np.array_equal(one[name], two[name])
+
+
+@pytest.mark.usefixtures("no_training")
+def test_the_same_command_on_a_finished_run_only_reports(
+    quickstart: Run, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(quickstart.workdir, tmp_path / "copy")
+    (copy / "report.html").unlink()
+    before = {name: (copy / name).read_bytes() for name in ("metrics.jsonl", "summary.json", "config.json")}
+    tiny.launch(*quickstart.command, f"--workdir={copy}")
+    assert {name: (copy / name).read_bytes() for name in before} == before
+    assert (copy / "report.html").is_file()
+    assert tiny.status_of(copy)["state"] == "done"
+    printed = capsys.readouterr().out
+    for name, value in read_summary(copy).items():
+        assert f"{name:32} {value:.4f}\n" in printed
+
+
+def test_what_does_not_touch_the_result_may_change_in_a_finished_run(quickstart: Run, tmp_path: pathlib.Path) -> None:
+    copy = shutil.copytree(quickstart.workdir, tmp_path / "copy")
+    tiny.launch(*quickstart.command, f"--workdir={copy}", "--config.log.samples=3", report=False)
+    assert from_json((copy / "config.json").read_text()).log.samples == 3
+
+
+# ------------------------------------------------------------------------------ many devices
+
+
+def _agree(workdir: pathlib.Path, quickstart: Run, names: tuple[str, ...]) -> None:
+    found, expected = read_summary(workdir), read_summary(quickstart.workdir)
+    for name in names:
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+    ours, theirs = (tiny.state_of(run, "sft") for run in (workdir, quickstart.workdir))
+    np.testing.assert_allclose(ours["['params']['embedding']"], theirs["['params']['embedding']"], atol=2e-4)
+
+
+def test_the_pipeline_runs_under_pmap(quickstart: Run, tmp_path: pathlib.Path) -> None:
+    """PPO samples: one token drawn otherwise and its figures part. What comes before it agrees with the mesh."""
+    assert jax.device_count() == 8
+    words = ("--config.stages=sft,reward,ppo", "--config.parallel.mode=pmap")
+    tiny.launch(*quickstart.command, f"--workdir={tmp_path}", *words, report=False)
+    _agree(tmp_path, quickstart, ("sft.loss", "reward.loss", "reward.w1_open_closed"))
+    assert read_summary(tmp_path)["ppo.steps"] == 4
+
+
+def test_it_runs_with_parameters_split_over_devices(quickstart: Run, tmp_path: pathlib.Path) -> None:
+    """The reward model comes from a run that did not split them."""
+    words = ("--config.stages=sft,ppo", "--config.parallel.fsdp=2", f"--config.parents.reward={quickstart.workdir}")
+    tiny.launch(*quickstart.command, f"--workdir={tmp_path}", *words, report=False)
+    _agree(tmp_path, quickstart, ("sft.loss",))
+    assert read_summary(tmp_path)["ppo.steps"] == 4
+
+
+# ------------------------------------------------------------------------------ how it says no
+
+
+@pytest.mark.usefixtures("no_training")
+def test_another_configuration_in_the_same_directory_is_refused(
+    quickstart: Run, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(quickstart.workdir, tmp_path / "copy")
+    before = {path: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    line = tiny.refused(capsys, *quickstart.command, f"--workdir={copy}", "--config.reward.utility.gamma=0.75")
+    assert line.startswith("rlhf-jax: error: config.reward.utility.gamma: 0.75, but the run in ")
+    assert "0.5" in line
+    assert {path: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("word", "start"),
+    [
+        ("--config.sft.stepz=3", "config.sft.stepz: no such key; did you mean config.sft.steps?"),
+        ("--config.sft.steps=many", "config.sft.steps: 'many' is not an integer"),
+        ("--config.ppo.kl.coefficient=nan", "config.ppo.kl.coefficient: "),
+        ("--config.model.kv_heads=3", "config.model.kv_heads: 3 does not divide "),
+        ("--config.parents.sft=nowhere", "config.parents.sft: "),
+        ("leftover", "leftover: not an option"),
+    ],
+)
+@pytest.mark.usefixtures("no_training")
+def test_a_bad_override_leaves_no_run_directory(
+    word: str, start: str, quickstart: Run, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = tiny.refused(capsys, *quickstart.command, f"--workdir={tmp_path / 'run'}", word)
+    assert line.startswith(f"rlhf-jax: error: {start}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rows"),
+    [
+        ("sft.batch_size", 12, 12),
+        ("reward.batch_size", 9, 9),
+        ("ppo.prompts_per_iteration", 12, 12),
+        ("ppo.minibatches", 4, 4),
+    ],
+)
+@pytest.mark.usefixtures("no_training")
+def test_a_batch_that_eight_devices_cannot_share_is_told_before_any_stage_is_trained(
+    key: str,
+    value: int,
+    rows: int,
+    quickstart: Run,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = tiny.refused(capsys, *quickstart.command, f"--workdir={tmp_path / 'run'}", f"--config.{key}={value}")
+    assert line == f"rlhf-jax: error: config.{key}: {rows} rows cannot be shared evenly by 8 devices\n"
+    status = tiny.status_of(tmp_path / "run")
+    assert (status["state"], status["exit_code"]) == ("failed", 2)
+
+
+def test_a_run_that_came_to_nothing_is_corrected_in_its_place(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command mended, tokenizer and all; nothing of the failed attempt is left in the way."""
+    workdir = tmp_path / "run"
+    command = (f"--config={tiny.ROOT / 'configs' / 'lists_file.py'}", f"--workdir={workdir}", *tiny.SIZE, *tiny.FILE)
+    data = tiny.lists_file(tmp_path / "lists.jsonl")
+    command += (f"--config.data.path={data}", "--config.stages=sft", "--config.sft.steps=2")
+    good = data.read_text()
+    data.write_text(good + "{}\n")
+    assert f"{data}:49: " in tiny.refused(capsys, *command, "--config.tokenizer.kind=byte")
+    data.write_text(good)
+    tiny.refused(capsys, *command, "--config.tokenizer.kind=byte", "--config.sft.batch_size=12")
+    tiny.launch(*command, "--config.tokenizer.vocab_size=300", report=False)
+    config = from_json((workdir / "config.json").read_text())
+    assert (config.tokenizer.kind, config.sft.batch_size) == ("bpe", 8)
+    assert tiny.state_of(workdir, "sft")["['params']['embedding']"].shape[0] == 300
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry_run",)], ids=["train", "dry_run"])
+@pytest.mark.usefixtures("no_training")
+def test_a_bad_row_is_named_by_file_line_and_field(
+    dry_run: tuple[str, ...], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny.lists_file(tmp_path / "lists.jsonl")
+    rows = data.read_text().splitlines()
+    rows[6] = rows[6].replace('"text": "Ask me another."', '"text": 7')
+    data.write_text("\n".join(rows) + "\n")
+    command = (
+        f"--config={tiny.ROOT / 'configs' / 'lists_file.py'}",
+        f"--config.data.path={data}",
+        *tiny.SIZE,
+        *tiny.FILE,
+    )
+    line = tiny.refused(capsys, *command, f"--workdir={tmp_path / 'run'}", *dry_run)
+    assert line == f"rlhf-jax: error: {data}:7: responses[3].text: expected a string, found int\n"
+
+
+# ------------------------------------------------------------------------------ --dry_run
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    quickstart: Run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny.launch(*quickstart.command, "--workdir=run", "--dry_run")
+    printed = capsys.readouterr().out
+    sizes = {name: leaf.size for name, leaf in tiny.state_of(quickstart.workdir, "sft").items()}
+    decoder = sum(size for name, size in sizes.items() if name.startswith("['params']"))
+    assert f"model: {decoder:,} parameters" in printed
+    for plan in (
+        "stage sft: 6 steps of 8 packed rows",
+        "stage reward: 6 steps of 8 lists of 8",
+        "stage reward_common: 6 steps of 8 lists of 8",
+        "stage ppo: 4 iterations of 16 episodes, 4 updates each",
+    ):
+        assert plan in printed
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,197 @@
+"""Runs of a few steps, launched in this process, and what they leave behind."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from rlhf_jax.build.data import Data, load_data
+from rlhf_jax.config import default_config
+from rlhf_jax.main import main
+from rlhf_jax.metrics import read_jsonl
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Rates are of the clock, not of the run.
+RATES = ("steps_per_second", "tokens_per_second")
+
+MODEL = (
+    "--config.model.width=16",
+    "--config.model.depth=1",
+    "--config.model.heads=2",
+    "--config.model.kv_heads=1",
+    "--config.model.mlp_width=32",
+)
+BATCHES = (
+    "--config.sft.batch_size=8",
+    "--config.reward.batch_size=8",
+    "--config.ppo.prompts_per_iteration=16",
+    "--config.ppo.samples_per_prompt=1",
+    "--config.ppo.epochs=2",
+    "--config.ppo.minibatches=2",
+)
+SIZE = (*MODEL, *BATCHES)
+# Three checkpoints in SFT and in the reward model, two in PPO; evaluations and checkpoints fall on different steps.
+PIPELINE = (
+    *SIZE,
+    "--config.sft.steps=6",
+    "--config.sft.eval_every=3",
+    "--config.reward.steps=6",
+    "--config.reward.eval_every=3",
+    "--config.ppo.iterations=4",
+    "--config.ppo.eval_every=3",
+    "--config.log.every=1",
+    "--config.checkpoint.every=2",
+)
+# For a file of short texts.
+FILE = (
+    "--config.data.max_prompt=32",
+    "--config.data.max_response=16",
+    "--config.data.validation_fraction=0.3",
+    "--config.sft.row_length=64",
+)
+
+
+@functools.cache
+def small_world(ties: str, list_size: int) -> Data:
+    """A slice of the embedded world: reading all of it takes longer than the steps of these tests."""
+    config = default_config()
+    config.data.ties, config.data.list_size = ties, list_size
+    data = load_data(config)
+    return dataclasses.replace(
+        data,
+        sft=data.sft[:256],
+        sft_validation=data.sft_validation[:32],
+        lists=data.lists[:64],
+        lists_validation=data.lists_validation[:32],
+        prompts=data.prompts[:64],
+        prompts_validation=data.prompts_validation[:32],
+    )
+
+
+def _load(config: Any, rejects_path: pathlib.Path | None = None, limit: int | None = None) -> Data:
+    if config.data.path:
+        return load_data(config, rejects_path, limit)
+    return small_world(config.data.ties, config.data.list_size)
+
+
+def launch(*words: str, report: bool = True) -> None:
+    """The program on a slice of the embedded world, or on the file that ``words`` name; drawing a report is optional.
+
+    XLA spends little on programs that run for an instant; whoever compares two runs must launch both from here.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rlhf_jax.build.context.load_data", _load)
+            patch.setattr("rlhf_jax.build.plan.load_data", _load)
+            if not report:
+                patch.setattr("rlhf_jax.run.write_report", lambda workdir: workdir / "report.html")
+            main(words)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on stderr of a launch that must end with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        launch(*words)
+    line = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert line.startswith("rlhf-jax: error: ")
+    assert line.count("\n") == 1, line
+    return line
+
+
+def last_step(workdir: pathlib.Path, stage: str) -> int:
+    """The newest checkpoint of a stage."""
+    return max(int(path.name) for path in (workdir / "checkpoints" / stage).iterdir() if path.name.isdigit())
+
+
+def state_of(workdir: pathlib.Path, stage: str) -> dict[str, np.ndarray]:
+    """Every array of a stage's last checkpoint by its path, read by Orbax alone: parameters, moments, step, key."""
+    directory = workdir / "checkpoints" / stage / str(last_step(workdir, stage))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = {item: ocp.PyTreeCheckpointer().restore(directory / item) for item in ("params", "rest")}
+    return {jax.tree_util.keystr(path): _numpy(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+
+
+def _numpy(leaf: Any) -> np.ndarray:
+    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def assert_same_state(one: pathlib.Path, other: pathlib.Path, stages: Sequence[str]) -> None:
+    """Bit for bit, all that the last checkpoints hold."""
+    for stage in stages:
+        assert last_step(one, stage) == last_step(other, stage)
+        a, b = state_of(one, stage), state_of(other, stage)
+        assert a.keys() == b.keys()
+        assert len(a) > 10
+        assert any(name.startswith("['params']") for name in a)
+        for name in a:
+            assert a[name].tobytes() == b[name].tobytes(), f"{stage}: {name} differs"
+
+
+def rows_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl`` without what the clock decides."""
+    rows = read_jsonl(workdir / "metrics.jsonl")
+    for row in rows:
+        del row["time"]
+        for name in RATES:
+            row["metrics"].pop(name, None)
+    return rows
+
+
+def status_of(workdir: pathlib.Path) -> dict[str, Any]:
+    return json.loads((workdir / "STATUS.json").read_text())
+
+
+def write_jsonl(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> pathlib.Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def lists_file(path: pathlib.Path) -> pathlib.Path:
+    """48 sums with four answers each, of which two are tied."""
+    return write_jsonl(
+        path,
+        (
+            {
+                "prompt": f"What is {a} plus {b}?",
+                "responses": [
+                    {"text": f"It is {a + b + 1}.", "score": 0.25},
+                    {"text": f"It is {a + b}.", "score": 1.0},
+                    {"text": f"Perhaps {a + b + 2}?", "score": 0.25},
+                    {"text": "Ask me another.", "score": -0.5},
+                ],
+            }
+            for a in range(6)
+            for b in range(8)
+        ),
+    )
+
+
+def hh_file(path: pathlib.Path) -> pathlib.Path:
+    """48 dialogues of two turns, whose last answers are a right and a wrong sum."""
+    return write_jsonl(
+        path,
+        (
+            {
+                "chosen": f"\n\nHuman: Hello.\n\nAssistant: Yes?\n\nHuman: {a} and {b}?\n\nAssistant: {a + b}.",
+                "rejected": f"\n\nHuman: Hello.\n\nAssistant: Yes?\n\nHuman: {a} and {b}?\n\nAssistant: {a - b}.",
+            }
+            for a in range(6)
+            for b in range(1, 9)
+        ),
+    )
