@@ -202,8 +202,10 @@ def update(
     metrics = {name: jnp.mean(values) for name, values in metrics.items()}
     metrics |= rollout_metrics(rollout, returns, eos_id) | {"kl_coefficient": beta}
     if spec.kl.controller == "adaptive":
-        beta = adapt_kl_coefficient(
+        adapted = adapt_kl_coefficient(
             coefficient=beta, kl=metrics["kl"], target=spec.kl.target, episodes=count, horizon=spec.kl.horizon
         )
+        # In float64 the divergence is wider than the coefficient: another type in the state would compile anew.
+        beta = adapted.astype(beta.dtype)
     extra = {**state.extra, "kl_coefficient": beta}
     return TrainState(state.step + 1, params, opt_state, state.key, extra), metrics

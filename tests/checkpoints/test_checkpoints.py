@@ -1,0 +1,218 @@
+"""What is saved comes back bit for bit, on any sharding; what cannot come back says so in one line."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlhf_jax.checkpoints import Checkpoints
+from rlhf_jax.errors import UserError
+from rlhf_jax.learners.step import init_state
+from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
+from rlhf_jax.types import TrainState
+
+OPTIMIZER = optax.adamw(0.1)
+
+
+def make_state(width: int = 16, step: int = 3) -> TrainState:
+    """A state with the paths that the partition rules split, moments and a key that are not at their start."""
+    values = jax.random.normal(jax.random.key(step), (8, width))
+    params = {"embedding": values, "layers": {"up": {"kernel": values[None] * 2}}, "final_norm": {"scale": values[0]}}
+    state = init_state(params, OPTIMIZER, jax.random.fold_in(jax.random.key(5), step), {"beta": jnp.float32(0.1)})
+    opt_state = OPTIMIZER.update(jax.tree.map(jnp.sin, params), state.opt_state, params)[1]
+    return TrainState(jnp.int32(step), params, opt_state, state.key, state.extra)
+
+
+def blank(width: int = 16) -> TrainState:
+    return jax.tree.map(jnp.zeros_like, make_state(width))
+
+
+def data(tree: Any) -> list[np.ndarray]:
+    return [
+        np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+        for leaf in jax.tree.leaves(tree)
+    ]
+
+
+def assert_same(a: Any, b: Any) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(data(a), data(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+def saved(directory: Path, *steps: int, **options: int) -> None:
+    with Checkpoints(directory, **options) as checkpoints:
+        for step in steps:
+            checkpoints.save(make_state(step=step), {"batches": {"next": step}})
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    saved(tmp_path / "c", 3)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.latest() == 3
+        state, meta = checkpoints.restore(3, blank())
+    assert_same(state, make_state())
+    assert meta == {"batches": {"next": 3}}
+    # The key goes on where it would have.
+    assert jax.random.normal(state.key) == jax.random.normal(make_state().key)
+
+
+SHARDINGS = {
+    "one": lambda: MeshExecutor(jax.devices()[:1]),
+    "pmap": lambda: PmapExecutor(jax.devices()),
+    "fsdp8": lambda: MeshExecutor(jax.devices(), fsdp=8),
+    "mixed": lambda: MeshExecutor(jax.devices(), fsdp=2, tensor=4),
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("fsdp8", "mixed"), ("mixed", "one"), ("one", "fsdp8"), ("fsdp8", "pmap")]
+)
+def test_a_state_comes_back_on_another_sharding(tmp_path: Path, before: str, after: str) -> None:
+    then: Executor = SHARDINGS[before]()
+    now: Executor = SHARDINGS[after]()
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(then.place(make_state(), "state"), {})
+    like = now.place(blank(), "state")
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        state, _ = checkpoints.restore(3, like)
+    assert_same(state, make_state())
+    for found, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(like), strict=True):
+        assert found.sharding.is_equivalent_to(wanted.sharding, found.ndim)
+
+
+def test_parameters_come_back_alone(tmp_path: Path) -> None:
+    """From shapes and shardings only, without knowing the optimizer."""
+    saved(tmp_path / "c", 3)
+    executor = MeshExecutor(jax.devices(), fsdp=8)
+    shapes = jax.eval_shape(lambda: make_state().params)
+    like = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        shapes,
+        executor.shardings(shapes, "state"),
+    )
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        params = checkpoints.restore_params(3, like)
+    assert_same(params, make_state().params)
+    assert params["embedding"].addressable_shards[0].data.shape == (8, 2)
+
+
+def one_line(error: pytest.ExceptionInfo[UserError], *parts: str) -> None:
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    assert all(part in message for part in parts), message
+
+
+def test_another_width_is_told_in_one_line(tmp_path: Path) -> None:
+    saved(tmp_path / "c", 3)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        with pytest.raises(UserError) as whole:
+            checkpoints.restore(3, blank(width=8))
+        with pytest.raises(UserError) as part:
+            checkpoints.restore_params(3, blank(width=8).params)
+    for error in (whole, part):
+        one_line(error, str(tmp_path / "c" / "3"), "cannot be restored")
+
+
+def without_norm(params: dict) -> dict:
+    return {name: leaf for name, leaf in params.items() if name != "final_norm"}
+
+
+def with_more(params: dict) -> dict:
+    return {**params, "head": {"kernel": jnp.zeros(16)}}
+
+
+@pytest.mark.parametrize("change", [without_norm, with_more])
+def test_another_model_is_told_in_one_line(tmp_path: Path, change: Any) -> None:
+    saved(tmp_path / "c", 3)
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.restore_params(3, change(blank().params))
+    one_line(error, "cannot be restored")
+
+
+def test_nothing_saved_is_a_start_from_scratch(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "new" / "c") as checkpoints:
+        assert checkpoints.latest() is None
+
+
+def test_what_a_killed_run_was_writing_is_ignored(tmp_path: Path) -> None:
+    """A step is written under a temporary name: with it alone a run starts anew, beside a whole step it counts for
+    nothing.
+    """
+    saved(tmp_path / "one", 3)
+    half = tmp_path / "half"
+    shutil.copytree(tmp_path / "one" / "3", half / "5.orbax-checkpoint-tmp-17")
+    with Checkpoints(half) as checkpoints:
+        assert checkpoints.latest() is None
+    shutil.copytree(tmp_path / "one" / "3", tmp_path / "one" / "5.orbax-checkpoint-tmp-17")
+    with Checkpoints(tmp_path / "one") as checkpoints:
+        assert checkpoints.latest() == 3
+
+
+def test_a_directory_that_cannot_be_read_is_no_start_from_scratch(tmp_path: Path) -> None:
+    (tmp_path / "c" / "step_three").mkdir(parents=True)
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.latest()
+    one_line(error, str(tmp_path / "c"), "not empty", "move it away")
+
+
+@pytest.mark.parametrize("lost", ["params", "rest", "meta", "rest/d", "params/manifest.ocdbt"])
+def test_a_damaged_step_is_told_in_one_line(tmp_path: Path, lost: str) -> None:
+    saved(tmp_path / "c", 3)
+    path = tmp_path / "c" / "3" / lost
+    assert path.exists()
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.restore(checkpoints.latest() or 0, blank())
+    one_line(error, str(tmp_path / "c"))
+
+
+def test_truncated_arrays_are_told_in_one_line(tmp_path: Path) -> None:
+    saved(tmp_path / "c", 3)
+    for path in (tmp_path / "c" / "3").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.restore(3, blank())
+    one_line(error, str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_the_newest_steps_are_kept(tmp_path: Path, keep: int) -> None:
+    saved(tmp_path / "c", 1, 2, 5, 9, keep=keep)
+    assert sorted(int(path.name) for path in (tmp_path / "c").iterdir()) == [1, 2, 5, 9][-keep:]
+
+
+@pytest.mark.parametrize("donate", [(), (0,)])
+def test_a_step_right_after_a_save_does_not_touch_what_is_saved(tmp_path: Path, donate: tuple[int, ...]) -> None:
+    """Large enough that the writing is still going on when the arrays are overwritten."""
+
+    def large(step: int) -> TrainState:
+        params = {"embedding": jnp.full((1024, 1024), 1.0)}
+        return TrainState(jnp.int32(step), params, jax.tree.map(jnp.copy, params), jax.random.key(0), {})
+
+    @partial(jax.jit, donate_argnums=donate)
+    def step(state: TrainState) -> TrainState:
+        params = jax.tree.map(lambda x: x + 1, state.params)
+        return TrainState(state.step + 1, params, jax.tree.map(lambda x: x * 3, params), state.key, {})
+
+    state = step(large(0))
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(state, {})
+        for _ in range(5):
+            state = step(state)
+        jax.block_until_ready(state)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        found, _ = checkpoints.restore(1, large(0))
+    np.testing.assert_array_equal(found.params["embedding"], 2.0)
+    np.testing.assert_array_equal(found.opt_state["embedding"], 6.0)

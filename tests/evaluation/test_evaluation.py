@@ -1,0 +1,114 @@
+"""Evaluations worked by hand."""
+
+import numpy as np
+import pytest
+
+from rlhf_jax.data.examples import ListExample
+from rlhf_jax.data.loader import rank_eval_batches
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.tokenizers import build_tokenizer
+from rlhf_jax.evaluation.policy import gold_metrics, sample_completions
+from rlhf_jax.evaluation.reward import evaluate_reward_model
+from rlhf_jax.types import PromptBatch, RankBatch
+
+
+def example(ranks: tuple[int, ...], kind: str, index: int) -> ListExample:
+    """Response j of list i is the token 10 i + j, which the reward tables below are read by."""
+    responses = tuple(np.asarray([10 * index + j], np.int32) for j in range(len(ranks)))
+    return ListExample(np.asarray([99], np.int32), responses, ranks, kind, index)
+
+
+LISTS = [example((1, 0, 2), "open", 0), example((0, 0, 1), "closed", 1), example((0, 1), "closed", 2)]
+REWARD = {0: 0.5, 1: 0.75, 2: 0.625, 10: 1.0, 11: 0.25, 12: 0.5, 20: 0.25, 21: 0.25}
+SCORES = [[0.2, 0.9, 0.1], [1.0, 1.0, 0.0], [None, None]]
+
+
+def evaluated(lists: list[ListExample], list_size: int = 3):
+    """The losses are 3 over 2 lists in the first batch, 1 over 1 in the second, which is half padding."""
+    losses = iter([(3.0, 2.0), (1.0, 1.0)])
+
+    def loss_and_rewards(batch: RankBatch):
+        table = np.vectorize(lambda token: REWARD.get(token, -100.0))
+        return *next(losses), np.where(batch.response_mask, table(batch.ids[:, :, 1]), -100.0)
+
+    batches = rank_eval_batches(lists, {}, 2, list_size, 2, 0)
+    return evaluate_reward_model(loss_and_rewards, batches, lists, SCORES)
+
+
+def test_reward_evaluation_by_hand() -> None:
+    """Open: best to worst .75 .5 .625, two pairs of three right. Closed: 1 and .25 are tied above .5, so one of two
+    is right; then .25 against .25, half right. In all 2 + 1 + 0.5 of 6.
+    """
+    found = evaluated(LISTS)
+    assert found.metrics["loss"] == pytest.approx(4 / 3)
+    assert found.metrics["pair_accuracy"] == pytest.approx(3.5 / 6)
+    assert found.metrics["pair_accuracy.open"] == pytest.approx(2 / 3)
+    assert found.metrics["pair_accuracy.closed"] == pytest.approx(1.5 / 3)
+    # Open .5 .625 .75, each a third; closed .25 .25 .25 .5 1, each a fifth: the area between the two step functions,
+    # F_closed - F_open being 3/5, 4/5 - 1/3, 4/5 - 2/3 and 4/5 - 1 in turn.
+    area = 0.25 * 3 / 5 + 0.125 * (4 / 5 - 1 / 3) + 0.125 * (4 / 5 - 2 / 3) + 0.25 * 1 / 5
+    assert found.metrics["w1_open_closed"] == pytest.approx(area)
+    assert set(found.metrics) == {
+        "loss",
+        "pair_accuracy",
+        "pair_accuracy.open",
+        "pair_accuracy.closed",
+        "w1_open_closed",
+    }
+
+
+def test_rows_carry_the_gold_of_the_response_they_are_about() -> None:
+    """Responses stand from best to worst in a batch, in the order of the file in ``scores``."""
+    found = evaluated(LISTS).rows
+    assert [(row["list"], row["rank"], row["reward"], row["gold"]) for row in found] == [
+        (0, 0, 0.75, 0.9),
+        (0, 1, 0.5, 0.2),
+        (0, 2, 0.625, 0.1),
+        (1, 0, 1.0, 1.0),
+        (1, 0, 0.25, 1.0),
+        (1, 1, 0.5, 0.0),
+        (2, 0, 0.25, None),
+        (2, 1, 0.25, None),
+    ]
+    assert [row["prompt_type"] for row in found] == ["open"] * 3 + ["closed"] * 5
+
+
+def test_lists_longer_than_the_model_takes_are_thinned_alike() -> None:
+    """Of three responses the best and the worst are kept, in rewards, ranks and gold."""
+    found = evaluated(LISTS, list_size=2)
+    rows = [(row["rank"], row["reward"], row["gold"]) for row in found.rows if row["list"] == 0]
+    assert rows == [(0, 0.75, 0.9), (1, 0.625, 0.1)]
+
+
+def test_one_kind_of_prompt_has_no_distance_and_an_unknown_kind_no_accuracy_of_its_own() -> None:
+    found = evaluated([example((1, 0, 2), "", 0), example((0, 0, 1), "open", 1)])
+    assert set(found.metrics) == {"loss", "pair_accuracy", "pair_accuracy.open"}
+
+
+PROMPTS = [Record(id=str(i), prompt=f"p{i}", responses=(), prompt_type=kind) for i, kind in enumerate("aab")]
+
+
+def test_gold_is_averaged_by_prompt_type() -> None:
+    worth = {("p0", "x"): 1.0, ("p1", "y"): 0.25, ("p2", "x"): 0.5}
+    metrics = gold_metrics(PROMPTS, ["x", "y", "x"], lambda prompt, response: worth[prompt, response])
+    assert metrics == {"gold.a": 0.625, "gold.b": 0.5}
+    assert gold_metrics(PROMPTS, ["x", "y", "x"], None) == {}
+    with pytest.raises(ValueError, match="shorter"):
+        gold_metrics(PROMPTS, ["x"], lambda prompt, response: 0.0)
+
+
+def test_completions_leave_padding_rows_and_masked_tokens_out() -> None:
+    tokenizer = build_tokenizer("byte")
+
+    def batch(*index: int) -> PromptBatch:
+        rows = np.asarray(index, np.int32)
+        return PromptBatch(ids=rows[:, None], mask=rows[:, None] >= 0, index=rows, row=np.arange(2, dtype=np.int32))
+
+    def complete(batch: PromptBatch, number: int) -> tuple[np.ndarray, np.ndarray]:
+        texts = {0: "abc", 1: "def", 2: "ghi", -1: "xyz"}
+        ids = np.array([tokenizer.encode(texts[int(i)]) for i in batch.index])
+        return ids, np.arange(3) <= np.asarray(batch.index)[:, None]
+
+    found = sample_completions(complete, [batch(0, 1), batch(2, -1)], tokenizer)
+    assert found.texts == ["a", "de", "ghi"]
+    assert found.lengths.tolist() == [1, 2, 3]

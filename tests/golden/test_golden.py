@@ -1,0 +1,18 @@
+"""The metrics of one step of each learner on fixed inputs, against those stored beside this file.
+
+The numbers are this code's own; what they mean is held by the tests of each room. They move when anything moves.
+"""
+
+from collections.abc import Callable
+
+import jax
+import pytest
+
+from rlhf_jax.parallel import MeshExecutor
+from tests.learners import tiny
+
+
+@pytest.mark.parametrize("learner", tiny.LEARNERS)
+def test_one_step_gives_the_stored_metrics(learner: str, golden: Callable[..., None]) -> None:
+    _, metrics = next(tiny.steps(learner, MeshExecutor(jax.devices()[:1])))
+    golden(learner, jax.device_get(metrics))
