@@ -118,7 +118,7 @@ def default_config() -> ConfigDict:
     c.sft.eval_every = 250  # steps between evaluations on held-out data
 
     c.reward = ConfigDict()
-    c.reward.steps = 1000  # updates
+    c.reward.steps = 1400  # updates
     c.reward.batch_size = 8  # ranked lists per update, over all devices
     c.reward.init = "sft"  # sft: start from the SFT checkpoint; scratch: from random parameters
     c.reward.bounded = "auto"  # rewards in [0, 1] by a sigmoid: yes, no, or auto (no only if every
@@ -128,7 +128,7 @@ def default_config() -> ConfigDict:
     c.reward.balance_utilities = False  # divide each utility by U(1) - U(0): the same best rewards, but
     #                                     no prompt type's gradients drown those of the others
     c.reward.optimizer = optimizer(1e-3, warmup=20)
-    c.reward.eval_every = 500  # steps between evaluations on held-out data
+    c.reward.eval_every = 700  # steps between evaluations on held-out data
 
     c.ppo = ConfigDict()
     c.ppo.iterations = 40  # rollouts, each followed by epochs x minibatches updates
