@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import Context, describe_plan, make_context, make_task
+from rlhf_jax.build import Context, describe_plan, inherit_model, make_context, make_task
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import from_json, leaves, to_json
 from rlhf_jax.console import Console
@@ -47,12 +47,14 @@ SHOWN = (
 
 def dry_run(launch: Launch) -> None:
     """Print what the run would do."""
+    inherit_model(launch.config)
     print(describe_plan(launch.config, Path(launch.workdir) if launch.workdir else None))
 
 
 def train(launch: Launch) -> None:
     """Run every stage that has not ended yet, then write the report."""
     workdir = Path(launch.workdir)
+    inherit_model(launch.config)
     open_run(workdir, launch.config)
     use_compilation_cache()
     try:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.specs import decoder_spec
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import default_config, from_json, leaves
+from rlhf_jax.config import default_config, from_json, leaves, validate
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import DecoderSpec, init_decoder, init_scalar_head
@@ -75,19 +75,47 @@ def check_rows(config: ConfigDict, devices: int) -> None:
 
 
 def _tokenizer(config: ConfigDict, workdir: Path, data: Data) -> Tokenizer:
-    """The run's own tokenizer if it has one, else its parents' (which must be the same), else a fresh one, kept."""
+    """The run's own tokenizer if it has one, else its parents', else a fresh one, kept."""
     own = workdir / "tokenizer"
     if own.is_dir():
         return load_tokenizer(own)
-    parents = [Path(path) / "tokenizer" for path in config.parents.values() if path]
-    for parent in parents[1:]:
-        if not filecmp.cmp(parents[0] / "tokenizer.json", parent / "tokenizer.json", shallow=False):
-            raise UserError(f"config.parents: {parents[0]} and {parent} hold different tokenizers")
-    tokenizer = load_tokenizer(parents[0]) if parents else fresh_tokenizer(config, data)
+    tokenizer = parents_tokenizer(config) or fresh_tokenizer(config, data)
     partial_copy = own.with_name("tokenizer.partial")
     save_tokenizer(tokenizer, partial_copy)
     partial_copy.rename(own)
     return tokenizer
+
+
+def parents_tokenizer(config: ConfigDict) -> Tokenizer | None:
+    """The tokenizer of the parent runs, None where there are none.
+
+    Raises:
+      UserError: a parent has no tokenizer, or two have different ones.
+    """
+    parents = [(name, Path(path) / "tokenizer") for name, path in config.parents.items() if path]
+    for name, folder in parents:
+        if not (folder / "tokenizer.json").is_file():
+            raise UserError(f"config.parents.{name}: no tokenizer in {folder}")
+    folders = [folder for _, folder in parents]
+    for folder in folders[1:]:
+        if not filecmp.cmp(folders[0] / "tokenizer.json", folder / "tokenizer.json", shallow=False):
+            raise UserError(f"config.parents: {folders[0]} and {folder} hold different tokenizers")
+    return load_tokenizer(folders[0]) if folders else None
+
+
+def inherit_model(config: ConfigDict) -> None:
+    """Take over the model of the SFT run that this run goes on from, so that its configuration says what it trains.
+
+    Raises:
+      UserError: the parent has no configuration, its model does not fit this run, or this run asks for another.
+    """
+    theirs = stage_config(config, "sft").model
+    if config.model != default_config().model:
+        for (key, own), (_, other) in zip(leaves(config.model), leaves(theirs), strict=True):
+            if own != other:
+                raise UserError(f"config.model.{key}: {own}, but {config.parents.sft} was trained with {other}")
+    config.model.update(theirs)
+    validate(config)
 
 
 def stage_directory(context: Context, stage: str) -> Path:
@@ -96,29 +124,24 @@ def stage_directory(context: Context, stage: str) -> Path:
     return run / "checkpoints" / stage
 
 
-def stage_config(context: Context, stage: str) -> ConfigDict:
-    """The configuration that a stage was or will be trained under.
+def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
+    """The configuration that a stage was or will be trained under: the parent run's, where one is named.
 
     Raises:
-      UserError: the parent run has none, or this run asks for another model than its parent's.
+      UserError: the parent run has none.
     """
-    parent = context.config.parents.get(stage, "")
+    parent = config.parents.get(stage, "")
     if not parent:
-        return context.config
+        return config
     path = Path(parent) / "config.json"
     if not path.is_file():
         raise UserError(f"config.parents.{stage}: {path} does not exist")
-    config = from_json(path.read_text())
-    if stage == "sft" and context.config.model != default_config().model:
-        for (key, own), (_, theirs) in zip(leaves(context.config.model), leaves(config.model), strict=True):
-            if own != theirs:
-                raise UserError(f"config.model.{key}: {own}, but {parent} was trained with {theirs}")
-    return config
+    return from_json(path.read_text())
 
 
 def stage_decoder(context: Context, stage: str) -> DecoderSpec:
     """The decoder of a stage (of its parent, where the stage is taken from another run)."""
-    return decoder_spec(stage_config(context, stage).model, context.tokenizer.vocab_size)
+    return decoder_spec(stage_config(context.config, stage).model, context.tokenizer.vocab_size)
 
 
 def init_scored(spec: DecoderSpec, key: jax.Array) -> Params:

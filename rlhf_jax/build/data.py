@@ -64,10 +64,13 @@ def _file_data(data: ConfigDict, rejects_path: Path | None, limit: int | None) -
     found = read_file(
         data.path, data.format, data.template, data.tie_margin, data.on_bad_row, rejects_path=rejects_path, limit=limit
     )
-    train, validation = split_records(found.records, data.validation_fraction, SPLIT_SEED)
-    notes = [
-        f"{data.path}: {found.rows} rows, {len(train)} for training and {len(validation)} held out by their prompts"
-    ]
+    if limit is None:
+        train, validation = split_records(found.records, data.validation_fraction, SPLIT_SEED)
+        parts = f"{len(train)} for training and {len(validation)} held out by their prompts"
+        notes = [f"{data.path}: {found.rows} rows, {parts}"]
+    else:  # of a few rows perhaps none would be held out
+        train = validation = found.records
+        notes = [f"{data.path}: {found.rows} rows looked at"]
     if found.rejected:
         notes.append(f"{len(found.rejected)} bad rows left out")
     if found.duplicates:

@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.data import fresh_tokenizer, load_data
+from rlhf_jax.build.context import parents_tokenizer, stage_config
+from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.specs import decoder_spec
 from rlhf_jax.models import DecoderSpec, init_decoder
 
@@ -36,7 +37,7 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
       UserError: the head of the data holds a bad row, or the tokenizer is not to be had.
     """
     data = load_data(config, limit=HEAD_ROWS)
-    spec = decoder_spec(config.model, fresh_tokenizer(config, data).vocab_size)
+    spec = decoder_spec(config.model, _vocabulary(config, data))
     count = count_parameters(spec)
     lines = [f"model: {count:,} parameters, {spec.depth} layers of width {spec.width}, vocabulary {spec.vocab_size:,}"]
     lines.append(f"data: {config.data.path or 'the embedded world'}, head read without fault")
@@ -46,9 +47,17 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
     return "\n".join(lines)
 
 
+def _vocabulary(config: ConfigDict, data: Data) -> int:
+    tokenizer = parents_tokenizer(config)
+    if tokenizer is None and config.tokenizer.kind == "bpe":
+        return config.tokenizer.vocab_size  # the head is too short to learn from; all but tiny files reach it
+    return (tokenizer or fresh_tokenizer(config, data)).vocab_size
+
+
 def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple[str, str]]:
     data = config.data
     length = data.max_prompt + data.max_response
+    scored = count + spec.width + 1  # with a scalar head
 
     def text(steps: str, trained: int, frozen: int, rows: int, row_length: int, logits_length: int) -> str:
         size = trained * BYTES_PER_TRAINED + frozen * BYTES_PER_FROZEN
@@ -64,8 +73,10 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             episodes = ppo.prompts_per_iteration * ppo.samples_per_prompt
             steps = f"{ppo.iterations} iterations of {episodes} episodes, {ppo.epochs * ppo.minibatches} updates each"
             rows = episodes // ppo.minibatches
-            yield stage, text(steps, 2 * count, 2 * count, rows, length, data.max_response)
+            reward = decoder_spec(stage_config(config, "reward").model, spec.vocab_size)
+            value = count_parameters(reward) + reward.width + 1  # starts as the reward model
+            yield stage, text(steps, count + value, count + value, rows, length, data.max_response)
         else:
             lists = config.reward.batch_size
             steps = f"{config.reward.steps} steps of {lists} lists of {data.list_size}"
-            yield stage, text(steps, count, 0, lists * data.list_size, length, 0)
+            yield stage, text(steps, scored, 0, lists * data.list_size, length, 0)

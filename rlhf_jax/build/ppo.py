@@ -30,7 +30,7 @@ def ppo_task(context: Context) -> Task:
     settings, gold = config.ppo, context.data.gold
     episodes = settings.prompts_per_iteration * settings.samples_per_prompt
     policy_decoder, reward_decoder = stage_decoder(context, "sft"), stage_decoder(context, "reward")
-    bounded = reward_bounded(stage_config(context, "reward").reward)
+    bounded = reward_bounded(stage_config(config, "reward").reward)
     rolling = rollout_spec(
         config, policy_decoder, reward_decoder, bounded=bounded, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
     )

@@ -76,7 +76,7 @@ def small_world(ties: str, list_size: int) -> Data:
     )
 
 
-def _load(config: Any, rejects_path: pathlib.Path | None = None, limit: int | None = None) -> Data:
+def load(config: Any, rejects_path: pathlib.Path | None = None, limit: int | None = None) -> Data:
     if config.data.path:
         return load_data(config, rejects_path, limit)
     return small_world(config.data.ties, config.data.list_size)
@@ -91,8 +91,8 @@ def launch(*words: str, report: bool = True) -> None:
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rlhf_jax.build.context.load_data", _load)
-            patch.setattr("rlhf_jax.build.plan.load_data", _load)
+            patch.setattr("rlhf_jax.build.context.load_data", load)
+            patch.setattr("rlhf_jax.build.plan.load_data", load)
             if not report:
                 patch.setattr("rlhf_jax.run.write_report", lambda workdir: workdir / "report.html")
             main(words)

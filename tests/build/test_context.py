@@ -1,0 +1,226 @@
+"""What the stages of a run share: devices, data, tokenizer, and the runs that it goes on from."""
+
+import pathlib
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from rlhf_jax.build import inherit_model
+from rlhf_jax.build.context import (
+    Context,
+    check_rows,
+    make_context,
+    make_executor,
+    parents_tokenizer,
+    stage_config,
+    stage_directory,
+)
+from rlhf_jax.build.data import Data, fresh_tokenizer
+from rlhf_jax.config import default_config, from_json, to_json
+from rlhf_jax.data.records import Record, Response
+from rlhf_jax.data.tokenizers import build_tokenizer, save_tokenizer
+from rlhf_jax.errors import UserError
+from rlhf_jax.parallel import PmapExecutor
+from tests.end_to_end import tiny
+
+
+@pytest.fixture(autouse=True)
+def _slice_of_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_jax.build.context.load_data", tiny.load)
+
+
+def _parent(folder: pathlib.Path, kind: str = "byte", **model: int) -> str:
+    """A run directory with what children read first: its configuration and its tokenizer."""
+    folder.mkdir()
+    config = default_config()
+    config.model.update(model)
+    (folder / "config.json").write_text(to_json(config))
+    texts = ["la la la la lo lo lo"] if kind == "bpe" else ()
+    save_tokenizer(build_tokenizer(kind, 300, texts=texts), folder / "tokenizer")
+    return str(folder)
+
+
+def _child(**parents: str) -> ConfigDict:
+    config = default_config()
+    config.stages = ("ppo",)
+    config.parents.update(parents)
+    return config
+
+
+# ------------------------------------------------------------------------------ rows and devices
+
+
+@pytest.mark.parametrize(
+    ("stages", "key", "rows"),
+    [
+        (("sft",), "sft.batch_size", 12),
+        (("reward",), "reward.batch_size", 12),
+        (("reward_common",), "reward.batch_size", 12),
+        (("ppo",), "ppo.prompts_per_iteration", 20),
+        (("sft",), "ppo.prompts_per_iteration", 20),  # SFT's held-out prompts are answered in batches of PPO's size
+    ],
+)
+def test_a_batch_must_be_shared_evenly_by_the_devices(stages: tuple[str, ...], key: str, rows: int) -> None:
+    config = default_config()
+    config.stages = stages
+    check_rows(config, 8)
+    group, name = key.split(".")
+    config[group][name] = rows
+    with pytest.raises(UserError, match=rf"^config\.{key}: {rows} rows cannot be shared evenly by 8 devices$"):
+        check_rows(config, 8)
+    check_rows(config, 2)
+
+
+def test_stages_that_are_not_run_may_have_any_batch() -> None:
+    config = default_config()
+    config.stages = ("reward",)
+    config.sft.batch_size = config.ppo.prompts_per_iteration = config.ppo.minibatches = 3
+    check_rows(config, 8)
+
+
+def test_a_minibatch_of_ppo_must_be_shared_evenly_too() -> None:
+    config = default_config()
+    config.ppo.prompts_per_iteration, config.ppo.samples_per_prompt, config.ppo.minibatches = 8, 3, 4
+    with pytest.raises(UserError, match=r"^config\.ppo\.minibatches: 6 rows "):
+        check_rows(config, 8)
+
+
+def test_devices_that_do_not_fill_the_mesh_are_an_error_naming_the_section() -> None:
+    config = default_config().parallel
+    config.fsdp = 3
+    with pytest.raises(UserError, match=r"^config\.parallel: "):
+        make_executor(config)
+    config.fsdp, config.mode, config.data = 1, "pmap", 2
+    with pytest.raises(UserError, match=r"^config\.parallel\.data: 2, but there are 8 devices for pmap$"):
+        make_executor(config)
+    config.data = 8
+    assert isinstance(make_executor(config), PmapExecutor)
+
+
+def test_rows_are_shared_over_data_and_fsdp_but_not_tensor() -> None:
+    config = default_config().parallel
+    config.fsdp, config.tensor = 2, 2
+    assert make_executor(config).row_shards == 4
+
+
+# ------------------------------------------------------------------------------ keys
+
+
+def test_stages_share_no_randomness_and_depend_on_the_seed_alone(tmp_path: pathlib.Path) -> None:
+    def keys(config: ConfigDict) -> list[bytes]:
+        context = make_context(config, tmp_path)
+        stages = ("sft", "reward", "reward_common", "ppo")
+        return [jax.random.key_data(context.stage_key(stage)).tobytes() for stage in stages]
+
+    config = default_config()
+    first = keys(config)
+    assert len(set(first)) == 4
+    config.stages = ("reward",)
+    assert keys(config) == first
+    config.seed = 1
+    assert not set(keys(config)) & set(first)
+
+
+# ------------------------------------------------------------------------------ tokenizers
+
+
+def test_a_run_keeps_its_tokenizer(tmp_path: pathlib.Path) -> None:
+    config = default_config()
+    made = make_context(config, tmp_path).tokenizer
+    assert (tmp_path / "tokenizer" / "tokenizer.json").is_file()
+    assert not (tmp_path / "tokenizer.partial").exists()
+    config.tokenizer.kind = "byte"  # what is on disk wins: the checkpoints beside it were trained with it
+    assert make_context(config, tmp_path).tokenizer.vocab_size == made.vocab_size
+
+
+def test_parents_with_different_tokenizers_are_refused(tmp_path: pathlib.Path) -> None:
+    config = _child(sft=_parent(tmp_path / "a"), reward=_parent(tmp_path / "b", "bpe"))
+    with pytest.raises(
+        UserError, match=r"^config\.parents: .*b/tokenizer and .*a/tokenizer hold different tokenizers$"
+    ):
+        parents_tokenizer(config)
+
+
+def test_a_child_takes_its_parents_tokenizer(tmp_path: pathlib.Path) -> None:
+    config = _child(sft=_parent(tmp_path / "a", "bpe"), reward=_parent(tmp_path / "b", "bpe"))
+    found = make_context(config, tmp_path).tokenizer
+    assert found.encode("la lo") == build_tokenizer("bpe", 300, texts=["la la la la lo lo lo"]).encode("la lo")
+    assert parents_tokenizer(default_config()) is None
+
+
+def test_a_parent_without_a_tokenizer_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "empty").mkdir()
+    config = _child(sft=_parent(tmp_path / "a"), reward=str(tmp_path / "empty"))
+    with pytest.raises(UserError, match=r"^config\.parents\.reward: no tokenizer in .*empty"):
+        parents_tokenizer(config)
+
+
+def _data(words: str, held_out: str) -> Data:
+    def lists(text: str) -> list[Record]:
+        return [Record("1", text, (Response(text, 0), Response(f"{text}!", 1)))]
+
+    train, validation = lists(words), lists(held_out)
+    return Data([], [], train, validation, train, validation, None)
+
+
+def test_pairs_are_learned_from_the_training_records_only() -> None:
+    config = default_config()
+    config.tokenizer.kind, config.tokenizer.vocab_size = "bpe", 300
+    words, strange = "lala lolo lala lolo", "zqzq zqzq zqzq zqzq zqzq"
+    tokenizer = fresh_tokenizer(config, _data(words, strange))
+    assert tokenizer.backend.get_vocab() == fresh_tokenizer(config, _data(words, "x")).backend.get_vocab()
+    assert len(tokenizer.encode("lala")) == 1
+    assert len(tokenizer.encode("zqzq")) == 4
+    assert len(fresh_tokenizer(config, _data(strange, words)).encode("zqzq")) == 1
+
+
+# ------------------------------------------------------------------------------ parents
+
+
+def test_the_model_of_the_parent_is_taken_over(tmp_path: pathlib.Path) -> None:
+    config = _child(sft=_parent(tmp_path / "a", width=16, heads=2, kv_heads=1), reward=_parent(tmp_path / "b"))
+    inherit_model(config)
+    assert (config.model.width, config.model.heads, config.model.kv_heads) == (16, 2, 1)
+
+
+def test_another_model_than_the_parents_is_refused(tmp_path: pathlib.Path) -> None:
+    config = _child(sft=_parent(tmp_path / "a", width=16), reward=_parent(tmp_path / "b"))
+    config.model.width = 32
+    with pytest.raises(UserError, match=r"^config\.model\.width: 32, but .*a was trained with 16$"):
+        inherit_model(config)
+    config.model.width = 16  # to say the same is no contradiction
+    inherit_model(config)
+
+
+def test_texts_longer_than_the_parents_positions_are_refused(tmp_path: pathlib.Path) -> None:
+    config = _child(sft=_parent(tmp_path / "a", max_positions=40), reward=_parent(tmp_path / "b"))
+    config.data.max_prompt = 100
+    with pytest.raises(UserError, match=r"^config\.model\.max_positions: 40 is less than "):
+        inherit_model(config)
+
+
+def test_a_parent_without_a_configuration_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"^config\.parents\.sft: .*config\.json does not exist$"):
+        inherit_model(_child(sft=str(tmp_path / "empty")))
+
+
+def test_checkpoints_and_configurations_are_the_parents_where_there_is_one(tmp_path: pathlib.Path) -> None:
+    config = _child(sft=_parent(tmp_path / "a", width=32))
+    context = Context(
+        config, tmp_path / "own", make_executor(config.parallel), _data("a", "b"), build_tokenizer("byte")
+    )
+    assert stage_directory(context, "sft") == tmp_path / "a" / "checkpoints" / "sft"
+    assert stage_directory(context, "reward") == tmp_path / "own" / "checkpoints" / "reward"
+    assert stage_config(config, "sft").model.width == 32
+    assert stage_config(config, "reward") is config
+
+
+def test_a_reward_model_on_an_inherited_policy_says_what_it_is(tmp_path: pathlib.Path) -> None:
+    """The chain sft (width 16) -> reward run -> PPO run, each reading only the one before it."""
+    sft = _parent(tmp_path / "sft", width=16)
+    config = default_config()
+    config.stages, config.parents.sft = ("reward",), sft
+    inherit_model(config)
+    assert from_json(to_json(config)).model.width == 16

@@ -1,0 +1,104 @@
+"""What a dry run says is what a run would make."""
+
+import pathlib
+import re
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from rlhf_jax.build import describe_plan, inherit_model
+from rlhf_jax.build.plan import count_parameters
+from rlhf_jax.config import default_config, to_json
+from rlhf_jax.data.tokenizers import build_tokenizer, save_tokenizer
+from rlhf_jax.models import DecoderSpec, init_decoder
+from tests.end_to_end import tiny
+
+
+@pytest.fixture(autouse=True)
+def _slice_of_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_jax.build.plan.load_data", tiny.load)
+
+
+def _decoder(v: int, d: int, layers: int, f: int, heads: int, kv: int) -> int:
+    """By hand: embedding; per layer q, k, v, o, three feed-forward matrices and two norms; the last norm."""
+    size = d // heads
+    attention = 2 * d * heads * size + 2 * d * kv * size
+    return v * d + layers * (attention + 3 * d * f + 2 * d) + d
+
+
+def _numbers(plan: str, stage: str) -> tuple[int, int]:
+    found = re.search(rf"^stage {stage}: .* ([\d,]+) trained and ([\d,]+) frozen parameters", plan, re.M)
+    assert found is not None, plan
+    return int(found[1].replace(",", "")), int(found[2].replace(",", ""))
+
+
+def _vocabulary(plan: str) -> int:
+    found = re.search(r"vocabulary ([\d,]+)", plan)
+    assert found is not None, plan
+    return int(found[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+@pytest.mark.parametrize("activation", ["swiglu", "gelu"])
+def test_the_count_is_that_of_the_parameters_made(tied: bool, positions: str, activation: str) -> None:
+    spec = DecoderSpec(
+        vocab_size=31,
+        width=8,
+        depth=2,
+        heads=2,
+        kv_heads=1,
+        mlp_width=12,
+        tied=tied,
+        positions=positions,
+        activation=activation,
+        max_positions=10,
+    )
+    made = init_decoder(spec, jax.random.key(0))
+    assert count_parameters(spec) == sum(leaf.size for leaf in jax.tree.leaves(made))
+
+
+def test_the_plan_counts_what_each_stage_trains_and_what_it_keeps() -> None:
+    config = default_config()
+    config.stages = ("sft", "reward", "ppo")
+    plan = describe_plan(config, pathlib.Path("runs/a"))
+    decoder = _decoder(_vocabulary(plan), 64, 2, 128, 4, 2)
+    scored = decoder + 64 + 1
+    assert f"model: {decoder:,} parameters" in plan
+    assert _numbers(plan, "sft") == (decoder, 0)
+    assert _numbers(plan, "reward") == (scored, 0)
+    assert _numbers(plan, "ppo") == (decoder + scored, decoder + scored)
+    assert plan.endswith("run directory: runs/a")
+
+
+def _parent(folder: pathlib.Path, width: int) -> ConfigDict:
+    folder.mkdir()
+    config = default_config()
+    config.model.width = width
+    (folder / "config.json").write_text(to_json(config))
+    save_tokenizer(build_tokenizer("byte"), folder / "tokenizer")
+    return config
+
+
+def test_a_plan_with_parents_is_of_their_models_and_their_tokenizer(tmp_path: pathlib.Path) -> None:
+    for name, width in (("sft", 16), ("reward", 32)):
+        _parent(tmp_path / name, width)
+    config = default_config()
+    config.stages = ("ppo",)
+    config.parents.sft, config.parents.reward = str(tmp_path / "sft"), str(tmp_path / "reward")
+    inherit_model(config)
+    plan = describe_plan(config, None)
+    policy, value = _decoder(258, 16, 2, 128, 4, 2), _decoder(258, 32, 2, 128, 4, 2) + 33
+    assert _numbers(plan, "ppo") == (policy + value, policy + value)
+
+
+def test_a_head_of_which_nothing_would_be_held_out_is_no_fault(tmp_path: pathlib.Path) -> None:
+    """The share held out is of the whole file; of its first 200 rows it may well be none."""
+    config = default_config()
+    config.data.path, config.tokenizer.kind = str(tiny.lists_file(tmp_path / "lists.jsonl")), "bpe"
+    config.data.validation_fraction = 1e-6
+    config.tokenizer.vocab_size = 999
+    plan = describe_plan(config, None)
+    assert "48 rows looked at" in plan
+    assert _vocabulary(plan) == 999
