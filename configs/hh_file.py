@@ -23,7 +23,6 @@ def get_config() -> ConfigDict:
     config.data.format = "hh"
     config.data.list_size = 2  # a pair is a list of two
     config.data.on_bad_row = "skip"  # some published rows have an empty answer; each goes to rejects.jsonl
-    config.data.template = "\n\nHuman: {prompt}\n\nAssistant:"  # of prompts asked later; dialogues bring their own
     config.data.max_prompt = 128
     config.data.max_response = 128
     config.tokenizer.kind = "bpe"

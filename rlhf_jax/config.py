@@ -47,7 +47,7 @@ def optimizer(learning_rate: float | int, warmup: int) -> ConfigDict:
     c.warmup = warmup  # updates of linear rise from 0 to the peak
     c.schedule = "cosine"  # after the warmup: cosine or linear down to 0, or constant
     c.weight_decay = 0.0  # decoupled; multiplied by the learning rate
-    c.clip_norm = 1.0  # global norm above which gradients are scaled down
+    c.clip_norm = 1.0  # global norm above which gradients are scaled down; 0: never
     c.beta1 = 0.9  # decay of Adam's first moment
     c.beta2 = 0.99  # decay of Adam's second moment
     c.epsilon = 1e-8  # added to the root of Adam's second moment
@@ -85,11 +85,12 @@ def default_config() -> ConfigDict:
     c.data.template = "{prompt}"  # wrapped around the bare prompts of a lists file
     c.data.max_prompt = 12  # tokens; longer prompts lose their beginning
     c.data.max_response = 20  # tokens with the end-of-sequence token; longer responses lose their end
-    c.data.validation_fraction = 0.1  # of the records of a file, held out by a hash of the prompt
+    c.data.validation_fraction = 0.1  # held out: of a file by a hash of the prompt; of the embedded
+    #                                      world its share of the demonstrations (lists have their own split)
     c.data.on_bad_row = "error"  # error: stop at the first bad row; skip: count it and go on
     c.data.ties = "broken"  # embedded world: broken (a forced total order) or kept (tiers)
     c.data.tie_margin = 0.0  # scored lists of a file: scores closer than this are tied
-    c.data.list_size = 8  # responses per list of the embedded world
+    c.data.list_size = 8  # responses per list; of a longer list so many are kept, evenly spaced from best to worst
 
     c.parents = ConfigDict()  # where a stage finds checkpoints that this run does not make itself
     c.parents.sft = ""  # a run directory; empty: this one
@@ -107,7 +108,8 @@ def default_config() -> ConfigDict:
     c.log.samples = 8  # completions shown and stored at each evaluation; 0: none
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every = 100  # steps (PPO: iterations) between checkpoints; the last step is saved too
+    c.checkpoint.every = 100  # steps of sft and reward between checkpoints; the last step is saved too
+    c.checkpoint.every_iterations = 5  # the same for PPO, whose iterations are longer
     c.checkpoint.keep = 2  # newest checkpoints kept per stage
 
     c.sft = ConfigDict()
@@ -143,7 +145,8 @@ def default_config() -> ConfigDict:
     c.ppo.lambda_ = 0.95  # GAE's trade of bias (0) against variance (1)
     c.ppo.clip = 0.2  # the probability ratio's pull ends outside 1 - clip .. 1 + clip
     c.ppo.value_clip = 0.2  # the value's move per rollout, in units of reward
-    c.ppo.value_coefficient = 0.1  # weight of the value loss
+    c.ppo.value_coefficient = 0.1  # weight of the value loss; the value network has an optimizer of its own,
+    #                                so its pace is set by value_learning_rate, not by this
     c.ppo.kl = ConfigDict()
     c.ppo.kl.coefficient = 0.05  # reward lost per nat of KL to the SFT policy (adaptive: at first)
     c.ppo.kl.controller = "fixed"  # fixed, or adaptive towards the target
@@ -221,7 +224,7 @@ RULES: dict[str, Rule] = {
     "*.optimizer.warmup": _NATURAL,
     "*.optimizer.schedule": _one_of("cosine", "linear", "constant"),
     "*.optimizer.weight_decay": _NOT_NEGATIVE,
-    "*.optimizer.clip_norm": _POSITIVE,
+    "*.optimizer.clip_norm": _NOT_NEGATIVE,
     "*.optimizer.beta?": _DECAY,
     "*.optimizer.epsilon": _POSITIVE,
     "reward.init": _one_of("sft", "scratch"),

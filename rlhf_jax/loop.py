@@ -117,7 +117,7 @@ def run(task: Task, checkpoints: Checkpoints, *, checkpoint_every: int) -> Itera
             yield from flush()
         if evaluate:
             yield Evaluated(step, task.evaluate(state, False), final=False)
-            since = time.perf_counter()
+            since, counted = time.perf_counter(), step
         if save:
             checkpoints.save(state, {"batches": task.batches.get_state()})
     checkpoints.wait()

@@ -7,11 +7,20 @@ import platform
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import Context, describe_plan, inherit_model, make_context, make_task
+from rlhf_jax.build import (
+    Context,
+    check_rows,
+    describe_plan,
+    inherit_model,
+    make_context,
+    make_executor,
+    make_task,
+)
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import from_json, leaves, to_json
 from rlhf_jax.console import Console
@@ -48,6 +57,10 @@ SHOWN = (
 def dry_run(launch: Launch) -> None:
     """Print what the run would do."""
     inherit_model(launch.config)
+    config_path = Path(launch.workdir) / "config.json"
+    if launch.workdir and config_path.is_file() and _has_begun(config_path.parent):
+        _same_configuration(config_path, launch.config)
+    check_rows(launch.config, make_executor(launch.config.parallel).row_shards)
     print(describe_plan(launch.config, Path(launch.workdir) if launch.workdir else None))
 
 
@@ -64,19 +77,26 @@ def train(launch: Launch) -> None:
         for stage in launch.config.stages:
             if f"{stage}.steps" not in read_summary(workdir):
                 run_stage(context, stage)
+        write_status(workdir, "done", **where(workdir), exit_code=0)
+        report = write_report(workdir)
     except KeyboardInterrupt:
-        write_status(workdir, "interrupted", reason="interrupted from the keyboard", exit_code=130)
+        reason = "interrupted from the keyboard"
+        write_status(workdir, "interrupted", **where(workdir), reason=reason, exit_code=130)
         print("rlhf-jax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
         code = USER_ERROR if isinstance(error, UserError) else 1
-        write_status(workdir, "failed", reason=f"{type(error).__name__}: {error}", exit_code=code)
+        write_status(workdir, "failed", **where(workdir), reason=f"{type(error).__name__}: {error}", exit_code=code)
         raise
-    write_status(workdir, "done", stage=launch.config.stages[-1], exit_code=0)
-    report = write_report(workdir)
     for name, value in read_summary(workdir).items():
         print(f"{name:32} {value:.4f}")
     print(f"report: {report}")
+
+
+def where(workdir: Path) -> dict[str, Any]:
+    """Stage and step of the last row of metrics, for the status."""
+    rows = read_jsonl(workdir / "metrics.jsonl")
+    return {"stage": rows[-1]["stage"], "step": rows[-1]["step"]} if rows else {}
 
 
 def open_run(workdir: Path, config: ConfigDict) -> None:
@@ -147,7 +167,8 @@ def run_stage(context: Context, stage: str) -> None:
         Checkpoints(workdir / "checkpoints" / stage, keep=config.checkpoint.keep) as checkpoints,
         MetricWriter(workdir, tensorboard=config.log.tensorboard) as writer,
     ):
-        events = run(task, checkpoints, checkpoint_every=config.checkpoint.every)
+        every = config.checkpoint.every_iterations if stage == "ppo" else config.checkpoint.every
+        events = run(task, checkpoints, checkpoint_every=every)
         start = next(events).step
         writer.rewind(stage, start, held_out=start < task.total_steps)
         write_status(workdir, "running", stage=stage, step=start)
@@ -161,6 +182,7 @@ def run_stage(context: Context, stage: str) -> None:
                 console.advance(event.step)
                 if isinstance(event, Stepped) and event.metrics:
                     writer.write(stage, event.step, event.metrics)
+                    write_status(workdir, "running", stage=stage, step=event.step)
                     if event.step % config.log.every == 0 or event.step == task.total_steps:
                         console.log(event.step, _shown(event.metrics))
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax.data.examples import TruncationCounts
@@ -15,6 +16,11 @@ from rlhf_jax.parallel import Executor
 from rlhf_jax.types import Params, TrainState
 
 Finish = Callable[[dict[str, Any]], dict[str, float]]
+
+
+def evaluation_stream(key: jax.Array) -> jax.Array:
+    """The random stream in which a stage answers held-out prompts: the same at every evaluation, and no step's own."""
+    return jax.random.fold_in(key, 2**32 - 1)
 
 
 def donated() -> tuple[int, ...]:
@@ -34,7 +40,8 @@ def gradient_task_parts(
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         state, metrics = compiled(state, executor.place(batch, "rows"))
-        return state, (state.step, metrics)
+        # A copy: the state itself is given up to the next step before anybody reads this.
+        return state, (jnp.copy(state.step), metrics)
 
     schedule = make_schedule(spec)
 

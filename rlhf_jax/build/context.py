@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.specs import decoder_spec
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import default_config, from_json, leaves, validate
+from rlhf_jax.config import STAGES, default_config, from_json, leaves, validate
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import DecoderSpec, init_decoder, init_scalar_head
@@ -31,8 +31,7 @@ class Context:
 
     def stage_key(self, stage: str) -> jax.Array:
         """The random key of a stage: stages of one seed share no randomness, and do not depend on their order."""
-        number = ("sft", "reward", "reward_common", "ppo").index(stage)
-        return jax.random.fold_in(jax.random.key(self.config.seed), number)
+        return jax.random.fold_in(jax.random.key(self.config.seed), STAGES.index(stage))
 
 
 def make_executor(parallel: ConfigDict) -> Executor:
@@ -67,7 +66,7 @@ def check_rows(config: ConfigDict, devices: int) -> None:
     for key, rows, used in (
         ("sft.batch_size", config.sft.batch_size, "sft" in stages),
         ("reward.batch_size", config.reward.batch_size, "reward" in stages or "reward_common" in stages),
-        ("ppo.prompts_per_iteration", ppo.prompts_per_iteration, "sft" in stages or "ppo" in stages),
+        ("ppo.prompts_per_iteration", episodes, "sft" in stages or "ppo" in stages),
         ("ppo.minibatches", episodes // ppo.minibatches, "ppo" in stages),
     ):
         if used and rows % devices:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from rlhf_jax.config import did_you_mean
 from rlhf_jax.data import world
 from rlhf_jax.data.readers import read_file, sft_pairs, split_records
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizers import Tokenizer, build_tokenizer, texts_of
 from rlhf_jax.data.world_builder import load_world
+from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.policy import Gold
 
 # What is held out belongs to the data, not to a run: seeds are compared on the same held-out records.
@@ -41,7 +43,7 @@ def load_data(config: ConfigDict, rejects_path: Path | None = None, limit: int |
     """
     data = config.data
     if data.path:
-        return _file_data(data, rejects_path, limit)
+        return _file_data(config, rejects_path, limit)
     form = "total" if data.ties == "broken" else "tiers"
 
     def split(name: str) -> Sequence[Record]:
@@ -60,17 +62,22 @@ def load_data(config: ConfigDict, rejects_path: Path | None = None, limit: int |
     )
 
 
-def _file_data(data: ConfigDict, rejects_path: Path | None, limit: int | None) -> Data:
+def _file_data(config: ConfigDict, rejects_path: Path | None, limit: int | None) -> Data:
+    data = config.data
     found = read_file(
         data.path, data.format, data.template, data.tie_margin, data.on_bad_row, rejects_path=rejects_path, limit=limit
     )
     if limit is None:
+        _check_prompt_types(config, found.records)
         train, validation = split_records(found.records, data.validation_fraction, SPLIT_SEED)
         parts = f"{len(train)} for training and {len(validation)} held out by their prompts"
         notes = [f"{data.path}: {found.rows} rows, {parts}"]
     else:  # of a few rows perhaps none would be held out
         train = validation = found.records
         notes = [f"{data.path}: {found.rows} rows looked at"]
+    longer = sum(len(record.responses) > data.list_size for record in found.records)
+    if longer:
+        notes.append(f"{longer} lists longer than config.data.list_size={data.list_size} keep so many responses each")
     if found.rejected:
         notes.append(f"{len(found.rejected)} bad rows left out")
     if found.duplicates:
@@ -85,6 +92,15 @@ def _file_data(data: ConfigDict, rejects_path: Path | None, limit: int | None) -
         gold=None,
         notes=tuple(notes),
     )
+
+
+def _check_prompt_types(config: ConfigDict, records: Sequence[Record]) -> None:
+    """See that every prompt type with a utility of its own occurs: a misspelt one would go unused without a word."""
+    known = {record.prompt_type for record in records} - {""}
+    for kind in config.reward.utility_by_type:
+        if kind not in known:
+            hint = did_you_mean(kind, known)
+            raise UserError(f"config.reward.utility_by_type.{kind}: no prompt of this type in {config.data.path}{hint}")
 
 
 def fresh_tokenizer(config: ConfigDict, data: Data) -> Tokenizer:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.build.common import donated, floats, sample_rows
+from rlhf_jax.build.common import donated, evaluation_stream, floats, sample_rows
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder
 from rlhf_jax.build.specs import optimizer_spec, ppo_spec, reward_bounded, rollout_spec
 from rlhf_jax.data.examples import prompt_rows
@@ -19,9 +19,6 @@ from rlhf_jax.learners.step import init_state
 from rlhf_jax.loop import Evaluation, Task
 from rlhf_jax.models import value_from_reward
 from rlhf_jax.types import Params, PromptBatch, Rollout, TrainState
-
-# Held-out prompts are answered from a random stream of their own, the same at every evaluation.
-EVALUATION_STREAM = 1
 
 
 def ppo_task(context: Context) -> Task:
@@ -84,7 +81,7 @@ def ppo_task(context: Context) -> Task:
     def held_out_answers(params: Params, extra: dict[str, Any]) -> Rollout:
         """All held-out prompts answered once, as one host-side rollout in their order."""
         parts = []
-        stream = jax.random.fold_in(key, EVALUATION_STREAM)
+        stream = evaluation_stream(key)
         for number, batch in enumerate(
             prompt_eval_batches(held_out, episodes, config.data.max_prompt, tokenizer.pad_id)
         ):
@@ -103,8 +100,7 @@ def ppo_task(context: Context) -> Task:
         scores = held_out_answers(start, extra).raw_scores
         gain = 1.0 / max(float(scores.std()), 1e-6)
         extra |= {"reward_gain": jnp.float32(gain), "reward_bias": jnp.float32(-gain * float(scores.mean()))}
-    # Copies: the frozen reference and reward model must outlive the state that starts from them.
-    state = executor.place(init_state(jax.tree.map(jnp.copy, start), optimizer, key, extra), "state")
+    state = executor.place(init_state(start, optimizer, key, extra), "state")
 
     def step(state: TrainState, batch: PromptBatch) -> tuple[TrainState, Any]:
         rollout = answer(state.params, state.extra, batch, ppo.step_keys(state)[0])

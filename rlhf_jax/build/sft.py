@@ -6,7 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax.build.common import floats, gradient_task_parts, sample_rows, truncation_metrics, truncation_note
+from rlhf_jax.build.common import (
+    evaluation_stream,
+    floats,
+    gradient_task_parts,
+    sample_rows,
+    truncation_metrics,
+    truncation_note,
+)
 from rlhf_jax.build.context import Context, stage_decoder
 from rlhf_jax.build.specs import optimizer_spec, rollout_spec
 from rlhf_jax.data.examples import prompt_rows, sft_examples
@@ -62,7 +69,9 @@ def sft_task(context: Context) -> Task:
 
         def one(batch: PromptBatch, number: int) -> tuple[np.ndarray, np.ndarray]:
             return jax.device_get(
-                answer(state.params, executor.place(batch, "rows"), jax.random.fold_in(key, number))[0]
+                answer(state.params, executor.place(batch, "rows"), jax.random.fold_in(evaluation_stream(key), number))[
+                    0
+                ]
             )
 
         sampled = sample_completions(one, batches, tokenizer)

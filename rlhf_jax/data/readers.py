@@ -67,7 +67,7 @@ def read_file(
     ``score`` (see ``tiers``); the order of the list, best first. Of identical texts in a list the first is kept.
 
     A bad row raises UserError "file:line: field: reason" under "error"; under "skip" it is left out and listed in
-    ``rejects_path``, and UserError is raised at the end if more than 1 % of the rows read were bad. A file that is
+    ``rejects_path``, and UserError is raised at the end if more than 1 % of a whole file was bad. A file that is
     missing, empty or a damaged gzip raises UserError under both.
     """
     if data_format not in FORMATS:
@@ -99,7 +99,8 @@ def read_file(
             out.writelines(json.dumps({"line": line, "reason": reason}) + "\n" for line, reason in rejected)
     if not rows:
         raise UserError(f"{path}:1: file: empty")
-    if len(rejected) > REJECTED_FRACTION * rows:
+    # The share of a whole file: its head may hold more than its part.
+    if limit is None and len(rejected) > REJECTED_FRACTION * rows:
         line, reason = rejected[0]
         raise UserError(f"{path}:{line}: {reason} (and in all {len(rejected)} bad rows of {rows}, more than 1 %)")
     return ReadResult(records, rows, rejected, duplicates)

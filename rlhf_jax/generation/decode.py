@@ -58,9 +58,11 @@ def generate(
         token = jnp.where(done, pad_id, token).astype(jnp.int32)
         logprob = jnp.where(done, 0.0, token_logprobs(logits, token, temperature))
         return Completions(
-            jax.lax.dynamic_update_slice(out.ids, token[:, None], (0, t)),
-            jax.lax.dynamic_update_slice(out.mask, ~done[:, None], (0, t)),
-            jax.lax.dynamic_update_slice(out.logprobs, logprob[:, None].astype(out.logprobs.dtype), (0, t)),
+            jax.lax.dynamic_update_slice(out.ids, token[:, None], (jnp.zeros_like(t), t)),
+            jax.lax.dynamic_update_slice(out.mask, ~done[:, None], (jnp.zeros_like(t), t)),
+            jax.lax.dynamic_update_slice(
+                out.logprobs, logprob[:, None].astype(out.logprobs.dtype), (jnp.zeros_like(t), t)
+            ),
         )
 
     def ended(t: Int[Array, ""], done: Bool[Array, "B"], out: Completions) -> Bool[Array, "B"]:

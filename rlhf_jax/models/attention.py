@@ -54,7 +54,8 @@ class Attention(nn.Module):
         # Heads before slots: decoding one token against a (B, H, S, C) cache reads it in order.
         key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
         if cache is not None:
-            start = (0, 0, slot, 0)
+            zero = jnp.zeros((), jnp.int32)
+            start = (zero, zero, jnp.asarray(slot, jnp.int32), zero)
             key = jax.lax.dynamic_update_slice(cache[0], key.astype(cache[0].dtype), start)
             value = jax.lax.dynamic_update_slice(cache[1], value.astype(cache[1].dtype), start)
             cache = (key, value)

@@ -57,8 +57,8 @@ def _child(**parents: str) -> ConfigDict:
         (("sft",), "sft.batch_size", 12),
         (("reward",), "reward.batch_size", 12),
         (("reward_common",), "reward.batch_size", 12),
-        (("ppo",), "ppo.prompts_per_iteration", 20),
-        (("sft",), "ppo.prompts_per_iteration", 20),  # SFT's held-out prompts are answered in batches of PPO's size
+        (("ppo",), "ppo.prompts_per_iteration", 18),  # of 2 samples each
+        (("sft",), "ppo.prompts_per_iteration", 18),  # SFT's held-out prompts are answered in batches of PPO's size
     ],
 )
 def test_a_batch_must_be_shared_evenly_by_the_devices(stages: tuple[str, ...], key: str, rows: int) -> None:
@@ -67,9 +67,10 @@ def test_a_batch_must_be_shared_evenly_by_the_devices(stages: tuple[str, ...], k
     check_rows(config, 8)
     group, name = key.split(".")
     config[group][name] = rows
+    rows *= config.ppo.samples_per_prompt if group == "ppo" else 1
     with pytest.raises(UserError, match=rf"^config\.{key}: {rows} rows cannot be shared evenly by 8 devices$"):
         check_rows(config, 8)
-    check_rows(config, 2)
+    check_rows(config, 1)
 
 
 def test_stages_that_are_not_run_may_have_any_batch() -> None:

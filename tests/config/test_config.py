@@ -108,7 +108,7 @@ BAD = {
     "sft__optimizer__warmup": [-1],
     "sft__optimizer__schedule": ["cosin"],
     "sft__optimizer__beta2": [1.0],
-    "sft__optimizer__clip_norm": [0.0],
+    "sft__optimizer__clip_norm": [-1.0],
     "reward__batch_size": [0],
     "reward__init": ["random"],
     "reward__bounded": ["no", "maybe"],

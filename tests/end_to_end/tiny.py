@@ -49,6 +49,7 @@ PIPELINE = (
     "--config.ppo.eval_every=3",
     "--config.log.every=1",
     "--config.checkpoint.every=2",
+    "--config.checkpoint.every_iterations=2",
 )
 # For a file of short texts.
 FILE = (
