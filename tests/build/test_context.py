@@ -64,6 +64,7 @@ def _child(**parents: str) -> ConfigDict:
 def test_a_batch_must_be_shared_evenly_by_the_devices(stages: tuple[str, ...], key: str, rows: int) -> None:
     config = default_config()
     config.stages = stages
+    config.ppo.minibatches = 2
     check_rows(config, 8)
     group, name = key.split(".")
     config[group][name] = rows
