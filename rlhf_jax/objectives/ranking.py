@@ -21,13 +21,16 @@ def ranked_utility_loss(
     """Negative mean utility over the comparable pairs of K ranked responses to ONE prompt; 0 without such a pair.
 
     L = -1/|P| sum_{(i, j) in P} U(r_i - r_j), P the pairs with rank_i < rank_j (0 = best). Dividing by |P| makes a
-    long list weigh as much as a short one. With K = 2 and U = log sigmoid this is the Bradley-Terry loss.
+    long list weigh as much as a short one. With K = 2 and U = log sigmoid this is the Bradley-Terry loss. A utility
+    that weighs its pairs (``pair_weights``) has each term multiplied by its weight.
     Source: Song et al. 2023, equation (1); prompt-aware when ``utility`` depends on the prompt, equation (2).
     """
     # A gap to a missing response may be NaN or infinite, and zero times the slope there would still be NaN.
     rewards = jnp.where(mask, rewards, 0.0)
     gaps = rewards[:, None] - rewards[None, :]
-    return -masked_mean(utility.value(gaps), comparable_pairs(ranks, mask))
+    values = utility.value(gaps)
+    weights = utility.pair_weights(ranks, mask)
+    return -masked_mean(values if weights is None else weights * values, comparable_pairs(ranks, mask))
 
 
 def prompt_aware_loss(
