@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 from rlhf_jax.errors import UserError
 
 STAGES = ("sft", "reward", "reward_common", "ppo")  # in the order in which they may run
-UTILITIES = ("power", "negative_power", "log", "log_sigmoid", "linear")
+UTILITIES = ("power", "negative_power", "log", "log_sigmoid", "linear", "exponential", "quantile")
+UNBOUNDED = ("log_sigmoid",)  # those whose best rewards exist without being confined to [0, 1]
 WORLD_PROMPT_TYPES = ("open", "closed")  # of the embedded data; users' files may have any others
 
 
@@ -29,12 +30,17 @@ def utility(
     sigma: float | int = 1.0,
     epsilon: float | int = 0.1,
     extension: str = "tangent",
+    a: float | int = 2.0,
+    b: float | int = 2.0,
 ) -> ConfigDict:
-    """The five settings of one utility U of a reward gap x (better minus worse), locked."""
+    """The settings of one utility U of a reward gap x (better minus worse), locked."""
     c = ConfigDict()
-    c.name = name  # power x^gamma, negative_power -x^-gamma, log, log_sigmoid log s(x/sigma), linear
+    c.name = name  # power x^gamma, negative_power -x^-gamma, log, log_sigmoid log s(x/sigma), linear,
+    #                exponential -exp(-x/sigma), quantile (rewards follow Beta(a, b)), or FILE.py:CLASS of your own
     c.gamma = float(gamma)  # exponent; power: in (0, 1], negative_power: above 0, others: unused
-    c.sigma = float(sigma)  # scale of log_sigmoid, in units of reward; others: unused
+    c.sigma = float(sigma)  # scale of log_sigmoid and exponential, in units of reward; others: unused
+    c.a = float(a)  # first shape of quantile's Beta law, above 0; others: unused
+    c.b = float(b)  # second shape of quantile's Beta law, above 0; others: unused
     c.epsilon = float(epsilon)  # gap below which the extension takes over, in units of reward
     c.extension = extension  # tangent: straight line below epsilon; shift: U(x + epsilon)
     return c.lock()
@@ -126,7 +132,7 @@ def default_config() -> ConfigDict:
     c.reward.bounded = "auto"  # rewards in [0, 1] by a sigmoid: yes, no, or auto (no only if every
     #                            utility is log_sigmoid, the only one defined on all gaps)
     c.reward.utility = utility("negative_power")  # of prompt types not named in utility_by_type
-    c.reward.utility_by_type = ConfigDict()  # prompt type -> the same five keys: prompt-aware
+    c.reward.utility_by_type = ConfigDict()  # prompt type -> the same keys: prompt-aware
     c.reward.balance_utilities = False  # divide each utility by U(1) - U(0): the same best rewards, but
     #                                     no prompt type's gradients drown those of the others
     c.reward.optimizer = optimizer(1e-3, warmup=20)
@@ -230,7 +236,7 @@ RULES: dict[str, Rule] = {
     "reward.init": _one_of("sft", "scratch"),
     "reward.bounded": _one_of("auto", "yes", "no"),
     "reward.balance_utilities": Rule(lambda v: isinstance(v, bool), "True or False"),
-    "reward.utility*.name": _one_of(*UTILITIES),
+    "reward.utility*.name": Rule(lambda v: v in UTILITIES or ":" in v, "|".join((*UTILITIES, "FILE.py:CLASS"))),
     "reward.utility*.extension": _one_of("tangent", "shift"),
     "reward.utility*": _ANY,  # the ranges depend on the name: _utility_problems
     "sft.*": _COUNT,
@@ -426,20 +432,26 @@ def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
     named = {f"utility_by_type.{kind}": u for kind, u in reward.utility_by_type.items()}
     for key, u in {"utility": reward.utility, **named}.items():
         key = f"reward.{key}"
+        path, own, _ = u.name.rpartition(":")
+        if own and not os.path.isfile(path):
+            yield f"{key}.name", f"no such file: {path}"
         if u.name == "power" and not 0 < u.gamma <= 1:
             yield f"{key}.gamma", f"{u.gamma} is not allowed, must be in (0, 1] for power"
         if u.name == "negative_power" and u.gamma <= 0:
             yield f"{key}.gamma", f"{u.gamma} is not allowed, must be above 0 for negative_power"
-        if u.name == "log_sigmoid" and u.sigma <= 0:
-            yield f"{key}.sigma", f"{u.sigma} is not allowed, must be above 0 for log_sigmoid"
-        if u.name in ("power", "negative_power", "log") and u.epsilon <= 0:
+        if u.name in ("log_sigmoid", "exponential") and u.sigma <= 0:
+            yield f"{key}.sigma", f"{u.sigma} is not allowed, must be above 0 for {u.name}"
+        for shape in ("a", "b") if u.name == "quantile" else ():
+            if u[shape] <= 0:
+                yield f"{key}.{shape}", f"{u[shape]} is not allowed, must be above 0 for quantile"
+        if u.name in ("power", "negative_power", "log", "quantile") and u.epsilon <= 0:
             yield (
                 f"{key}.epsilon",
                 f"{u.epsilon} is not allowed, must be above 0 for {u.name} (infinite slope at 0)",
             )
         if u.epsilon < 0:
             yield f"{key}.epsilon", f"{u.epsilon} is not allowed, must be at least 0"
-        if reward.bounded == "no" and u.name != "log_sigmoid":
+        if reward.bounded == "no" and not own and u.name not in UNBOUNDED:
             yield (
                 "reward.bounded",
                 f"no, but config.{key}.name={u.name} needs rewards in [0, 1]; use auto or yes",

@@ -173,7 +173,7 @@ def _unknown_option(name: str, rest: str) -> NoReturn:
 
 
 def _default(key: str) -> Any:
-    """The default of a setting by its dotted key; any prompt type stands for a utility's five keys."""
+    """The default of a setting by its dotted key; any prompt type stands for a utility's keys."""
     node: Any = default_config()
     parts = key.split(".")
     if key.startswith(_BY_TYPE) and parts[2]:

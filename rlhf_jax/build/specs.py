@@ -1,7 +1,9 @@
 """Sections of the configuration to the frozen specs of the rooms below."""
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from rlhf_jax.errors import UserError
 from rlhf_jax.generation import RolloutSpec, SamplingSpec
 from rlhf_jax.learners.optimizer import OptimizerSpec
 from rlhf_jax.learners.ppo import KLSpec, PPOSpec
@@ -26,19 +28,31 @@ def optimizer_spec(optimizer: ConfigDict, steps: int, learning_rate: float | Non
 def utility_table(reward: ConfigDict, *, prompt_aware: bool) -> tuple[tuple[Utility, ...], dict[str, int]]:
     """The utilities of a stage, and which of them each prompt type is trained under (any other type: number 0)."""
     by_type = reward.utility_by_type if prompt_aware else {}
-    utilities = [make_utility(**reward.utility.to_dict())]
+    utilities = [_utility(reward.utility, "utility")]
     index = {}
     for kind in sorted(by_type):
         index[kind] = len(utilities)
-        utilities.append(make_utility(**by_type[kind].to_dict()))
+        utilities.append(_utility(by_type[kind], f"utility_by_type.{kind}"))
     return tuple(utilities), index
+
+
+def _utility(section: ConfigDict, key: str) -> Utility:
+    """The utility of a section; a user's own file is read here."""
+    try:
+        made = make_utility(**section.to_dict())
+        made.slope(jnp.linspace(-1.0, 1.0, 3))
+    except Exception as error:  # whatever a user's file may do
+        raise UserError(f"config.reward.{key}.name: {section.name}: {type(error).__name__}: {error}") from None
+    return made
 
 
 def reward_bounded(reward: ConfigDict, *, prompt_aware: bool = True) -> bool:
     """Whether rewards are confined to [0, 1]: as configured, or (auto) if any utility in use asks for it."""
-    if reward.bounded == "auto":
-        return any(utility.needs_bounded_rewards for utility in utility_table(reward, prompt_aware=prompt_aware)[0])
-    return reward.bounded == "yes"
+    utilities = utility_table(reward, prompt_aware=prompt_aware)[0]
+    needed = [type(utility).__name__ for utility in utilities if utility.needs_bounded_rewards]
+    if reward.bounded == "no" and needed:  # a member of the user's own, which the configuration's checks do not know
+        raise UserError(f"config.reward.bounded: no, but {needed[0]} needs rewards in [0, 1]; use auto or yes")
+    return bool(needed) if reward.bounded == "auto" else reward.bounded == "yes"
 
 
 def reward_spec(reward: ConfigDict, decoder: DecoderSpec, *, prompt_aware: bool) -> RewardSpec:

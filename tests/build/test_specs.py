@@ -1,5 +1,8 @@
 """Settings to specs: which utility a prompt type is trained under, and where rewards are bounded."""
 
+import pathlib
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -16,6 +19,7 @@ from rlhf_jax.build.specs import (
 from rlhf_jax.config import default_config, utility
 from rlhf_jax.data.examples import ListExample
 from rlhf_jax.data.loader import rank_eval_batches
+from rlhf_jax.errors import UserError
 from rlhf_jax.objectives.utilities import Linear, LogSigmoid, NegativePower, Power
 
 
@@ -130,3 +134,53 @@ def test_a_model_and_an_optimizer_are_what_their_settings_say() -> None:
     assert {name: getattr(made, name) for name in config.sft.optimizer} == config.sft.optimizer.to_dict()
     assert made.steps == 123
     assert optimizer_spec(config.sft.optimizer, 123, 0.5).learning_rate == 0.5
+
+
+OWN = """
+import dataclasses
+import jax.numpy as jnp
+from rlhf_jax.objectives.utilities import Utility
+
+@dataclasses.dataclass(frozen=True)
+class Arctan(Utility):
+    sigma: float = 1.0
+
+    def raw(self, x):
+        return jnp.arctan(x / self.sigma)
+
+class Other:
+    pass
+
+@dataclasses.dataclass(frozen=True)
+class Broken(Utility):
+    def raw(self, x):
+        return x.no_such_thing
+"""
+
+
+def _own(folder: pathlib.Path, title: str) -> ConfigDict:
+    (folder / "mine.py").write_text(OWN)
+    reward = default_config().reward
+    reward.utility = utility(f"{folder / 'mine.py'}:{title}", sigma=0.5, epsilon=0.2)
+    return reward
+
+
+def test_a_utility_of_the_users_own_file_takes_its_settings_and_needs_no_slope(tmp_path: pathlib.Path) -> None:
+    (own,), _ = utility_table(_own(tmp_path, "Arctan"), prompt_aware=False)
+    # d/dx arctan(2x) = 2 / (1 + 4 x^2): 1 at x = 1/2, and 2 / 1.16 from the knee at 0.2 on downwards
+    np.testing.assert_allclose(own.slope(jnp.array([0.5, 0.2, -1.0])), [1.0, 2 / 1.16, 2 / 1.16], rtol=1e-6)
+    assert reward_bounded(_own(tmp_path, "Arctan"))
+
+
+@pytest.mark.parametrize("title", ["Missing", "Other", "Broken"])
+def test_a_users_file_without_a_working_utility_is_one_line_with_the_key(tmp_path: pathlib.Path, title: str) -> None:
+    with pytest.raises(UserError, match=r"^config\.reward\.utility\.name: .*mine\.py") as caught:
+        utility_table(_own(tmp_path, title), prompt_aware=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_own_utility_that_needs_bounds_refuses_unbounded_rewards(tmp_path: pathlib.Path) -> None:
+    reward = _own(tmp_path, "Arctan")
+    reward.bounded = "no"
+    with pytest.raises(UserError, match=r"^config\.reward\.bounded: no, but Arctan"):
+        reward_bounded(reward)

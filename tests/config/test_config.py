@@ -159,6 +159,10 @@ def test_a_bad_value_is_one_line_that_begins_with_its_key(key: str, value: objec
         ({"reward__utility": utility("power", gamma=1.5)}, "reward.utility.gamma", "(0, 1]"),
         ({"reward__utility": utility("log_sigmoid", sigma=0)}, "reward.utility.sigma", "above 0"),
         ({"reward__utility": utility("log", epsilon=0)}, "reward.utility.epsilon", "log"),
+        ({"reward__utility": utility("exponential", sigma=-1)}, "reward.utility.sigma", "exponential"),
+        ({"reward__utility": utility("quantile", b=0)}, "reward.utility.b", "above 0"),
+        ({"reward__utility": utility("nowhere.py:Mine")}, "reward.utility.name", "no such file: nowhere.py"),
+        ({"reward__utility": utility("exponentail")}, "reward.utility.name", "did you mean exponential?"),
         ({"reward__utility_by_type__closed__gamma": "1"}, "reward.utility_by_type.closed.gamma", "a number"),
         ({"sft__optimizer__schedule": "cosin"}, "sft.optimizer.schedule", "did you mean cosine?"),
         ({"reward__utility_by_type__opne": utility("log")}, "reward.utility_by_type.opne", "did you mean open?"),
@@ -182,6 +186,7 @@ def test_a_bad_combination_says_what_would_mend_it(values: dict[str, Any], key: 
         {"model__positions": "learned", "model__width": 20},
         {"model__max_positions": 44, "sft__row_length": 44},  # 24 + 20, no more
         {"reward__utility": utility("linear", epsilon=0, gamma=-3)},  # gamma is unused
+        {"reward__utility": utility(f"{__file__}:Mine")},  # the class is looked for when the run is built
         {"data__path": __file__, "tokenizer__kind": "byte", "reward__utility_by_type__yesno": utility("log")},
     ],
 )
