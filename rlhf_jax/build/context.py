@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
-from rlhf_jax.build.specs import decoder_spec
+from rlhf_jax.build.specs import check_utilities, decoder_spec
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import STAGES, default_config, from_json, leaves, validate
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
@@ -51,6 +51,7 @@ def make_context(config: ConfigDict, workdir: Path) -> Context:
     """Start the devices and read the data. Raises UserError when either is not to be had."""
     executor = make_executor(config.parallel)
     check_rows(config, executor.row_shards)
+    check_utilities(config)
     data = load_data(config, rejects_path=workdir / "rejects.jsonl")
     return Context(config, workdir, executor, data, _tokenizer(config, workdir, data))
 

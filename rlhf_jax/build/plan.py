@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build.context import parents_tokenizer, stage_config
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
-from rlhf_jax.build.specs import decoder_spec
+from rlhf_jax.build.specs import check_utilities, decoder_spec
 from rlhf_jax.models import DecoderSpec, init_decoder
 
 HEAD_ROWS = 200
@@ -36,6 +36,7 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
     Raises:
       UserError: the head of the data holds a bad row, or the tokenizer is not to be had.
     """
+    check_utilities(config)
     data = load_data(config, limit=HEAD_ROWS)
     spec = decoder_spec(config.model, _vocabulary(config, data))
     count = count_parameters(spec)

@@ -41,9 +41,19 @@ def _utility(section: ConfigDict, key: str) -> Utility:
     try:
         made = make_utility(**section.to_dict())
         made.slope(jnp.linspace(-1.0, 1.0, 3))
-    except Exception as error:  # whatever a user's file may do
+    except (Exception, SystemExit) as error:  # whatever a user's file may do
         raise UserError(f"config.reward.{key}.name: {section.name}: {type(error).__name__}: {error}") from None
     return made
+
+
+def check_utilities(config: ConfigDict) -> None:
+    """See that the utilities of the reward stages exist and work, the user's own too, before anything is trained.
+
+    Raises:
+      UserError: one does not; names the key.
+    """
+    for stage in {"reward", "reward_common"} & set(config.stages):
+        reward_bounded(config.reward, prompt_aware=stage == "reward")
 
 
 def reward_bounded(reward: ConfigDict, *, prompt_aware: bool = True) -> bool:

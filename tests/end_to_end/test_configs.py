@@ -103,6 +103,18 @@ def test_a_config_makes_its_steps_in_every_stage(
         assert f"{train} demonstrations packed into" in printed
 
 
+def test_a_missing_utility_stops_a_run_before_anything_is_made(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny.ROOT)
+    (tmp_path / "mine.py").write_text("")
+    name = f"{tmp_path / 'mine.py'}:Missing"
+    words = ("--config=configs/quickstart.py", f"--config.reward.utility_by_type.closed.name={name}")
+    for rest in ("--dry_run", f"--workdir={tmp_path / 'run'}"):
+        assert f"config.reward.utility_by_type.closed.name: {name}" in tiny.refused(capsys, *words, rest)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_every_recipe_is_of_a_config() -> None:
     assert set(RECIPES) == {path.stem for path in CONFIGS}
 
