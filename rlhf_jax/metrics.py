@@ -48,6 +48,8 @@ UNITS: dict[str, str] = {
     "clip_fraction": "share of tokens with a clipped ratio",
     "approx_kl": "nats per token, new policy against the sampling policy",
     "entropy": "nats per token",
+    "unique": "share of distinct texts among the responses",
+    "distinct_2": "distinct pairs of neighbouring words over all such pairs",
     "explained_variance": "share of the variance of returns",
     "value_loss": "half the mean squared error of returns, clipped",
     "policy_loss": "negative clipped surrogate per token",

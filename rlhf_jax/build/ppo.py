@@ -12,7 +12,7 @@ from rlhf_jax.build.context import Context, load_parent, stage_config, stage_dec
 from rlhf_jax.build.specs import optimizer_spec, ppo_spec, reward_bounded, rollout_spec
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_batches, prompt_eval_batches
-from rlhf_jax.evaluation.policy import decode_responses, gold_metrics
+from rlhf_jax.evaluation.policy import decode_responses, diversity_metrics, gold_metrics
 from rlhf_jax.generation import sample_rollout
 from rlhf_jax.learners import ppo
 from rlhf_jax.learners.step import init_state
@@ -116,11 +116,14 @@ def ppo_task(context: Context) -> Task:
         found = held_out_answers(state.params, state.extra)
         texts = decode_responses(tokenizer, found.response_ids, found.response_mask)
         kl = np.sum(np.where(found.response_mask, found.logprobs - found.ref_logprobs, 0.0), axis=1)
+        tokens = found.response_mask.sum()
         metrics = {
             "reward.mean": float(found.raw_scores.mean()),
             "kl": float(kl.mean()),
-            "length": float(found.response_mask.sum(axis=1).mean()),
-        } | gold_metrics(context.data.prompts_validation, texts, gold)
+            "length": float(tokens / len(texts)),
+            "entropy": float(-np.sum(found.logprobs, where=found.response_mask) / tokens),
+        }
+        metrics |= diversity_metrics(texts) | gold_metrics(context.data.prompts_validation, texts, gold)
         before = None
         if final:
             first = held_out_answers({**state.params, "policy": reference}, state.extra)

@@ -19,7 +19,7 @@ from rlhf_jax.build.specs import optimizer_spec, rollout_spec
 from rlhf_jax.data.examples import prompt_rows, sft_examples
 from rlhf_jax.data.loader import prompt_eval_batches, sft_batches, sft_eval_batches
 from rlhf_jax.data.packing import pack_examples
-from rlhf_jax.evaluation.policy import gold_metrics, sample_completions
+from rlhf_jax.evaluation.policy import diversity_metrics, gold_metrics, sample_completions
 from rlhf_jax.generation import complete
 from rlhf_jax.learners import sft
 from rlhf_jax.learners.step import sum_over_devices
@@ -75,7 +75,8 @@ def sft_task(context: Context) -> Task:
             )
 
         sampled = sample_completions(one, batches, tokenizer)
-        metrics = gold_metrics(prompts, sampled.texts, context.data.gold) | {"length": float(sampled.lengths.mean())}
+        metrics = gold_metrics(prompts, sampled.texts, context.data.gold) | diversity_metrics(sampled.texts)
+        metrics["length"] = float(sampled.lengths.mean())
         return metrics, sample_rows(prompts, sampled.texts, context.data.gold, config.log.samples)
 
     def evaluate(state: TrainState, final: bool) -> Evaluation:

@@ -1,6 +1,7 @@
 """A policy on held-out prompts: what it writes, and what its text is worth where the truth is known."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -49,3 +50,16 @@ def gold_metrics(prompts: Sequence[Record], responses: Sequence[str], gold: Gold
     for prompt, response in zip(prompts, responses, strict=True):
         values.setdefault(prompt.prompt_type, []).append(gold(prompt.prompt, response))
     return {f"gold.{kind}": float(np.mean(found)) for kind, found in sorted(values.items())}
+
+
+def diversity_metrics(responses: Sequence[str]) -> dict[str, float]:
+    """How varied one policy's responses are, all prompts together; words are what whitespace separates.
+
+    ``unique``: share of distinct texts. ``distinct_2``: distinct pairs of neighbouring words over all such pairs
+    (Li et al. 2016, arXiv 1510.03055), 0 without a pair. Both fall as responses grow in number: compare equal ones.
+    """
+    pairs = [pair for text in responses for pair in itertools.pairwise(text.split())]
+    return {
+        "unique": len(set(responses)) / max(len(responses), 1),
+        "distinct_2": len(set(pairs)) / max(len(pairs), 1),
+    }

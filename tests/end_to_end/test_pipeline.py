@@ -15,13 +15,24 @@ from tests.end_to_end.conftest import Run
 
 STAGES = ("sft", "reward", "reward_common", "ppo")
 REWARD = ("loss", "pair_accuracy", "pair_accuracy.open", "pair_accuracy.closed", "w1_open_closed")
+VARIED = ("unique", "distinct_2")
 CUT = ("truncated.prompts", "truncated.responses")
 # As docs/run_directory.md has them.
 DOCUMENTED = {
-    "sft": {"loss", "gold.open", "gold.closed", "length", "steps", *CUT},
+    "sft": {"loss", "gold.open", "gold.closed", "length", *VARIED, "steps", *CUT},
     "reward": {*REWARD, "steps", *CUT},
     "reward_common": {*REWARD, "steps", *CUT},
-    "ppo": {"gold.open", "gold.closed", "reward.mean", "reward.mean.before", "kl", "length", "steps"},
+    "ppo": {
+        "gold.open",
+        "gold.closed",
+        "reward.mean",
+        "reward.mean.before",
+        "kl",
+        "length",
+        "entropy",
+        *VARIED,
+        "steps",
+    },
 }
 
 

@@ -7,7 +7,7 @@ from rlhf_jax.data.examples import ListExample
 from rlhf_jax.data.loader import rank_eval_batches
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizers import build_tokenizer
-from rlhf_jax.evaluation.policy import gold_metrics, sample_completions
+from rlhf_jax.evaluation.policy import diversity_metrics, gold_metrics, sample_completions
 from rlhf_jax.evaluation.reward import evaluate_reward_model
 from rlhf_jax.types import PromptBatch, RankBatch
 
@@ -95,6 +95,13 @@ def test_gold_is_averaged_by_prompt_type() -> None:
     assert gold_metrics(PROMPTS, ["x", "y", "x"], None) == {}
     with pytest.raises(ValueError, match="shorter"):
         gold_metrics(PROMPTS, ["x"], lambda prompt, response: 0.0)
+
+
+def test_diversity_by_hand() -> None:
+    """Pairs of words: a b, b a in the first text, the same in the second, c d in the third; none in the last."""
+    found = diversity_metrics(["a b a", "a b a", "c d", "e"])
+    assert found == {"unique": 3 / 4, "distinct_2": 3 / 5}
+    assert diversity_metrics(["", ""]) == {"unique": 0.5, "distinct_2": 0.0}
 
 
 def test_completions_leave_padding_rows_and_masked_tokens_out() -> None:
