@@ -28,7 +28,9 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from scipy.special import betaincinv
 
 Gap = Float[Array, "*S"]
 
@@ -262,13 +264,13 @@ class Quantile(Utility):
     a: float = 2.0
     b: float = 2.0
     name: ClassVar[str] = "quantile"
-    GRID: ClassVar[int] = 1024
+    GRID: ClassVar[int] = 4096
 
     def quantile(self, p: Float[Array, "*S"]) -> Float[Array, "*S"]:
         """The wanted reward at probability p in (0, 1), increasing from 0 to 1."""
-        # JAX has no inverse of the incomplete beta function; its forward one, on a grid, is tabulated once per trace.
-        grid = jnp.linspace(0.0, 1.0, self.GRID + 1, dtype=p.dtype)
-        return jnp.interp(p, jax.scipy.special.betainc(self.a, self.b, grid), grid)
+        # JAX has no inverse of the incomplete beta function: a table of SciPy's, made while tracing.
+        grid = np.linspace(0.0, 1.0, self.GRID + 1)
+        return jnp.interp(p, jnp.asarray(grid, p.dtype), jnp.asarray(betaincinv(self.a, self.b, grid), p.dtype))
 
     def raw(self, x: Gap) -> Gap:
         return jnp.log(x)
