@@ -1,17 +1,24 @@
-"""The program: a command line to a run directory."""
+"""The program: a command line to a run directory, or to one of the small commands."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rlhf_jax.errors import USER_ERROR, UserError
 from rlhf_jax.flags import Launch, parse
 
+Command = Callable[[Sequence[str]], None]
+# The first word of a command line -> what is done with the words after it. Each imports its module when it is called.
+COMMANDS: dict[str, Command] = {}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train (or with ``--dry_run`` plan) what the command line asks for; exits with 2 on what the user must mend."""
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        launch = parse(sys.argv[1:] if argv is None else argv)
-        _dispatch(launch)
+        if words and words[0] in COMMANDS:
+            COMMANDS[words[0]](words[1:])
+        else:
+            _dispatch(parse(words))
     except UserError as error:
         print(f"rlhf-jax: error: {error}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
