@@ -137,6 +137,7 @@ def default_config() -> ConfigDict:
     #                                     no prompt type's gradients drown those of the others
     c.reward.optimizer = optimizer(1e-3, warmup=20)
     c.reward.eval_every = 700  # steps between evaluations on held-out data
+    c.reward.eval_train = 0  # training lists scored at each evaluation too: the first of each prompt type in turn
 
     c.ppo = ConfigDict()
     c.ppo.iterations = 40  # rollouts, each followed by epochs x minibatches updates
@@ -235,6 +236,7 @@ RULES: dict[str, Rule] = {
     "*.optimizer.epsilon": _POSITIVE,
     "reward.init": _one_of("sft", "scratch"),
     "reward.bounded": _one_of("auto", "yes", "no"),
+    "reward.eval_train": _NATURAL,
     "reward.balance_utilities": Rule(lambda v: isinstance(v, bool), "True or False"),
     "reward.utility*.name": Rule(lambda v: v in UTILITIES or ":" in v, "|".join((*UTILITIES, "FILE.py:CLASS"))),
     "reward.utility*.extension": _one_of("tangent", "shift"),

@@ -22,7 +22,7 @@ class BatchIterator(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found: metrics, and rows to be stored (completions; rewards of held-out responses)."""
+    """What an evaluation found: metrics, and rows to be stored (completions; rewards of scored responses)."""
 
     metrics: dict[str, float]
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)

@@ -137,9 +137,9 @@ class MetricWriter:
     def rewind(self, stage: str, step: int, *, held_out: bool = True) -> None:
         """Forget what ``stage`` wrote after ``step``, so that a resumed run leaves no overlapping rows.
 
-        Rows and sample files with a larger step go, and a torn last line; TensorBoard is told to
-        hide its own. Of ``step`` itself, held-out rows go unless ``held_out``: a stage that was cut off
-        while it closed is evaluated again.
+        Rows, rewards and sample files with a larger step go, and a torn last line; TensorBoard is told to
+        hide its own. Of ``step`` itself, held-out rows and rewards go unless ``held_out``: a stage that was
+        cut off while it closed is evaluated again.
         """
         self._file.close()
         rows = read_jsonl(self._path)
@@ -151,6 +151,10 @@ class MetricWriter:
         ]
         write_text_atomically(self._path, "".join(_dump(row) + "\n" for row in kept))
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+        rewards = self._workdir / "rewards" / f"{stage}.jsonl"
+        if rewards.exists():
+            scored = [row for row in read_jsonl(rewards) if row.get("step", 0) <= last]
+            write_text_atomically(rewards, "".join(_dump(row) + "\n" for row in scored))
         for path in (self._workdir / "samples" / stage).glob("*.jsonl"):
             if path.stem.isdigit() and int(path.stem) > step:
                 path.unlink()
@@ -202,13 +206,17 @@ def write_samples(workdir: Path | str, stage: str, step: int, rows: Iterable[Map
     return path
 
 
-def write_rewards(workdir: Path | str, stage: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write ``rewards/<stage>.jsonl``, the reward of each held-out response.
+def write_rewards(workdir: Path | str, stage: str, step: int, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Append to ``rewards/<stage>.jsonl`` the reward of each response that was scored after ``step`` steps.
 
-    A row has "list" (which list), "prompt_type", "rank" (0 = best), "reward" and "gold" (may be null).
+    A row has "split" ("validation" or "train"), "list" (its place in the split), "prompt_type", "rank" (0 = best),
+    "reward" and "gold" (may be null). "step" is added.
     """
     path = Path(workdir) / "rewards" / f"{stage}.jsonl"
-    write_text_atomically(path, "".join(_dump(row) + "\n" for row in rows))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [_dump({"step": step, **row}) + "\n" for row in rows]
+    with open(path, "ab", buffering=0) as file:
+        file.write("".join(lines).encode())
     return path
 
 
@@ -252,7 +260,7 @@ def write_status(
 
 
 def _is_held_out(metrics: Mapping[str, Any]) -> bool:
-    return all(name.startswith("validation.") for name in metrics)
+    return all(name.startswith(("validation.", "train.")) for name in metrics)
 
 
 def _whole_lines(data: bytes) -> list[bytes]:

@@ -190,13 +190,15 @@ def run_stage(context: Context, stage: str) -> None:
 def record_evaluation(workdir: Path, stage: str, event: Evaluated, writer: MetricWriter, console: Console) -> None:
     """Write down what an evaluation found; the final one goes into the summary, which marks the stage as finished."""
     found = event.evaluation
-    writer.write(stage, event.step, {f"validation.{name}": value for name, value in found.metrics.items()})
+    # Figures of the training lists keep the name that says so.
+    row = {name if name.startswith("train.") else f"validation.{name}": v for name, v in found.metrics.items()}
+    writer.write(stage, event.step, row)
     console.print(f"{stage} held-out after {event.step}: {_line(found.metrics)}")
     if found.samples:
         write_samples(workdir, stage, event.step, found.samples)
         console.samples(found.samples, f"{stage}, step {event.step}")
     if found.rewards:
-        write_rewards(workdir, stage, found.rewards)
+        write_rewards(workdir, stage, event.step, found.rewards)
     if event.final:
         values = {f"{stage}.{name}": value for name, value in found.metrics.items()}
         update_summary(workdir, {**values, f"{stage}.steps": event.step})

@@ -1,5 +1,6 @@
 """The reward-model stages: ``reward`` (prompt-aware if so configured) and ``reward_common`` (one utility for all)."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 from rlhf_jax.build.common import floats, gradient_task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, init_scored, load_parent, stage_decoder
 from rlhf_jax.build.specs import decoder_spec, optimizer_spec, reward_spec, utility_table
-from rlhf_jax.data.examples import list_examples
+from rlhf_jax.data.examples import ListExample, list_examples, types_in_turn
 from rlhf_jax.data.loader import rank_batches, rank_eval_batches
-from rlhf_jax.evaluation.reward import evaluate_reward_model
+from rlhf_jax.evaluation.reward import RewardEvaluation, evaluate_reward_model
 from rlhf_jax.learners import reward
 from rlhf_jax.learners.step import sum_over_devices
 from rlhf_jax.loop import Evaluation, Task
@@ -32,7 +33,7 @@ def reward_task(context: Context, stage: str) -> Task:
     held_out, held_out_counts = list_examples(
         context.data.lists_validation, tokenizer, data.max_prompt, data.max_response
     )
-    scores = [[response.score for response in record.responses] for record in context.data.lists_validation]
+    seen = types_in_turn(lists, config.reward.eval_train)
     length = data.max_prompt + data.max_response
     key = context.stage_key(stage)
 
@@ -55,16 +56,26 @@ def reward_task(context: Context, stage: str) -> Task:
 
     compiled = executor.compile(held_out_batch, ("state", "rows"), ("replicated", "rows"))
 
-    def evaluate(state: TrainState, final: bool) -> Evaluation:
+    def score(state: TrainState, examples: Sequence[ListExample], split: str) -> RewardEvaluation:
         def loss_and_rewards(batch: RankBatch) -> tuple[float, float, np.ndarray]:
             (loss, weight), rewards = jax.device_get(compiled(state.params, executor.place(batch, "rows")))
             return float(loss), float(weight), rewards
 
-        batches = rank_eval_batches(held_out, utility_index, batch_size, data.list_size, length, tokenizer.pad_id)
-        found = evaluate_reward_model(loss_and_rewards, batches, held_out, scores)
-        if not final:
-            return Evaluation(found.metrics)
-        return Evaluation(floats(found.metrics | truncation_metrics(counts + held_out_counts)), rewards=found.rows)
+        records = context.data.lists if split == "train" else context.data.lists_validation
+        gold = [[response.score for response in records[example.index].responses] for example in examples]
+        batches = rank_eval_batches(examples, utility_index, batch_size, data.list_size, length, tokenizer.pad_id)
+        return evaluate_reward_model(loss_and_rewards, batches, examples, gold, split=split)
+
+    def evaluate(state: TrainState, final: bool) -> Evaluation:
+        found = score(state, held_out, "validation")
+        metrics, rows = found.metrics, found.rows
+        if seen:
+            trained = score(state, seen, "train")
+            metrics |= {f"train.{name}": value for name, value in trained.metrics.items()}
+            rows += trained.rows
+        if final:
+            metrics |= truncation_metrics(counts + held_out_counts)
+        return Evaluation(floats(metrics), rewards=rows)
 
     return Task(
         name=stage,

@@ -6,6 +6,7 @@ end-of-sequence token, because it did not end: the same as a sampled response th
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,6 +59,16 @@ class ListExample:
     ranks: tuple[int, ...]
     prompt_type: str
     index: int
+
+
+def types_in_turn(examples: Sequence[ListExample], count: int) -> list[ListExample]:
+    """The first ``count`` lists when prompt types take turns, each type in its own order; all if there are fewer."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for place, example in enumerate(examples):
+        turns.append((seen[example.prompt_type], place))
+        seen[example.prompt_type] += 1
+    return [examples[place] for _, place in sorted(turns)[:count]]
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, max_prompt: int) -> tuple[np.ndarray, bool]:

@@ -14,7 +14,7 @@ from rlhf_jax.types import RankBatch
 
 @dataclasses.dataclass(frozen=True)
 class RewardEvaluation:
-    """Metrics, and one row for each held-out response: list, prompt_type, rank, reward, gold (None when unknown)."""
+    """Metrics, and one row for each response: split, list, prompt_type, rank, reward, gold (None when unknown)."""
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]]
@@ -25,6 +25,8 @@ def evaluate_reward_model(
     batches: Iterable[RankBatch],
     lists: Sequence[ListExample],
     scores: Sequence[Sequence[float | None]],
+    *,
+    split: str = "validation",
 ) -> RewardEvaluation:
     """Loss, pair accuracy (ties in rank left out) and the distance between prompt types' reward distributions.
 
@@ -55,6 +57,7 @@ def evaluate_reward_model(
         kept = thin(example.ranks, reward.shape[1])
         rows += [
             {
+                "split": split,
                 "list": place,
                 "prompt_type": example.prompt_type,
                 "rank": int(rank[place, column]),

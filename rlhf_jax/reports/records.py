@@ -66,7 +66,7 @@ def read_run(workdir: Path) -> Run:
     metrics = read_metrics(workdir)
     order = list(dict.fromkeys(str(row["stage"]) for row in metrics))
     rewards: dict[str, Mapping[str, RewardLists]] = {
-        path.stem: _by_prompt_type(read_jsonl(path)) for path in (workdir / "rewards").glob("*.jsonl")
+        path.stem: _by_prompt_type(newest_held_out(read_jsonl(path))) for path in (workdir / "rewards").glob("*.jsonl")
     }
     samples = {path.name: _last_samples(path) for path in (workdir / "samples").glob("*") if path.is_dir()}
     return Run(
@@ -79,6 +79,13 @@ def read_run(workdir: Path) -> Run:
         rewards=_in_order(rewards, order),
         samples=_in_order(samples, order),
     )
+
+
+def newest_held_out(rows: list[Row]) -> list[Row]:
+    """Of the rows of ``rewards/STAGE.jsonl``, the held-out responses at the last evaluation."""
+    held_out = [row for row in rows if row.get("split", "validation") == "validation"]
+    last = max((row.get("step", 0) for row in held_out), default=0)
+    return [row for row in held_out if row.get("step", 0) == last]
 
 
 def _by_prompt_type(rows: list[Row]) -> dict[str, RewardLists]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlhf_jax.data.examples import SFTExample, TruncationCounts, list_examples, prompt_rows, sft_examples
+from rlhf_jax.data.examples import SFTExample, TruncationCounts, list_examples, prompt_rows, sft_examples, types_in_turn
 from rlhf_jax.data.packing import pack_examples
 from rlhf_jax.data.records import Record, Response
 from rlhf_jax.data.tokenizers import build_tokenizer
@@ -91,3 +91,13 @@ def test_packing_loses_nothing() -> None:
 def test_too_long_for_a_row() -> None:
     with pytest.raises(ValueError, match="9 tokens does not fit a row of 8"):
         pack_examples([example([1, 2], [3]), example([1, 2, 3], [4, 5, 6, 7, 8, 9])], row_length=8, pad_id=0)
+
+
+def test_prompt_types_take_turns_in_the_order_of_the_data() -> None:
+    bytes_ = build_tokenizer("byte")
+    answers = (Response("x", rank=0, score=None), Response("y", rank=1, score=None))
+    records = [Record(str(i), f"p{i}", answers, kind) for i, kind in enumerate("aaabab")]
+    lists, _ = list_examples(records, bytes_, 4, 4)
+    assert [one.index for one in types_in_turn(lists, 5)] == [0, 3, 1, 5, 2]
+    assert [one.index for one in types_in_turn(lists, 99)] == [0, 3, 1, 5, 2, 4]
+    assert types_in_turn(lists, 0) == []

@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+from collections import Counter
 from typing import NoReturn
 
 import jax
@@ -15,13 +16,14 @@ from tests.end_to_end.conftest import Run
 
 STAGES = ("sft", "reward", "reward_common", "ppo")
 REWARD = ("loss", "pair_accuracy", "pair_accuracy.open", "pair_accuracy.closed", "w1_open_closed")
+KINDS = ("open", "closed")
 VARIED = ("unique", "distinct_2")
 CUT = ("truncated.prompts", "truncated.responses")
 # As docs/run_directory.md has them.
 DOCUMENTED = {
     "sft": {"loss", "gold.open", "gold.closed", "length", *VARIED, "steps", *CUT},
-    "reward": {*REWARD, "steps", *CUT},
-    "reward_common": {*REWARD, "steps", *CUT},
+    "reward": {*REWARD, *(f"train.{name}" for name in REWARD), "steps", *CUT},
+    "reward_common": {*REWARD, *(f"train.{name}" for name in REWARD), "steps", *CUT},
     "ppo": {
         "gold.open",
         "gold.closed",
@@ -83,7 +85,7 @@ def test_every_step_and_every_evaluation_has_one_row(quickstart: Run) -> None:
     rows = tiny.rows_of(quickstart.workdir)
     assert list(dict.fromkeys(row["stage"] for row in rows)) == list(STAGES)
     for stage, steps in zip(STAGES, (6, 6, 6, 4), strict=True):
-        held_out = [all(name.startswith("validation.") for name in row["metrics"]) for row in rows]
+        held_out = [all(name.startswith(("validation.", "train.")) for name in row["metrics"]) for row in rows]
         mine = [(row["step"], out) for row, out in zip(rows, held_out, strict=True) if row["stage"] == stage]
         assert mine == sorted([(step, False) for step in range(1, steps + 1)] + [(3, True), (steps, True)])
 
@@ -100,6 +102,21 @@ def test_samples_show_gold_and_proxy_and_what_the_policy_said_before(quickstart:
     held_out = {record.prompt for record in tiny.small_world("broken", 8).prompts_validation}
     for path in (quickstart.workdir / "samples").rglob("*.jsonl"):
         assert {row["prompt"] for row in read_jsonl(path)} <= held_out
+
+
+def test_rewards_of_every_evaluation_are_kept_held_out_and_trained_on(quickstart: Run) -> None:
+    """32 held-out lists of 8 and 6 training lists, at step 3 and at step 6; the training lists are the first ones."""
+    rows = read_jsonl(quickstart.workdir / "rewards" / "reward.jsonl")
+    assert Counter((row["step"], row["split"]) for row in rows) == {
+        (step, split): 8 * lists for step in (3, 6) for split, lists in (("validation", 32), ("train", 6))
+    }
+    train = [row for row in rows if row["split"] == "train" and row["step"] == 6]
+    assert Counter(row["prompt_type"] for row in train) == {"open": 24, "closed": 24}
+    first = {kind: next(r for r in tiny.small_world("broken", 8).lists if r.prompt_type == kind) for kind in KINDS}
+    for kind, record in first.items():
+        mine = next(row["list"] for row in train if row["prompt_type"] == kind)
+        gold = sorted(row["gold"] for row in train if row["list"] == mine)
+        assert gold == sorted(response.score for response in record.responses)
 
 
 # ------------------------------------------------------------------------------ it repeats itself

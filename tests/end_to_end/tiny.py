@@ -45,6 +45,7 @@ PIPELINE = (
     "--config.sft.eval_every=3",
     "--config.reward.steps=6",
     "--config.reward.eval_every=3",
+    "--config.reward.eval_train=6",
     "--config.ppo.iterations=4",
     "--config.ppo.eval_every=3",
     "--config.log.every=1",

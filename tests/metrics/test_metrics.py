@@ -55,6 +55,22 @@ def test_rewind_drops_later_samples(tmp_path):
     assert left == ["10.jsonl", "5.jsonl"]
 
 
+def test_rewards_of_every_evaluation_are_kept_and_rewound(tmp_path):
+    """Of the step that a stage goes on from, those of a held-out row that will be written again go too."""
+    for step in (5, 10, 15):
+        metrics.write_rewards(tmp_path, "reward", step, [{"list": 0, "reward": step / 10}, {"list": 1, "reward": 0.0}])
+    path = tmp_path / "rewards" / "reward.jsonl"
+    with open(path, "a") as file:
+        file.write('{"step": 20, "li')
+    with metrics.MetricWriter(tmp_path, tensorboard=False) as writer:
+        writer.rewind("ppo", 1)
+        writer.rewind("reward", 10)
+        assert [row["step"] for row in metrics.read_jsonl(path)] == [5, 5, 10, 10]
+        writer.rewind("reward", 10, held_out=False)
+    metrics.write_rewards(tmp_path, "reward", 10, [{"list": 0, "reward": 2.0}])
+    assert [(row["step"], row["reward"]) for row in metrics.read_jsonl(path)] == [(5, 0.5), (5, 0.0), (10, 2.0)]
+
+
 def test_a_new_writer_repairs_a_torn_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"stage":"sft","step":1,"time":0,"metrics":{}}\n{"stage":"s')

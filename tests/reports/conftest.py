@@ -52,7 +52,7 @@ def write_run(workdir: Path) -> Path:
                 {"list": index, "prompt_type": kind, "rank": rank, "reward": float(reward), "gold": None}
                 for rank, reward in enumerate(rewards)
             ]
-        write_rewards(workdir, stage, rows)
+        write_rewards(workdir, stage, 300, rows)
     rows = [
         {
             "prompt": "describe the sea in the evening ." if index % 2 else "what is the capital of arvania ?",

@@ -111,7 +111,7 @@ def test_an_empty_directory_gives_a_page(tmp_path):
 
 def test_rewards_of_unknown_prompt_type_and_any_range(tmp_path):
     rows = [{"list": 1, "prompt_type": "", "rank": rank, "reward": 3.0 - 2 * rank} for rank in range(4)]
-    write_rewards(tmp_path, "reward", rows)
+    write_rewards(tmp_path, "reward", 1, rows)
     page = read(write_report(tmp_path))
     assert "all prompts" in page.text
     assert "W₁(" not in page.text
@@ -129,7 +129,7 @@ def hostile_run(tmp_path):
     sample = {"prompt": HOSTILE, "prompt_type": HOSTILE, "response": HOSTILE, "before": HOSTILE}
     write_samples(run, "ppo", 1, [sample])
     rows = [{"list": 0, "prompt_type": HOSTILE, "rank": rank, "reward": 0.5} for rank in range(2)]
-    write_rewards(run, "reward", rows)
+    write_rewards(run, "reward", 1, rows)
     write_status(run, "failed", stage=HOSTILE, reason=HOSTILE)
     (run / "config.json").write_text(json.dumps({HOSTILE: HOSTILE}))
     (run / "env.json").write_text(json.dumps({HOSTILE: HOSTILE}))

@@ -20,7 +20,7 @@ def test_stages_keep_the_order_in_which_they_ran(tmp_path):
         for stage in ("sft", "reward_b", "reward_a", "ppo"):
             writer.write(stage, 1, {"loss": 1.0})
     for stage in ("reward_a", "reward_b"):
-        write_rewards(tmp_path, stage, [{"list": 0, "rank": 0, "reward": 0.5}])
+        write_rewards(tmp_path, stage, 1, [{"list": 0, "rank": 0, "reward": 0.5}])
     run = read_run(tmp_path)
     assert run.stages == ["sft", "reward_b", "reward_a", "ppo"]
     assert list(run.rewards) == ["reward_b", "reward_a"]
@@ -34,11 +34,18 @@ def test_lists_of_unequal_length_are_padded_and_a_non_finite_reward_left_out(tmp
         {"list": 9, "prompt_type": "open", "rank": 0, "reward": 0.4},
         {"list": 9, "prompt_type": "closed", "rank": 0, "reward": 1.0},
     ]
-    write_rewards(tmp_path, "reward", rows)
+    write_rewards(tmp_path, "reward", 1, rows)
     lists = read_run(tmp_path).rewards["reward"]
     assert list(lists) == ["open", "closed"]
     np.testing.assert_array_equal(lists["open"].mask, [[True, True, False], [True, False, False]])
     np.testing.assert_allclose(np.sort(lists["open"].values), [0.2, 0.4, 0.9])
+
+
+def test_the_newest_held_out_rewards_are_read(tmp_path):
+    for step, reward in ((5, 0.1), (10, 0.2)):
+        rows = [{"split": split, "list": 0, "prompt_type": "open", "rank": 0} for split in ("validation", "train")]
+        write_rewards(tmp_path, "reward", step, [row | {"reward": reward + i} for i, row in enumerate(rows)])
+    assert read_run(tmp_path).rewards["reward"]["open"].values.tolist() == [0.2]
 
 
 def test_reward_table_by_hand(tmp_path):
@@ -47,7 +54,7 @@ def test_reward_table_by_hand(tmp_path):
         {"list": 0, "prompt_type": "open", "rank": rank, "reward": reward}
         for rank, reward in [(0, 0.95), (1, 0.3), (2, 0.05), (2, 0.5)]
     ]
-    write_rewards(tmp_path, "reward", rows)
+    write_rewards(tmp_path, "reward", 1, rows)
     (row,) = reward_table(read_run(tmp_path))
     assert (row["pairs"], row["accuracy"], row["mean"]) == ("5", "0.800", "0.450")
     assert (row["low"], row["high"]) == ("25 %", "25 %")
