@@ -13,7 +13,7 @@ _MEMBERS = (
     ("negative_power", {"gamma": 1.0, "epsilon": 0.1}),
     *(("log_sigmoid", {"sigma": sigma}) for sigma in (0.1, 0.25, 1.0)),
     *(("exponential", {"sigma": sigma}) for sigma in (0.1, 0.25, 1.0)),
-    *(("quantile", {"a": a, "b": b, "epsilon": EPSILON}) for a, b in ((0.5, 0.5), (1, 1), (2, 2), (5, 2))),
+    *(("quantile", {"a": a, "b": b, "epsilon": EPSILON}) for a, b in ((0.5, 0.5), (1.0, 1.0), (2.0, 2.0), (5.0, 2.0))),
 )
 
 

@@ -1,9 +1,16 @@
-"""The program's side: one SFT run, then a reward model under one utility and PPO against it."""
+"""One ranking under many reward laws, exactly; then reward models under three utilities and PPO against each.
+
+As a config file, ``--config=experiments/policy_effect/experiment.py:NAME``, it is the second part.
+"""
+
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from experiments.policy_effect.sweep import PPO
 from rlhf_jax.config import default_config, utility
+from rlhf_jax.main import main
+from rlhf_jax.metrics import update_summary
 
 
 def get_config(arg: str = "sft") -> ConfigDict:
@@ -27,3 +34,17 @@ def get_config(arg: str = "sft") -> ConfigDict:
     config.ppo.kl.coefficient = 0.1  # the same for all
     config.checkpoint.every_iterations = 20
     return config
+
+
+def run(setting: str, folder: Path) -> None:
+    """One of ``sweep.SETTINGS``; ``folder`` becomes a run directory of the program, or gets a ``summary.json``."""
+    name, _, seed = setting.rpartition("/")[2].partition(".")
+    if name == "exact":
+        from experiments.policy_effect.exact import run_exact  # here: as a config file this one should load no JAX
+
+        update_summary(folder, run_exact())
+        return
+    words = [f"--config={__file__}:{name}", f"--workdir={folder}"]
+    if seed:
+        words += [f"--config.seed={seed}", f"--config.parents.sft={folder.parent / 'sft'}"]
+    main(words)

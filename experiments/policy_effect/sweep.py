@@ -20,6 +20,14 @@ LAWS = {
     "Beta(4, 1)": ("quantile", {"a": 4.0, "b": 1.0}),
     "linear (ties)": ("linear", {}),
 }
-BETAS = (0.1, 0.3, 1.0)  # reward per nat
+BETAS = (0.05, 0.1, 0.3, 1.0)  # reward per nat
 KLS = (0.25, 0.5, 1.0, 2.0)  # nats, mean over prompts
 BEST_OF = (4, 16)
+
+# The SFT run comes first: every PPO run starts from it.
+SETTINGS = {
+    "policy_effect/exact": "the optimum on sampled answers, one ranking under many laws",
+    "policy_effect/sft": "the policy that all PPO runs start from",
+} | {
+    f"policy_effect/{name}.{seed}": f"reward model and PPO under {name}, seed {seed}" for seed in SEEDS for name in PPO
+}
