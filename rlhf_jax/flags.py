@@ -46,6 +46,9 @@ usage: python -m rlhf_jax --config=FILE.py[:ARG] --workdir=DIR [--dry_run] [--co
   --dry_run         check everything, print the plan, train nothing
   --config.KEY=V    set one setting; true/false settings also as --config.KEY and --noconfig.KEY
 
+commands (each with a --help of its own):
+  theory            the rewards that a utility asks for, without training: rlhf-jax theory --utility=power:0.5 --n=8
+
 examples:
   python -m rlhf_jax --config=configs/quickstart.py --workdir=runs/a
   python -m rlhf_jax --config=configs/reward_pairwise.py --workdir=runs/b --config.reward.utility.sigma=0.5

@@ -7,8 +7,16 @@ from rlhf_jax.errors import USER_ERROR, UserError
 from rlhf_jax.flags import Launch, parse
 
 Command = Callable[[Sequence[str]], None]
+
+
+def _theory(words: Sequence[str]) -> None:
+    from rlhf_jax.theory_command import theory
+
+    theory(words)
+
+
 # The first word of a command line -> what is done with the words after it. Each imports its module when it is called.
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {"theory": _theory}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
