@@ -10,7 +10,7 @@ VENV := .venv
 RUN  := $(VENV)/bin/python
 PIP  := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help quickstart test check smoke golden bench lock clean
+.PHONY: help quickstart test check smoke reproduce golden bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -33,6 +33,9 @@ smoke: $(VENV)/.base  ## two steps of every stage through the command line, in a
 	$(RUN) -m rlhf_jax --config=configs/quickstart.py --workdir="$$dir/run" \
 	  --config.sft.steps=2 --config.sft.batch_size=2 --config.reward.steps=2 --config.reward.batch_size=2 \
 	  --config.ppo.iterations=2 --config.ppo.prompts_per_iteration=4 --config.ppo.minibatches=2 --config.log.every=1
+
+reproduce: $(VENV)/.base  ## EXP=name: run an experiment of experiments/ and draw its figures and tables
+	$(RUN) -m experiments.run $(EXP)
 
 golden: $(VENV)/.dev  ## rewrite the golden metrics; the commit must say why they moved
 	$(RUN) -m pytest tests/golden --update-golden -rA
