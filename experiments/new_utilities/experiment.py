@@ -18,10 +18,12 @@ from rlhf_jax.main import main
 from rlhf_jax.metrics import read_jsonl, read_summary, update_summary
 from rlhf_jax.objectives.ranking import ranked_utility_loss
 from rlhf_jax.objectives.utilities import Exponential, Quantile, Utility
+from rlhf_jax.theory.inverse import slope_for
 
 FREE = 20  # responses with a logit each
-FREE_STEPS, FREE_RATE = 4000, 0.03
+FREE_STEPS, FREE_RATE = 20_000, 0.1
 TRAINING, HELD_OUT, STEPS = 400, 200, 2500
+EPSILON = 0.01  # below every gap that is wanted, or the continuation would close it
 RANDOM = 100  # utilities drawn to be looked at
 OWN = "experiments/new_utilities/bimodal.py:Bimodal"
 
@@ -29,9 +31,9 @@ OWN = "experiments/new_utilities/bimodal.py:Bimodal"
 def wanted_utility(law: str) -> Quantile:
     """The quantile utility of a law of ``sweep.LAWS``."""
     if law == "bimodal":
-        return Bimodal(epsilon=1e-3)
+        return Bimodal(epsilon=EPSILON)
     a, b = (float(shape) for shape in law.removeprefix("Beta(").removesuffix(")").split(","))
-    return Quantile(a=a, b=b, epsilon=1e-3)
+    return Quantile(a=a, b=b, epsilon=EPSILON)
 
 
 def wanted_rewards(utility: Quantile, size: int) -> Float[np.ndarray, "K"]:
@@ -168,9 +170,12 @@ def _obstruction() -> dict[str, float]:
     summary = {f"unreachable.{law}": unreachable(wanted_rewards(wanted_utility(law), size)) for law in LAWS}
     # Rewards that some utility does have, for comparison: the roots of (1 - x^2) P'_7(x) are the best of log x.
     fekete = np.sort(np.concatenate([[-1.0, 1.0], np.polynomial.legendre.Legendre.basis(size - 1).deriv().roots()]))
-    summary["unreachable.best of log x"] = unreachable((1.0 + fekete[::-1]) / 2.0)
+    best = (1.0 + fekete[::-1]) / 2.0
+    best[[0, -1]] = 1.0, 0.0  # to the last bit
+    summary |= {"unreachable.best of log x": unreachable(best), "imbalance.best of log x": slope_for(best).residual}
     for law in LAWS:
         wanted = wanted_rewards(wanted_utility(law), size)
+        summary[f"imbalance.{law}"] = slope_for(wanted).residual
         summary |= {f"outer.{law}": wanted[0] - wanted[1], f"next.{law}": wanted[1] - wanted[2]}
     rng = np.random.default_rng(0)
     for number in range(RANDOM):
@@ -179,7 +184,7 @@ def _obstruction() -> dict[str, float]:
     return summary
 
 
-def _program() -> dict[str, float]:
+def _program(seed: str) -> dict[str, float]:
     """The reward stage of the program, small and short, under the user's own law; mean reward at each rank."""
     summary = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -187,8 +192,9 @@ def _program() -> dict[str, float]:
             [
                 "--config=configs/reward_listwise.py",
                 f"--workdir={os.path.join(folder, 'run')}",
+                f"--config.seed={seed}",
                 f"--config.reward.utility.name={OWN}",
-                "--config.reward.utility.epsilon=0.01",
+                f"--config.reward.utility.epsilon={EPSILON}",
                 "--config.reward.steps=1200",
                 "--config.reward.eval_every=1200",
                 "--config.log.tensorboard=false",
@@ -204,11 +210,11 @@ def _program() -> dict[str, float]:
 
 def run(setting: str, folder: Path) -> None:
     """Compute one of ``sweep.SETTINGS``; the numbers go to ``summary.json``."""
+    name, _, seed = setting.rpartition("/")[2].partition(".")
     parts = {
         "exponential": _exponential,
         "quantile": _quantile,
         "world": _world,
         "obstruction": _obstruction,
-        "program": _program,
     }
-    update_summary(folder, parts[setting.rpartition("/")[2]]())
+    update_summary(folder, _program(seed) if name == "program" else parts[name]())

@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import betaincinv
 
 from experiments.measures import best_of_n, beta_at_kl, entropy, kl, tilted
 from experiments.policy_effect.sweep import BEST_OF, BETAS, EXACT_SEEDS, KLS, LAWS
 from experiments.small import noisy_ranks, rewards_of, sample_answers, sample_lists, train
 from rlhf_jax.objectives.utilities import LimitLaw, Log, make_utility
+from rlhf_jax.theory.limits import quantile
 
 PROMPTS, ANSWERS = 64, 64
 TRAINING, STEPS, NOISE = 200, 1000, 0.1
@@ -30,13 +30,6 @@ class Distinct(NamedTuple):
         return self.counts / self.counts.sum()
 
 
-def law_quantile(law: LimitLaw, p: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
-    """The reward below which the share ``p`` of the best rewards lies as their number grows."""
-    rest = 1.0 - 2.0 * law.atom
-    inner = np.clip((p - law.atom) / rest, 0.0, 1.0) if rest > 0 else (p >= 0.5).astype(float)
-    return betaincinv(law.a, law.b, inner)
-
-
 def distinct(texts: list[str], scores: Float[np.ndarray, "N"], gold: Float[np.ndarray, "N"]) -> Distinct:
     """N sampled answers, each text once."""
     _, first, counts = np.unique(np.array(texts), return_index=True, return_counts=True)
@@ -48,7 +41,7 @@ def rank_wise(law: LimitLaw, answers: Distinct) -> Float[np.ndarray, "M"]:
     """The rewards of ``law`` in the order of the scores: the quantile at the middle of each answer's own share."""
     order, share = np.argsort(answers.scores, kind="stable"), answers.share
     rewards = np.empty(len(share))
-    rewards[order] = law_quantile(law, np.cumsum(share[order]) - share[order] / 2)
+    rewards[order] = quantile(law, np.cumsum(share[order]) - share[order] / 2)
     return rewards
 
 

@@ -12,11 +12,11 @@ from experiments.measures import best_of_n
 from experiments.new_utilities.bimodal import Bimodal
 from experiments.new_utilities.experiment import OWN, best_rewards, unreachable, wanted_rewards, wanted_utility
 from experiments.policy_effect import sweep as policies
-from experiments.policy_effect.exact import distinct, law_quantile, rank_wise
+from experiments.policy_effect.exact import distinct, rank_wise
 from experiments.small import CITIES, KEYS, WORDS, features_of, noisy_ranks
 from rlhf_jax.build.specs import utility_table
 from rlhf_jax.flags import parse
-from rlhf_jax.objectives.utilities import Exponential, LimitLaw, make_utility
+from rlhf_jax.objectives.utilities import LimitLaw, make_utility
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -57,13 +57,6 @@ def test_what_a_utility_has_as_its_best_is_reachable_and_a_wide_outermost_gap_is
     assert unreachable(fekete) == pytest.approx(0.0, abs=1e-9)
     assert unreachable(np.array([1.0, 0.5, 0.4, 0.0])) > 0.1
     assert unreachable(wanted_rewards(wanted_utility("Beta(2, 2)"), 8)) == pytest.approx(1 / 3)
-
-
-def test_the_law_with_atoms() -> None:
-    """Exponential of sigma 1/4: 1/6 at each end, the rest uniform."""
-    law = Exponential(sigma=0.25).limit_law()
-    assert law_quantile(law, np.array([0.1, 1 / 6, 0.5, 1 / 3, 0.9])) == pytest.approx([0.0, 0.0, 0.5, 0.25, 1.0])
-    assert law_quantile(LimitLaw(2.0, 1.0), np.array([0.25])) == pytest.approx([0.5])  # F = r^2
 
 
 def test_rewards_by_rank_keep_the_order_and_share_places() -> None:
