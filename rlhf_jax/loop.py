@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from rlhf_jax.checkpoints import Checkpoints
@@ -22,11 +22,12 @@ class BatchIterator(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found: metrics, and rows to be stored (completions; rewards of scored responses)."""
+    """What an evaluation found: metrics, rows to be stored (completions; rewards of scored responses), warnings."""
 
     metrics: dict[str, float]
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     rewards: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Task:
 
     ``step`` returns without waiting for the device; ``finish`` turns what it returned into floats and may wait.
     ``evaluate(state, final)`` is called every ``eval_every`` steps, and once more with final=True at the end.
+    ``optimum`` is the record of what each prompt type's utility asks for, where the stage trains on rankings.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Task:
     log_every: int
     eval_every: int
     notes: tuple[str, ...] = ()
+    optimum: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

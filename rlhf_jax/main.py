@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from rlhf_jax.config import did_you_mean
 from rlhf_jax.errors import USER_ERROR, UserError
 from rlhf_jax.flags import Launch, parse
 
@@ -15,8 +16,14 @@ def _theory(words: Sequence[str]) -> None:
     theory(words)
 
 
+def _collapse(words: Sequence[str]) -> None:
+    from rlhf_jax.collapse_command import collapse
+
+    collapse(words)
+
+
 # The first word of a command line -> what is done with the words after it. Each imports its module when it is called.
-COMMANDS: dict[str, Command] = {"theory": _theory}
+COMMANDS: dict[str, Command] = {"theory": _theory, "collapse": _collapse}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if words and words[0] in COMMANDS:
             COMMANDS[words[0]](words[1:])
+        elif words and not words[0].startswith("-") and (hint := did_you_mean(words[0], COMMANDS)):
+            raise UserError(f"{words[0]}: no such command{hint}")
         else:
             _dispatch(parse(words))
     except UserError as error:

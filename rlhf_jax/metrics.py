@@ -36,6 +36,10 @@ UNITS: dict[str, str] = {
     "validation.pair_accuracy.open": "share of pairs in the right order, open prompts",
     "validation.pair_accuracy.closed": "share of pairs in the right order, closed prompts",
     "validation.w1_open_closed": "Wasserstein-1 distance between rewards of open and closed prompts",
+    "validation.w1": "Wasserstein-1 distance between the rewards of two prompt types",
+    "validation.ks": "Kolmogorov-Smirnov distance between the rewards of two prompt types",
+    "validation.collapse_index": "1: all prompt types have one reward distribution, 0: they differ as they should",
+    "validation.r_star_distance": "mean distance of the mean reward at each rank from the best rewards of the utility",
     "reward.mean": "mean proxy reward per response",
     "reward.mean.before": "mean proxy reward per response of the SFT policy",
     "reward.std": "standard deviation of the proxy reward over responses",
@@ -56,13 +60,20 @@ UNITS: dict[str, str] = {
     "eos_fraction": "share of responses that ended by themselves",
 }
 
+BY_TYPE = ("validation.w1", "validation.ks", "validation.r_star_distance")
+
 
 def unit_of(name: str) -> str:
     """Unit of a metric, with or without its stage and ``validation.``; "" if unknown."""
     _, _, tail = name.partition(".")
+    for candidate in (name, tail):
+        if candidate.startswith("train."):
+            return unit_of(f"validation.{candidate.removeprefix('train.')}").replace("held-out", "training")
     for candidate in (name, f"validation.{name}", tail, f"validation.{tail}"):
-        if candidate in UNITS:
-            return UNITS[candidate]
+        family = ".".join(candidate.split(".")[:2])  # w1.TYPE.TYPE, ks.TYPE.TYPE, r_star_distance.TYPE
+        for known in (candidate, family if family in BY_TYPE else ""):
+            if known in UNITS:
+                return UNITS[known]
     return ""
 
 
@@ -210,13 +221,20 @@ def write_rewards(workdir: Path | str, stage: str, step: int, rows: Iterable[Map
     """Append to ``rewards/<stage>.jsonl`` the reward of each response that was scored after ``step`` steps.
 
     A row has "split" ("validation" or "train"), "list" (its place in the split), "prompt_type", "rank" (0 = best),
-    "reward" and "gold" (may be null). "step" is added.
+    "reward", "gold" and "best" (the reward at the optimum of the list); the last two may be null. "step" is added.
     """
     path = Path(workdir) / "rewards" / f"{stage}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [_dump({"step": step, **row}) + "\n" for row in rows]
     with open(path, "ab", buffering=0) as file:
         file.write("".join(lines).encode())
+    return path
+
+
+def write_optimum(workdir: Path | str, stage: str, by_type: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write ``optimum/<stage>.json``, what the utility of each prompt type asks for: see ``docs/run_directory.md``."""
+    path = Path(workdir) / "optimum" / f"{stage}.json"
+    write_text_atomically(path, _dump(by_type, indent=2) + "\n")
     return path
 
 

@@ -32,6 +32,7 @@ from rlhf_jax.metrics import (
     read_jsonl,
     read_summary,
     update_summary,
+    write_optimum,
     write_rewards,
     write_samples,
     write_status,
@@ -51,6 +52,7 @@ SHOWN = (
     "kl",
     "length",
     "w1_open_closed",
+    "collapse_index",
 )
 
 
@@ -172,6 +174,8 @@ def run_stage(context: Context, stage: str) -> None:
         start = next(events).step
         writer.rewind(stage, start, held_out=start < task.total_steps)
         write_status(workdir, "running", stage=stage, step=start)
+        if task.optimum:
+            write_optimum(workdir, stage, task.optimum)
         if start:
             print(f"{stage}: going on from step {start}")
         with Console(task.total_steps, stage, start=start) as console:
@@ -194,6 +198,8 @@ def record_evaluation(workdir: Path, stage: str, event: Evaluated, writer: Metri
     row = {name if name.startswith("train.") else f"validation.{name}": v for name, v in found.metrics.items()}
     writer.write(stage, event.step, row)
     console.print(f"{stage} held-out after {event.step}: {_line(found.metrics)}")
+    for warning in found.warnings:
+        console.print(f"{stage} warning: {warning}")
     if found.samples:
         write_samples(workdir, stage, event.step, found.samples)
         console.samples(found.samples, f"{stage}, step {event.step}")

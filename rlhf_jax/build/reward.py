@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlhf_jax.build.best import best_of_lists, optimum_record, w1_between_types
 from rlhf_jax.build.common import floats, gradient_task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, init_scored, load_parent, stage_decoder
 from rlhf_jax.build.specs import decoder_spec, optimizer_spec, reward_spec, utility_table
@@ -28,7 +29,8 @@ def reward_task(context: Context, stage: str) -> Task:
     from_sft = config.reward.init == "sft"
     decoder = stage_decoder(context, "sft") if from_sft else decoder_spec(config.model, tokenizer.vocab_size)
     spec = reward_spec(config.reward, decoder, prompt_aware=prompt_aware)
-    _, utility_index = utility_table(config.reward, prompt_aware=prompt_aware)
+    table = utility_table(config.reward, prompt_aware=prompt_aware)
+    utility_index = table[1]
     lists, counts = list_examples(context.data.lists, tokenizer, data.max_prompt, data.max_response)
     held_out, held_out_counts = list_examples(
         context.data.lists_validation, tokenizer, data.max_prompt, data.max_response
@@ -56,6 +58,20 @@ def reward_task(context: Context, stage: str) -> Task:
 
     compiled = executor.compile(held_out_batch, ("state", "rows"), ("replicated", "rows"))
 
+    # Best rewards need an end to the scale. Types should lie as far apart as the prompt-aware utilities ask for, in the
+    # stage with one utility for all as well: that it cannot do so is the finding.
+    best: dict[str, list[np.ndarray | None]] = {"train": [None] * len(seen), "validation": [None] * len(held_out)}
+    apart: dict[tuple[str, str], float] = {}
+    optimum: dict[str, Any] = {}
+    if spec.bounded:
+        wanted = utility_table(config.reward, prompt_aware=True)
+        best = {
+            "train": best_of_lists(seen, table, data.list_size),
+            "validation": best_of_lists(held_out, table, data.list_size),
+        }
+        apart = w1_between_types(held_out, best_of_lists(held_out, wanted, data.list_size))
+        optimum = optimum_record(held_out, best["validation"], table, wanted, apart)
+
     def score(state: TrainState, examples: Sequence[ListExample], split: str) -> RewardEvaluation:
         def loss_and_rewards(batch: RankBatch) -> tuple[float, float, np.ndarray]:
             (loss, weight), rewards = jax.device_get(compiled(state.params, executor.place(batch, "rows")))
@@ -64,7 +80,9 @@ def reward_task(context: Context, stage: str) -> Task:
         records = context.data.lists if split == "train" else context.data.lists_validation
         gold = [[response.score for response in records[example.index].responses] for example in examples]
         batches = rank_eval_batches(examples, utility_index, batch_size, data.list_size, length, tokenizer.pad_id)
-        return evaluate_reward_model(loss_and_rewards, batches, examples, gold, split=split)
+        return evaluate_reward_model(
+            loss_and_rewards, batches, examples, gold, best=best[split], apart=apart, split=split
+        )
 
     def evaluate(state: TrainState, final: bool) -> Evaluation:
         found = score(state, held_out, "validation")
@@ -75,7 +93,7 @@ def reward_task(context: Context, stage: str) -> Task:
             rows += trained.rows
         if final:
             metrics |= truncation_metrics(counts + held_out_counts)
-        return Evaluation(floats(metrics), rewards=rows)
+        return Evaluation(floats(metrics), rewards=rows, warnings=found.warnings)
 
     return Task(
         name=stage,
@@ -88,4 +106,5 @@ def reward_task(context: Context, stage: str) -> Task:
         log_every=config.log.every,
         eval_every=config.reward.eval_every,
         notes=(truncation_note(counts),),
+        optimum=optimum,
     )

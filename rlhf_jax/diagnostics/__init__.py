@@ -1,5 +1,6 @@
 """Measurements on rewards that need no model: NumPy in, numbers out."""
 
+from rlhf_jax.diagnostics.collapse import Collapse, coincide, measure_collapse
 from rlhf_jax.diagnostics.rewards import (
     distribution_summary,
     pair_accuracy,
@@ -9,7 +10,10 @@ from rlhf_jax.diagnostics.rewards import (
 )
 
 __all__ = [
+    "Collapse",
+    "coincide",
     "distribution_summary",
+    "measure_collapse",
     "pair_accuracy",
     "pair_accuracy_of_lists",
     "rank_profile",

@@ -1,23 +1,27 @@
 """A reward model on held-out ranked lists."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from rlhf_jax.data.examples import ListExample
 from rlhf_jax.data.loader import thin
-from rlhf_jax.diagnostics.rewards import pair_accuracy_of_lists, wasserstein_1
+from rlhf_jax.diagnostics import Collapse, coincide, measure_collapse, pair_accuracy_of_lists
 from rlhf_jax.types import RankBatch
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardEvaluation:
-    """Metrics, and one row for each response: split, list, prompt_type, rank, reward, gold (None when unknown)."""
+    """Metrics; one row for each response: split, list, prompt_type, rank, reward, gold and best (None when unknown);
+    and a warning for each pair of prompt types whose rewards have collapsed into one distribution.
+    """
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]]
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate_reward_model(
@@ -26,13 +30,18 @@ def evaluate_reward_model(
     lists: Sequence[ListExample],
     scores: Sequence[Sequence[float | None]],
     *,
+    best: Sequence[Float[np.ndarray, "_"] | None] | None = None,
+    apart: Mapping[tuple[str, str], float] | None = None,
     split: str = "validation",
 ) -> RewardEvaluation:
-    """Loss, pair accuracy (ties in rank left out) and the distance between prompt types' reward distributions.
+    """Loss, pair accuracy (ties in rank left out) and how far prompt types' reward distributions have collapsed.
 
     ``loss_and_rewards`` gives (loss numerator, its weight in lists, rewards (B, K)) of a batch; ``batches`` are one
-    pass over ``lists`` in order, ``scores`` the known gold rewards of their responses. ``w1_open_closed`` is the
-    Wasserstein-1 distance, in reward, between the pooled rewards of open and of closed prompts.
+    pass over ``lists`` in order, ``scores`` the known gold rewards of their responses. ``best`` are the rewards at each
+    list's optimum, best response first, None where there is none; ``apart`` the distances that pairs of types should
+    have (``diagnostics.measure_collapse``). ``w1.A.B`` is the Wasserstein-1 distance, in reward, between the pooled
+    rewards of two types (again as ``w1_open_closed``), ``ks.A.B`` the Kolmogorov-Smirnov distance,
+    ``r_star_distance.TYPE`` the mean distance of a type's rank profile from that of its best rewards.
     """
     losses, weights = 0.0, 0.0
     rewards, ranks, masks = [], [], []
@@ -49,12 +58,14 @@ def evaluate_reward_model(
     for kind in sorted(set(types) - {""}):
         own = types == kind
         metrics[f"pair_accuracy.{kind}"] = _accuracy(reward[own], rank[own], mask[own])
-    if {"open", "closed"} <= set(types):
-        pooled = {kind: reward[types == kind][mask[types == kind]] for kind in ("open", "closed")}
-        metrics["w1_open_closed"] = wasserstein_1(pooled["open"], pooled["closed"])
+    gold, optimum = np.full(reward.shape, np.nan), np.full(reward.shape, np.nan)
     rows = []
     for place, example in enumerate(lists):
         kept = thin(example.ranks, reward.shape[1])
+        own = best[place] if best is not None else None
+        gold[place, : len(kept)] = [_or_nan(scores[place][response]) for response in kept]
+        if own is not None:
+            optimum[place, : len(kept)] = own
         rows += [
             {
                 "split": split,
@@ -63,10 +74,32 @@ def evaluate_reward_model(
                 "rank": int(rank[place, column]),
                 "reward": float(reward[place, column]),
                 "gold": scores[place][response],
+                "best": None if own is None else float(own[column]),
             }
             for column, response in enumerate(kept)
         ]
-    return RewardEvaluation(metrics, rows)
+    found = measure_collapse(reward, rank, mask, types.tolist(), best=optimum, apart=apart, gold=gold)
+    return RewardEvaluation(metrics | collapse_metrics(found), rows, tuple(coincide(found)))
+
+
+def collapse_metrics(found: Collapse) -> dict[str, float]:
+    """The numbers of a collapse by their metric names; what is not known is left out."""
+    metrics: dict[str, float] = {}
+    for pair in found.pairs:
+        metrics[f"w1.{pair.first}.{pair.second}"] = pair.w1
+        metrics[f"ks.{pair.first}.{pair.second}"] = pair.ks
+        if (pair.first, pair.second) == ("closed", "open"):
+            metrics["w1_open_closed"] = pair.w1
+    if found.index is not None:
+        metrics["collapse_index"] = found.index
+    for kind, reading in found.types.items():
+        if reading.mean_distance is not None:
+            metrics[f"r_star_distance.{kind}"] = reading.mean_distance
+    return metrics
+
+
+def _or_nan(score: float | None) -> float:
+    return np.nan if score is None else score
 
 
 def _accuracy(reward: np.ndarray, rank: np.ndarray, mask: np.ndarray) -> float:

@@ -52,7 +52,8 @@ def draw_pictures(run: Run) -> list[Picture]:
             "Reward model: distribution",
             "Rewards of held-out responses. Left: how they are spread, with the Wasserstein-1 distance W₁ between the "
             "two types of prompt (0: one and the same distribution). Right: mean reward at each "
-            "rank, with one standard deviation either side.",
+            "rank, with one standard deviation either side; dashed, the best rewards of the utility that the type is "
+            "trained under.",
             rewards_figure,
         ),
         (
@@ -123,8 +124,11 @@ def accuracy_figure(run: Run) -> Figure | None:
 def rewards_figure(run: Run) -> Figure | None:
     """Reward histogram and mean reward by rank, one row of panels per reward stage."""
     stages = {stage: lists for stage, lists in run.rewards.items() if lists}
-    if not stages:
-        return None
+    return draw_rewards(stages) if stages else None
+
+
+def draw_rewards(stages: Mapping[str, Mapping[str, RewardLists]]) -> Figure:
+    """The same of any lists by name and prompt type; at least one of each."""
     figure, axes = panels(len(stages), 2)
     for row, (stage, lists) in enumerate(stages.items()):
         _draw_histogram(axes[2 * row], stage, lists)
@@ -198,6 +202,9 @@ def _draw_ranks(axis: Axes, lists: Mapping[str, RewardLists]) -> None:
         colour = colour_of(kind, place)
         axis.plot(held, means[held], color=colour, marker="o", label=_shown(kind))
         axis.fill_between(held, (means - spread)[held], (means + spread)[held], color=colour, alpha=0.15, linewidth=0)
+        if not np.isnan(one.best[one.mask]).any():
+            best, _ = rank_profile(one.best, one.ranks, one.mask)
+            axis.plot(held, best[held], color=colour, linestyle="--", linewidth=1.2, label=f"{_shown(kind)}, best")
     _dress(axis, "mean reward by rank", "rank (0 = best)", "mean reward")
     axis.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     axis.legend()

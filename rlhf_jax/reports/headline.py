@@ -43,6 +43,12 @@ def sentences(summary: Mapping[str, float]) -> list[str]:
                 f"Reward model ({stage}): the rewards of open and of closed prompts lie {distance:.3f} apart "
                 "(Wasserstein-1; 0 means one distribution for both)."
             )
+        index = summary.get(f"{stage}.collapse_index")
+        if index is not None:
+            found.append(
+                f"Reward model ({stage}): collapse index {index:.2f}; at 1 the rewards of all types of prompt follow "
+                "one distribution, at 0 they lie as far apart as they should."
+            )
         if stage == "sft":
             continue
         for kind in ("open", "closed"):

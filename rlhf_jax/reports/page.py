@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from rlhf_jax.console import clean_text
 from rlhf_jax.metrics import write_text_atomically
+from rlhf_jax.reports.collapse import collapse_warnings
 from rlhf_jax.reports.figures import draw_pictures
 from rlhf_jax.reports.headline import headline, reward_table, sample_rows, sentences
 from rlhf_jax.reports.records import read_run
@@ -33,7 +34,7 @@ def write_report(workdir: Path | str) -> Path:
     samples = sample_rows(run)
     html = _template().render(
         title=workdir.resolve().name,
-        sentences=sentences(run.summary),
+        sentences=[*(f"Warning: {line}." for line in collapse_warnings(run)), *sentences(run.summary)],
         headline=headline(run.summary),
         status=run.status,
         subtitle=_subtitle(run.status),

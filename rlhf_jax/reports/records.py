@@ -16,11 +16,16 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True)
 class RewardLists:
-    """Held-out rewards of N lists of one prompt type, padded to K responses; ranks count from 0 = best."""
+    """Held-out rewards of N lists of one prompt type, padded to K responses; ranks count from 0 = best.
+
+    ``best`` and ``gold``: the reward at the optimum of the list, and the true one; NaN where unknown.
+    """
 
     rewards: Float[np.ndarray, "N K"]
     ranks: Int[np.ndarray, "N K"]
     mask: Bool[np.ndarray, "N K"]
+    best: Float[np.ndarray, "N K"]
+    gold: Float[np.ndarray, "N K"]
 
     @property
     def values(self) -> Float[np.ndarray, "M"]:
@@ -30,7 +35,7 @@ class RewardLists:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one run directory holds. ``rewards`` and ``samples`` are by stage, in the order the stages ran."""
+    """What one run directory holds. ``rewards``, ``samples`` and ``optimum`` are by stage, in the order they ran."""
 
     workdir: Path
     config: Mapping[str, Any]
@@ -40,6 +45,7 @@ class Run:
     metrics: list[Row]
     rewards: Mapping[str, Mapping[str, RewardLists]]
     samples: Mapping[str, list[Row]]
+    optimum: Mapping[str, Mapping[str, Any]]
 
     @property
     def stages(self) -> list[str]:
@@ -66,7 +72,7 @@ def read_run(workdir: Path) -> Run:
     metrics = read_metrics(workdir)
     order = list(dict.fromkeys(str(row["stage"]) for row in metrics))
     rewards: dict[str, Mapping[str, RewardLists]] = {
-        path.stem: _by_prompt_type(newest_held_out(read_jsonl(path))) for path in (workdir / "rewards").glob("*.jsonl")
+        path.stem: lists_by_type(newest_held_out(read_jsonl(path))) for path in (workdir / "rewards").glob("*.jsonl")
     }
     samples = {path.name: _last_samples(path) for path in (workdir / "samples").glob("*") if path.is_dir()}
     return Run(
@@ -78,6 +84,7 @@ def read_run(workdir: Path) -> Run:
         metrics=metrics,
         rewards=_in_order(rewards, order),
         samples=_in_order(samples, order),
+        optimum=_in_order({path.stem: read_json(path) for path in (workdir / "optimum").glob("*.json")}, order),
     )
 
 
@@ -88,7 +95,8 @@ def newest_held_out(rows: list[Row]) -> list[Row]:
     return [row for row in held_out if row.get("step", 0) == last]
 
 
-def _by_prompt_type(rows: list[Row]) -> dict[str, RewardLists]:
+def lists_by_type(rows: list[Row]) -> dict[str, RewardLists]:
+    """Rows of one evaluation, by prompt type in the order in which types are shown; lists as they come."""
     types = sorted({str(row.get("prompt_type") or "") for row in rows}, key=type_order)
     return {kind: _lists([row for row in rows if (row.get("prompt_type") or "") == kind]) for kind in types}
 
@@ -105,12 +113,16 @@ def _lists(rows: list[Row]) -> RewardLists:
         lists.setdefault(row["list"], []).append(row)
     shape = (len(lists), max(map(len, lists.values())))
     rewards, ranks, mask = np.zeros(shape), np.zeros(shape, dtype=int), np.zeros(shape, dtype=bool)
+    best, gold = np.full(shape, np.nan), np.full(shape, np.nan)
     for index, members in enumerate(lists.values()):
         size = len(members)
         rewards[index, :size] = [float(row["reward"]) for row in members]
         ranks[index, :size] = [row["rank"] for row in members]
         mask[index, :size] = np.isfinite(rewards[index, :size])
-    return RewardLists(rewards, ranks, mask)
+        for values, name in ((best, "best"), (gold, "gold")):
+            known = [row.get(name) for row in members]
+            values[index, :size] = [np.nan if value is None else float(value) for value in known]
+    return RewardLists(rewards, ranks, mask, best, gold)
 
 
 def _last_samples(directory: Path) -> list[Row]:

@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 
 from rlhf_jax.config import from_json
-from rlhf_jax.metrics import read_jsonl, read_summary
+from rlhf_jax.metrics import read_json, read_jsonl, read_summary
 from tests.end_to_end import tiny
 from tests.end_to_end.conftest import Run
 
 STAGES = ("sft", "reward", "reward_common", "ppo")
-REWARD = ("loss", "pair_accuracy", "pair_accuracy.open", "pair_accuracy.closed", "w1_open_closed")
+REWARD = (
+    "loss",
+    "pair_accuracy",
+    "pair_accuracy.open",
+    "pair_accuracy.closed",
+    "w1_open_closed",
+    "w1.closed.open",
+    "ks.closed.open",
+    "collapse_index",
+    "r_star_distance.open",
+    "r_star_distance.closed",
+)
 KINDS = ("open", "closed")
 VARIED = ("unique", "distinct_2")
 CUT = ("truncated.prompts", "truncated.responses")
@@ -53,7 +64,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_run_directory_holds_what_is_documented(quickstart: Run) -> None:
     here = quickstart.workdir
     expected = {"config.json", "env.json", "metrics.jsonl", "STATUS.json", "summary.json", "report.html"}
-    expected |= {"tb", "samples", "checkpoints", "tokenizer", "rewards", "figures"}
+    expected |= {"tb", "samples", "checkpoints", "tokenizer", "rewards", "figures", "optimum"}
     assert {path.name for path in here.iterdir()} == expected
     for folder in ("tb", "checkpoints"):
         assert {path.name for path in (here / folder).iterdir()} == set(STAGES)
@@ -117,6 +128,23 @@ def test_rewards_of_every_evaluation_are_kept_held_out_and_trained_on(quickstart
         mine = next(row["list"] for row in train if row["prompt_type"] == kind)
         gold = sorted(row["gold"] for row in train if row["list"] == mine)
         assert gold == sorted(response.score for response in record.responses)
+
+
+def test_the_optimum_is_recorded_with_how_far_apart_the_types_should_lie(quickstart: Run) -> None:
+    """The quickstart's utilities differ by type, in the reward stage; both stages are held against that."""
+    found = {
+        stage: read_json(quickstart.workdir / "optimum" / f"{stage}.json") for stage in ("reward", "reward_common")
+    }
+    own, common = found["reward"], found["reward_common"]
+    assert own["open"]["apart"]["closed"] == own["closed"]["apart"]["open"] == common["open"]["apart"]["closed"]
+    # Both in best-first order over 8 responses: W1 is then the mean distance response by response.
+    r = {kind: np.array(own[kind]["r"]) for kind in KINDS}
+    assert own["open"]["apart"]["closed"] == pytest.approx(np.abs(r["open"] - r["closed"]).mean())
+    assert own["open"]["apart"]["closed"] > 0.05
+    assert common["open"]["r"] == common["closed"]["r"]
+    assert common["closed"]["wanted"] == own["closed"]["utility"] != common["closed"]["utility"]
+    for row in read_jsonl(quickstart.workdir / "rewards" / "reward.jsonl"):
+        assert row["best"] == own[row["prompt_type"]]["r"][row["rank"]]
 
 
 # ------------------------------------------------------------------------------ it repeats itself

@@ -1,5 +1,7 @@
 """Evaluations worked by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from rlhf_jax.data.loader import rank_eval_batches
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizers import build_tokenizer
 from rlhf_jax.evaluation.policy import diversity_metrics, gold_metrics, sample_completions
-from rlhf_jax.evaluation.reward import evaluate_reward_model
+from rlhf_jax.evaluation.reward import RewardEvaluation, evaluate_reward_model
 from rlhf_jax.types import PromptBatch, RankBatch
 
 
@@ -23,7 +25,7 @@ REWARD = {0: 0.5, 1: 0.75, 2: 0.625, 10: 1.0, 11: 0.25, 12: 0.5, 20: 0.25, 21: 0
 SCORES = [[0.2, 0.9, 0.1], [1.0, 1.0, 0.0], [None, None]]
 
 
-def evaluated(lists: list[ListExample], list_size: int = 3):
+def evaluated(lists: list[ListExample], list_size: int = 3, **settings: Any):
     """The losses are 3 over 2 lists in the first batch, 1 over 1 in the second, which is half padding."""
     losses = iter([(3.0, 2.0), (1.0, 1.0)])
 
@@ -32,7 +34,7 @@ def evaluated(lists: list[ListExample], list_size: int = 3):
         return *next(losses), np.where(batch.response_mask, table(batch.ids[:, :, 1]), -100.0)
 
     batches = rank_eval_batches(lists, {}, 2, list_size, 2, 0)
-    return evaluate_reward_model(loss_and_rewards, batches, lists, SCORES)
+    return evaluate_reward_model(loss_and_rewards, batches, lists, SCORES, **settings)
 
 
 def test_reward_evaluation_by_hand() -> None:
@@ -48,13 +50,52 @@ def test_reward_evaluation_by_hand() -> None:
     # F_closed - F_open being 3/5, 4/5 - 1/3, 4/5 - 2/3 and 4/5 - 1 in turn.
     area = 0.25 * 3 / 5 + 0.125 * (4 / 5 - 1 / 3) + 0.125 * (4 / 5 - 2 / 3) + 0.25 * 1 / 5
     assert found.metrics["w1_open_closed"] == pytest.approx(area)
+    assert found.metrics["w1.closed.open"] == found.metrics["w1_open_closed"]
+    # The largest of those differences of F, at rewards from .25 on.
+    assert found.metrics["ks.closed.open"] == pytest.approx(3 / 5)
+    # One open list: what a shuffle would show of a single law is not known, so neither is an index.
     assert set(found.metrics) == {
         "loss",
         "pair_accuracy",
         "pair_accuracy.open",
         "pair_accuracy.closed",
         "w1_open_closed",
+        "w1.closed.open",
+        "ks.closed.open",
     }
+    assert found.warnings == ()
+    assert {row["best"] for row in found.rows} == {None}
+
+
+def test_distance_to_the_best_rewards_by_hand() -> None:
+    """Open, by rank: .75 .5 .625 against 1 .5 0. Closed: the first list's best two share 1; mean rewards by rank are
+    (1 + .25 + .25) / 3 and (.5 + .25) / 2, mean best ones (1 + 1 + 1) / 3 and 0.
+    """
+    best = [np.array([1.0, 0.5, 0.0]), np.array([1.0, 1.0, 0.0]), np.array([1.0, 0.0])]
+    found = evaluated(LISTS, best=best)
+    assert found.metrics["r_star_distance.open"] == pytest.approx((0.25 + 0 + 0.625) / 3)
+    assert found.metrics["r_star_distance.closed"] == pytest.approx((0.5 + 0.375) / 2)
+    assert [row["best"] for row in found.rows] == [1.0, 0.5, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0]
+    unknown = evaluated(LISTS, best=[None, *best[1:]])
+    assert "r_star_distance.open" not in unknown.metrics
+    assert unknown.metrics["r_star_distance.closed"] == found.metrics["r_star_distance.closed"]
+
+
+def test_types_that_should_differ_and_do_not_are_warned_of() -> None:
+    """Three lists a type with the same rewards, which their utilities want 0.2 apart."""
+    lists = [example((0, 1), ("open", "closed")[i % 2], 2) for i in range(6)]
+    rewards = np.tile([1.0, 0.0], (6, 1))
+    best = [np.array([1.0, 0.0])] * 6
+
+    def warned(**settings: Any) -> RewardEvaluation:
+        batches = rank_eval_batches(lists, {}, 6, 2, 2, 0)
+        return evaluate_reward_model(lambda _: (0.0, 6.0, rewards), batches, lists, [[None, None]] * 6, **settings)
+
+    found = warned(best=best, apart={("closed", "open"): 0.2})
+    (line,) = found.warnings
+    assert line.startswith("closed and open: one reward distribution (W1 0.000, expected 0.200")
+    assert found.metrics["collapse_index"] == 1.0
+    assert warned(best=best).warnings == ()
 
 
 def test_rows_carry_the_gold_of_the_response_they_are_about() -> None:

@@ -141,6 +141,10 @@ def test_a_bad_line_is_named(tmp_path):
         ("validation.loss", "held-out"),
         ("reward.mean", "proxy"),
         ("ppo.kl", "nats"),
+        ("reward.w1.closed.open", "Wasserstein"),
+        ("validation.ks.closed.open", "Kolmogorov"),
+        ("reward.train.r_star_distance.open", "best rewards"),
+        ("reward.train.pair_accuracy", "training pairs"),
     ],
 )
 def test_unit_of_finds_summary_names(name, word):
