@@ -1,0 +1,110 @@
+"""One setting: the lists are written into its folder, the program trains a reward model on them.
+
+Command of one run (the lists are in the folder of a finished setting).
+  python -m rlhf_jax --config=experiments/reward_collapse/experiment.py:world.log --workdir=runs/log \
+    --config.data.path=runs/reproduce/reward_collapse/world_log_seed0/lists.jsonl
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.reward_collapse.lists import find_texts, write_lists
+from experiments.reward_collapse.sweep import SETTINGS, SOURCES, UTILITIES
+from rlhf_jax.config import default_config, utility
+from rlhf_jax.errors import UserError
+from rlhf_jax.main import main
+from rlhf_jax.metrics import write_text_atomically
+from rlhf_jax.objectives.utilities import make_utility
+from rlhf_jax.theory.limits import quantile
+from rlhf_jax.theory.optimum import best_rewards
+
+LISTS = {"texts": 120, "world": 100}
+SIZE = 8
+
+
+def get_config(name: str = "world.log") -> ConfigDict:
+    """``SOURCE.UTILITY``, of texts or world and the names of the sweep; a reward model from scratch, one stage."""
+    source, _, title = name.partition(".")
+    if source not in SOURCES or title not in UTILITIES:
+        raise UserError(
+            f"--config: no setting {name!r}; sources {', '.join(SOURCES)}, utilities {', '.join(UTILITIES)}"
+        )
+    (member, parameters), closed = UTILITIES[title]
+    config = default_config()
+    config.stages = ("reward",)
+
+    config.data.format = "lists"
+    config.data.list_size = SIZE
+    config.data.validation_fraction = 0.2
+    config.data.max_prompt = 12
+    config.model.width = 48
+    config.model.depth = 1
+    config.model.mlp_width = 96
+    config.reward.batch_size = 8
+    config.reward.steps = 400
+    config.tokenizer.kind = "bpe"
+    if source == "texts":
+        # The end of a prompt, where its type is said, so that every response begins at the same position.
+        config.tokenizer.vocab_size = 4096
+        config.data.max_response = 148
+        config.model.positions = "learned"
+        config.model.max_positions = 160
+        config.reward.batch_size = 4
+        config.reward.steps = 200
+    else:
+        config.tokenizer.vocab_size = 512  # all of the world's words
+        config.model.depth = 2
+        config.data.max_response = 20
+
+    config.reward.init = "scratch"
+    config.reward.bounded = "yes"
+    config.reward.utility = utility(member, **parameters)
+    if closed is not None:
+        config.reward.utility_by_type.closed = utility(closed[0], **closed[1])
+    config.reward.balance_utilities = True
+    config.reward.optimizer.learning_rate = 3e-3
+    config.reward.optimizer.beta2 = 0.98
+    config.reward.eval_every = config.reward.steps // 4
+    config.reward.eval_train = 64
+
+    config.log.every = 100
+    config.log.samples = 0
+    config.log.tensorboard = False
+    config.checkpoint.every = config.reward.steps // 2
+    return config
+
+
+def predictions(title: str) -> dict[str, Any]:
+    """By prompt type, best first: ``trained``, the best rewards of the utility as trained; ``ideal``, of the utility
+    without its shift, which the paper draws; ``limit``, the quantiles of the limit law, None where none is known.
+    """
+    everywhere, closed = UTILITIES[title]
+    found = {}
+    for kind, (member, parameters) in {"open": everywhere, "closed": closed or everywhere}.items():
+        own = make_utility(member, **parameters)
+        law = own.limit_law()
+        places = (np.arange(SIZE)[::-1] + 0.5) / SIZE
+        found[kind] = {
+            "trained": best_rewards(own, SIZE, trained=True).rewards.tolist(),
+            "ideal": best_rewards(own, SIZE).rewards.tolist(),
+            "limit": None if law is None else quantile(law, places).tolist(),
+        }
+    return found
+
+
+def run(setting: str, folder: Path) -> None:
+    """Train the setting; without texts those on texts are left out."""
+    source, title, seed = SETTINGS[setting]
+    lists = folder / "lists.jsonl"
+    if source == "texts" and find_texts() is None:
+        print("no texts: set RLHF_JAX_DATA or LONGFORM; left out")
+        return
+    if not lists.is_file():
+        write_lists(source, lists, LISTS[source])
+    write_text_atomically(folder / "predictions.json", json.dumps(predictions(title)) + "\n")
+    words = [f"--config={Path(__file__)}:{source}.{title}", f"--workdir={folder}"]
+    main([*words, f"--config.data.path={lists}", f"--config.seed={seed}"])
