@@ -150,16 +150,16 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     Raises:
       UserError: a row that cannot be used, as ``file:line: field: reason``; or no row.
     """
-    rows = read_jsonl(path)
+    rows = read_jsonl(path, torn=False)
     for number, row in enumerate(rows, start=1):
         for field, (holds, wanted) in _FIELDS.items():
             if field not in row:
                 raise UserError(f"{path}:{number}: {field}: missing; expected {wanted}")
             if not holds(row[field]):
                 raise UserError(f"{path}:{number}: {field}: expected {wanted}, found {json.dumps(row[field])}")
-        for field in ("gold", "best"):
-            if row.get(field) is not None and not _is_number(row[field]):
-                raise UserError(f"{path}:{number}: {field}: expected a finite number or null, found {row[field]!r}")
+        for field, (holds, wanted) in _OPTIONAL.items():
+            if row.get(field) is not None and not holds(row[field]):
+                raise UserError(f"{path}:{number}: {field}: expected {wanted} or null, found {json.dumps(row[field])}")
     rows = newest_held_out(rows)
     if not rows:
         raise UserError(f"{path}: no rows")
@@ -187,6 +187,12 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "list": (lambda value: isinstance(value, str) or _is_whole(value), "a whole number or a text"),
     "rank": (lambda value: _is_whole(value) and abs(value) < 2**53, "a whole number"),
     "reward": (_is_number, "a finite number"),
+}
+_OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "gold": (_is_number, "a finite number"),
+    "best": (_is_number, "a finite number"),
+    "step": (_is_whole, "a whole number"),
+    "split": (lambda value: isinstance(value, str), "a text"),
 }
 
 

@@ -88,15 +88,16 @@ def write_text_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file: none if it is missing, a torn last line (no line end) left out.
+def read_jsonl(path: Path, *, torn: bool = True) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file: none if it is missing, a torn last line (no line end) left out if such may occur.
 
     Raises UserError ``file:line: reason`` at any other line that is not a JSON object.
     """
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
+    data = path.read_bytes()
+    for number, line in enumerate(_whole_lines(data) if torn else data.splitlines(), start=1):
         try:
             row = json.loads(line)
         except ValueError as error:

@@ -90,9 +90,9 @@ def read_run(workdir: Path) -> Run:
 
 def newest_held_out(rows: list[Row]) -> list[Row]:
     """Of the rows of ``rewards/STAGE.jsonl``, the held-out responses at the last evaluation."""
-    held_out = [row for row in rows if row.get("split", "validation") == "validation"]
-    last = max((row.get("step", 0) for row in held_out), default=0)
-    return [row for row in held_out if row.get("step", 0) == last]
+    held_out = [row for row in rows if (row.get("split") or "validation") == "validation"]
+    last = max((row.get("step") or 0 for row in held_out), default=0)
+    return [row for row in held_out if (row.get("step") or 0) == last]
 
 
 def lists_by_type(rows: list[Row]) -> dict[str, RewardLists]:

@@ -110,6 +110,7 @@ BAD = {
     "sft__optimizer__beta2": [1.0],
     "sft__optimizer__clip_norm": [-1.0],
     "reward__batch_size": [0],
+    "reward__eval_train": [-1],
     "reward__init": ["random"],
     "reward__bounded": ["no", "maybe"],
     "reward__utility__name": ["powr"],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.metrics import MetricWriter, write_rewards, write_samples, write_status
+from rlhf_jax.metrics import MetricWriter, write_optimum, write_rewards, write_samples, write_status
 from rlhf_jax.reports import write_report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -115,6 +115,38 @@ def test_rewards_of_unknown_prompt_type_and_any_range(tmp_path):
     page = read(write_report(tmp_path))
     assert "all prompts" in page.text
     assert "W₁(" not in page.text
+
+
+def collapsed_run(path, closed, *, wanted=0.2):
+    """Ten lists a type, the open ones even; the run's record says how far apart the types should lie."""
+    rewards = {"open": (1.0, 0.5, 0.0), "closed": closed}
+    rows = [
+        {"list": i, "prompt_type": kind, "rank": rank, "reward": reward, "best": 1.0 - 0.5 * rank}
+        for i in range(10)
+        for kind in rewards
+        for rank, reward in enumerate(rewards[kind])
+    ]
+    write_rewards(path, "reward_common", 1, rows)
+    apart = {"closed": {"apart": {"open": wanted}}, "open": {"apart": {"closed": wanted}}}
+    write_optimum(path, "reward_common", apart)
+    return path
+
+
+def test_the_page_warns_of_types_that_should_differ_and_coincide(tmp_path):
+    warning = "Warning: reward_common: closed and open: one reward distribution (W1 0.000, expected 0.200"
+    assert warning in read(write_report(collapsed_run(tmp_path / "a", (1.0, 0.5, 0.0)))).text
+    assert "Warning" not in read(write_report(collapsed_run(tmp_path / "b", (1.0, 1.0, 0.0)))).text
+    assert "Warning" not in read(write_report(collapsed_run(tmp_path / "c", (1.0, 0.5, 0.0), wanted=0.0))).text
+
+
+def test_the_best_rewards_are_drawn_dashed_where_they_are_known(tmp_path, full_run):
+    from rlhf_jax.reports.figures import rewards_figure
+    from rlhf_jax.reports.records import read_run
+
+    ranks = rewards_figure(read_run(collapsed_run(tmp_path / "a", (1.0, 1.0, 0.0)))).axes[1]
+    dashed = [line for line in ranks.lines if line.get_linestyle() == "--"]
+    assert [list(line.get_ydata()) for line in dashed] == [[1.0, 0.5, 0.0]] * 2
+    assert not [line for line in rewards_figure(read_run(full_run)).axes[1].lines if line.get_linestyle() == "--"]
 
 
 HOSTILE = "<script>alert('x')</script>\x1b[31mred\x1b[0m\u202e$x^{$ \" onload=\"y"

@@ -48,6 +48,14 @@ def test_the_newest_held_out_rewards_are_read(tmp_path):
     assert read_run(tmp_path).rewards["reward"]["open"].values.tolist() == [0.2]
 
 
+def test_best_and_gold_rewards_are_read_where_they_are_known(tmp_path):
+    rows = [{"list": 0, "prompt_type": "open", "rank": r, "reward": 0.5, "best": 1.0 - r, "gold": None} for r in (0, 1)]
+    write_rewards(tmp_path, "reward", 1, [*rows, {"list": 1, "prompt_type": "open", "rank": 0, "reward": 0.5}])
+    lists = read_run(tmp_path).rewards["reward"]["open"]
+    np.testing.assert_array_equal(lists.best, [[1.0, 0.0], [np.nan, np.nan]])
+    assert np.isnan(lists.gold).all()
+
+
 def test_reward_table_by_hand(tmp_path):
     # one list, ranks 0 1 2 2: five pairs, of which only (1, last) is in the wrong order
     rows = [
@@ -73,6 +81,11 @@ def test_sentences_say_what_is_known_and_nothing_else():
     assert sentences({"sft.gold.open": 0.5, "sft.loss": 1.0}) == []
     (sentence,) = sentences({"sft.gold.open": 0.5, "ppo.gold.open": 0.25})
     assert "from 0.50 after SFT to 0.25 (-0.25)" in sentence
+
+
+def test_the_collapse_index_is_said_in_words():
+    (sentence,) = sentences({"reward.collapse_index": 0.125})
+    assert "collapse index 0.12" in sentence
 
 
 def test_number_keeps_small_and_large_values_readable():
