@@ -93,6 +93,9 @@ def test_the_scale_is_a_quarter_for_the_uniform_law_against_two_points_and_knows
     (pair,) = measure(rewards, KINDS * 4).pairs
     assert (pair.basis, pair.w1) == ("scale", pytest.approx(0.25, abs=1e-3))
     assert pair.expected == pytest.approx(0.25, abs=1e-3)
+    # Two constants 1 apart: standard deviation 1/2, sqrt(3/8) of it.
+    far, types = tiled(np.zeros(3), np.ones(3))
+    assert measure(far, types).pairs[0].expected == pytest.approx(np.sqrt(3 / 8) / 2)
     scaled = measure(40.0 * rewards - 3.0, KINDS * 4)
     assert scaled.pairs[0].expected == pytest.approx(40 * pair.expected)
     assert scaled.index == pytest.approx(pair.index)
