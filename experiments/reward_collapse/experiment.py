@@ -1,8 +1,9 @@
-"""One setting: the lists are written into its folder, the program trains a reward model on them.
+r"""One setting: the lists are written into its folder, the program trains a reward model on them.
 
 Command of one run (the lists are in the folder of a finished setting).
   python -m rlhf_jax --config=experiments/reward_collapse/experiment.py:world.log --workdir=runs/log \
-    --config.data.path=runs/reproduce/reward_collapse/world_log_seed0/lists.jsonl
+    --config.data.path=runs/reproduce/reward_collapse/world_log_seed0/lists.jsonl \
+    --config.tokenizer.path=runs/reproduce/reward_collapse/world_log_seed0/words
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.reward_collapse.lists import find_texts, write_lists
+from experiments.reward_collapse.lists import VALIDATION_FRACTION, find_texts, write_lists, write_tokenizer
 from experiments.reward_collapse.sweep import SETTINGS, SOURCES, UTILITIES
 from rlhf_jax.config import default_config, utility
 from rlhf_jax.errors import UserError
@@ -39,26 +40,18 @@ def get_config(name: str = "world.log") -> ConfigDict:
 
     config.data.format = "lists"
     config.data.list_size = SIZE
-    config.data.validation_fraction = 0.2
-    config.data.max_prompt = 12
+    config.data.validation_fraction = VALIDATION_FRACTION
     config.model.width = 48
-    config.model.depth = 1
     config.model.mlp_width = 96
-    config.reward.batch_size = 8
+    config.model.positions = "learned"
+    config.model.max_positions = 96
+    config.tokenizer.kind = "pretrained"
+    # The end of a prompt, where its type is said. A prompt shorter than that moves its responses by some positions.
+    config.data.max_prompt = 12
+    config.data.max_response = 81 if source == "texts" else 20
+    config.model.depth = 1 if source == "texts" else 2
+    config.reward.batch_size = 4 if source == "texts" else 8
     config.reward.steps = 400
-    config.tokenizer.kind = "bpe"
-    if source == "texts":
-        # The end of a prompt, where its type is said, so that every response begins at the same position.
-        config.tokenizer.vocab_size = 4096
-        config.data.max_response = 148
-        config.model.positions = "learned"
-        config.model.max_positions = 160
-        config.reward.batch_size = 4
-        config.reward.steps = 200
-    else:
-        config.tokenizer.vocab_size = 512  # all of the world's words
-        config.model.depth = 2
-        config.data.max_response = 20
 
     config.reward.init = "scratch"
     config.reward.bounded = "yes"
@@ -105,6 +98,9 @@ def run(setting: str, folder: Path) -> None:
         return
     if not lists.is_file():
         write_lists(source, lists, LISTS[source])
+        write_tokenizer(lists, folder / "words")
     write_text_atomically(folder / "predictions.json", json.dumps(predictions(title)) + "\n")
     words = [f"--config={Path(__file__)}:{source}.{title}", f"--workdir={folder}"]
-    main([*words, f"--config.data.path={lists}", f"--config.seed={seed}"])
+    main(
+        [*words, f"--config.data.path={lists}", f"--config.tokenizer.path={folder / 'words'}", f"--config.seed={seed}"]
+    )

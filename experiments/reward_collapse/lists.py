@@ -7,13 +7,16 @@ import csv
 import gzip
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlhf_jax.data.readers import read_file, split_records
 from rlhf_jax.data.records import Record
+from rlhf_jax.data.tokenizers import texts_of
 from rlhf_jax.data.world_builder import load_world
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import write_text_atomically
@@ -27,6 +30,9 @@ SUFFIXES = {
 WORDS = 100  # an answer's least length
 SEED = 2023  # of the prompt types, which are drawn at random
 LISTS_FILE = "alpaca_eval_lists.jsonl.gz"
+VALIDATION_FRACTION = 0.2
+VOCABULARY = 2000  # words at most; rarer ones are one unknown word
+UNKNOWN, PAD, END = "[unknown]", "[padding]", "[end]"
 Pair = tuple[str, str]  # prompt, answer
 
 
@@ -126,3 +132,19 @@ def write_lists(source: str, path: Path, count: int) -> bool:
         rows = truncations(read_pairs(texts), count)
     write_text_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
     return True
+
+
+def write_tokenizer(lists: Path, directory: Path) -> None:
+    """A tokenizer of whole words, learned from the training part of a file of lists: so many words, so many tokens."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    train, _ = split_records(read_file(lists, "lists").records, VALIDATION_FRACTION, seed=0)
+    counts = Counter(word for text in texts_of(train) for word in text.split())
+    words = sorted(counts, key=lambda word: (-counts[word], word))[:VOCABULARY]
+    backend = Tokenizer(WordLevel({word: place for place, word in enumerate((UNKNOWN, *words))}, UNKNOWN))
+    backend.pre_tokenizer = WhitespaceSplit()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=PAD, eos_token=END)
+    wrapped.save_pretrained(str(directory))
