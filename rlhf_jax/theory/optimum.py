@@ -70,7 +70,7 @@ def best_rewards_of_tiers(utility: Utility, sizes: Sequence[int], *, trained: bo
     if per_pair is not None:
         first = np.cumsum(counts) - counts
         weights *= per_pair[np.ix_(first, first)]
-    down = np.arange(len(counts))[::-1] / max(len(counts) - 1, 1)
+    down = np.arange(len(counts))[::-1] / (len(counts) - 1) if len(counts) > 1 else np.array([0.5])
     if isinstance(utility, Quantile) and not trained and len(counts) > 1:
         found = _report(utility, Pairs.of_matrix(weights), _proportional(weights), 0, trained)
     else:

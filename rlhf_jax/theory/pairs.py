@@ -111,5 +111,5 @@ class Pairs:
         left = np.where(at_one, np.minimum(gradient, 0.0), np.where(at_zero, np.maximum(gradient, 0.0), gradient))
         return float(np.max(np.divide(np.abs(left), force, out=np.zeros(self.n), where=force > 0), initial=0.0))
 
-    def _sum(self, index: Int[np.ndarray, "P"], values: Float[np.ndarray, "P"] | None = None) -> np.ndarray:
-        return np.bincount(index, weights=values, minlength=self.n)
+    def _sum(self, index: Int[np.ndarray, "P"], values: Float[np.ndarray, "P"] | None = None) -> Float[np.ndarray, "n"]:
+        return np.bincount(index, weights=values, minlength=self.n).astype(float)

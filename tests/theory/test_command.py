@@ -1,0 +1,162 @@
+"""``rlhf-jax theory``: one line of JSON and nothing else, a table, a picture, and errors of one line."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rlhf_jax.config import UTILITIES
+from rlhf_jax.main import main
+from rlhf_jax.objectives.utilities import FAMILY, Log
+from rlhf_jax.theory.optimum import best_rewards
+from rlhf_jax.theory_command import PARAMETERS
+
+
+def printed(capsys, *words):
+    main(["theory", *words])
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def refused(capsys, *words):
+    with pytest.raises(SystemExit) as stopped:
+        main(["theory", *words])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert out == ""
+    assert err.startswith("rlhf-jax: error: theory: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_every_utility_can_be_asked_for():
+    assert set(PARAMETERS) == set(UTILITIES) == set(FAMILY)
+    for name, parameters in PARAMETERS.items():
+        fields = FAMILY[name].__dataclass_fields__
+        assert list(parameters) == [key for key in fields if key not in ("epsilon", "extension")]
+
+
+def test_json_is_all_that_is_printed(capsys):
+    out = printed(capsys, "--utility=power:0.5", "--n=8", "--json")
+    found = json.loads(out)
+    assert list(found) == ["r", "objective", "kkt_residual"]
+    assert out == json.dumps(found) + "\n"
+    half = [0.0, 0.0111456555096, 0.0975172372893, 0.335322219032]
+    np.testing.assert_allclose(found["r"], [1 - t for t in half] + half[::-1], atol=1e-11)
+    assert found["objective"] == pytest.approx(18.686143933346, rel=1e-12)
+    assert found["kkt_residual"] < 1e-13
+
+
+def test_json_has_every_digit(capsys):
+    found = json.loads(printed(capsys, "--utility", "log", "--n", "7", "--json"))
+    assert found["r"] == best_rewards(Log(), 7).rewards.tolist()
+
+
+@pytest.mark.parametrize(
+    ("words", "ascending"),
+    [
+        (["--utility=log", "--eps=0.1"], (0, 0, 0.146304, 0.372788, 0.627212, 0.853696, 1, 1)),
+        (["--utility=negative_power:1", "--eps=0.1"], (0, 0.089133, 0.241260, 0.412028)),
+        (["--utility=negative_power:1", "--tangent=0.001"], (0, 0.120759353, 0.266560785, 0.421349350)),
+        (["--utility=log_sigmoid:0.25"], (0, 0, 0.195167, 0.400041)),
+        (["--utility=linear"], (0, 0, 0, 0, 1, 1, 1, 1)),
+        (["--utility=log", "--tiers=2,3,3"], (0, 0, 0, 0.6, 0.6, 0.6, 1, 1)),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else "",
+)
+def test_forms_and_tiers(capsys, words, ascending):
+    rewards = json.loads(printed(capsys, *words, "--json"))["r"]
+    assert len(rewards) == 8
+    np.testing.assert_allclose(rewards[::-1][: len(ascending)], ascending, atol=1e-6)
+
+
+def test_a_class_of_ones_own(capsys, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import jax.numpy as jnp\nfrom rlhf_jax.objectives.utilities import Utility\n\n\n"
+        "class Root(Utility):\n    def raw(self, x):\n        return jnp.sqrt(x)\n\n\n"
+        "class Broken(Utility):\n    def raw(self, x):\n        return x.nonsense\n"
+    )
+    found = json.loads(printed(capsys, f"--utility={path}:Root", "--n=5", "--json"))
+    assert found["r"][1] == pytest.approx(1 - 0.0747557761932, abs=1e-11)
+    assert "AttributeError" in refused(capsys, f"--utility={path}:Broken")
+    assert "defines no class Rot" in refused(capsys, f"--utility={path}:Rot")
+
+
+def test_the_table_says_what_the_law_is(capsys):
+    out = printed(capsys, "--utility=exponential:0.5", "--n=40")
+    assert "0.25 at 0 and at 1 each, uniform between" in out
+    assert "kkt residual" in out
+    assert "..." in out  # of 40, twenty are shown
+    assert "W1 0.00" in out
+    assert "Beta(0.5, 0.5)" in printed(capsys, "--utility=log", "--n=4")
+    assert "free" in printed(capsys, "--utility=linear", "--n=3")
+
+
+@pytest.mark.parametrize(("name", "head"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml")])
+def test_a_picture(capsys, tmp_path, name, head):
+    out = printed(capsys, "--utility=log", "--n=12", "--json", f"--plot={tmp_path / name}")
+    assert len(json.loads(out)["r"]) == 12
+    assert (tmp_path / name).read_bytes().startswith(head)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "--utility: missing"),
+        (["--utility=powr:0.5"], "did you mean power?"),
+        (["--utlity=log"], "did you mean --utility?"),
+        (["log"], "log: no such option"),
+        (["--utility=power:1.5"], "at most 1"),
+        (["--utility=power:-1"], "above 0"),
+        (["--utility=power:half"], "'half' is not a number"),
+        (["--utility=log:1"], "must be log"),
+        (["--utility=quantile:2"], "must be quantile:A,B"),
+        (["--utility=missing.py:Mine"], "no such file"),
+        (["--utility=log", "--n=0"], "1 or more"),
+        (["--utility=log", "--n=4.5"], "not a whole number"),
+        (["--utility=log", "--n=100000"], "at most"),
+        (["--utility=log", "--n=8", "--tiers=2,2"], "4 responses"),
+        (["--utility=log", "--tiers=2,0"], "1 or more"),
+        (["--utility=log", "--eps=0"], "above 0"),
+        (["--utility=log", "--eps=nan"], "above 0"),
+        (["--utility=log", "--eps=0.1", "--tangent=0.1"], "give one of them"),
+        (["--utility=log", "--plot=a.pdf"], "neither a .png nor a .svg"),
+        (["--utility=log", "--plot=nowhere/a.png"], "no such folder"),
+        (["--utility=log", "--json=yes"], "takes no value"),
+        (["--utility"], "no value given"),
+        (["--utility=power:0.9999", "--n=20"], "closer to 0 and 1 than float64"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else "",
+)
+def test_mistakes_are_one_line(capsys, words, told):
+    assert told in refused(capsys, *words)
+
+
+def test_a_misspelt_command_is_told_its_neighbour(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["theroy", "--utility=log"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "rlhf-jax: error: theroy: no such command; did you mean theory?\n"
+
+
+def test_help(capsys):
+    out = printed(capsys, "--help")
+    assert all(f"--{name}" in out for name in ("utility", "n", "tiers", "eps", "tangent", "json", "plot"))
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "rlhf-jax theory" in capsys.readouterr().out
+
+
+def test_a_mistake_is_told_before_jax_is_loaded():
+    code = (
+        "import sys\nfrom rlhf_jax.main import main\n"
+        "try:\n    main(['theory', '--utility=powr'])\n"
+        "except SystemExit as stopped:\n    assert stopped.code == 2\n"
+        "assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
