@@ -145,10 +145,10 @@ def draw_convergence(runs: dict[tuple[str, str], list[Run]]) -> bytes:
                     off = [max(found[f"train.{kind}.off"] for kind in TYPES) for found in each]
                     colour = f"C{number}"
                     axes[place].semilogy(run.steps, off, "o-", color=colour, label=TITLES[name])
-                    axes[2 + place].semilogy(run.steps, [found["train.w1"] for found in each], "o-", color=colour)
+                    axes[2 + place].plot(run.steps, [found["train.w1"] for found in each], "o-", color=colour)
             axes[place].axhline(NEAR, color=NEUTRAL, lw=0.8)
-            axes[place].set(title=f"{source}: largest distance from the best rewards")
-            axes[2 + place].set(title=f"{source}: W1 of open and closed prompts", xlabel="step")
+            axes[place].set(title=f"{source}: largest distance from the best rewards", ylim=(1e-4, 1))
+            axes[2 + place].set(title=f"{source}: W1 of open and closed prompts", xlabel="step", ylim=(0, None))
         axes[1].legend(labelcolor=INK, fontsize=7)
         return to_png(drawing)
 
