@@ -51,7 +51,7 @@ def get_config(name: str = "world.log") -> ConfigDict:
     config.data.max_response = 81 if source == "texts" else 20
     config.model.depth = 1 if source == "texts" else 2
     config.reward.batch_size = 4 if source == "texts" else 8
-    config.reward.steps = 400
+    config.reward.steps = 400 if source == "texts" else 700
 
     config.reward.init = "scratch"
     config.reward.bounded = "yes"
@@ -59,7 +59,8 @@ def get_config(name: str = "world.log") -> ConfigDict:
     if closed is not None:
         config.reward.utility_by_type.closed = utility(closed[0], **closed[1])
     config.reward.balance_utilities = True
-    config.reward.optimizer.learning_rate = 3e-3
+    # At 3e-3 the world's model saturates at "short is good" under a linear utility and learns no more.
+    config.reward.optimizer.learning_rate = 3e-3 if source == "texts" else 1e-3
     config.reward.optimizer.beta2 = 0.98
     config.reward.eval_every = config.reward.steps // 4
     config.reward.eval_train = 64
