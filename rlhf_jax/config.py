@@ -20,6 +20,8 @@ from rlhf_jax.errors import UserError
 STAGES = ("sft", "reward", "reward_common", "ppo")  # in the order in which they may run
 UTILITIES = ("power", "negative_power", "log", "log_sigmoid", "linear", "exponential", "quantile")
 UNBOUNDED = ("log_sigmoid",)  # those whose best rewards exist without being confined to [0, 1]
+# Neighbours alone are compared, so gaps on the straight part of the utility would come out in any order.
+QUANTILE_EPSILON = 0.02
 WORLD_PROMPT_TYPES = ("open", "closed")  # of the embedded data; users' files may have any others
 
 
@@ -450,6 +452,11 @@ def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
             yield (
                 f"{key}.epsilon",
                 f"{u.epsilon} is not allowed, must be above 0 for {u.name} (infinite slope at 0)",
+            )
+        if u.name == "quantile" and u.epsilon > QUANTILE_EPSILON:
+            yield (
+                f"{key}.epsilon",
+                f"{u.epsilon} is not allowed, must be at most {QUANTILE_EPSILON} for quantile (below the gaps it asks for)",
             )
         if u.epsilon < 0:
             yield f"{key}.epsilon", f"{u.epsilon} is not allowed, must be at least 0"
