@@ -145,6 +145,7 @@ def _solve(
     if singular and law is not None and law.a == law.b and not law.atom:
         # The quantiles of the limit law, but not so far into the corners that they underflow.
         point = Point(beta.ppf(point.t, max(law.a, 0.05), max(law.b, 0.05)), point.upper)
+    point.t[~(pairs.inner | pairs.top | pairs.bottom)] = 0.5  # in no pair
     iterations = 0
     for _ in range(3):
         point, steps = (interior_newton if singular else box_newton)(pairs, shape, point)

@@ -1,5 +1,6 @@
 """``rlhf-jax theory``: one line of JSON and nothing else, a table, a picture, and errors of one line."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def refused(capsys, *words):
 def test_every_utility_can_be_asked_for():
     assert set(PARAMETERS) == set(UTILITIES) == set(FAMILY)
     for name, parameters in PARAMETERS.items():
-        fields = FAMILY[name].__dataclass_fields__
+        fields = [field.name for field in dataclasses.fields(FAMILY[name])]
         assert list(parameters) == [key for key in fields if key not in ("epsilon", "extension")]
 
 
