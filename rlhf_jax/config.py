@@ -456,7 +456,7 @@ def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
         if u.name == "quantile" and u.epsilon > QUANTILE_EPSILON:
             yield (
                 f"{key}.epsilon",
-                f"{u.epsilon} is not allowed, must be at most {QUANTILE_EPSILON} for quantile (below the gaps it asks for)",
+                f"{u.epsilon} is not allowed, must be at most {QUANTILE_EPSILON} for quantile, below its smallest gap",
             )
         if u.epsilon < 0:
             yield f"{key}.epsilon", f"{u.epsilon} is not allowed, must be at least 0"
