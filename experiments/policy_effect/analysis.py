@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.measures import interval
-from experiments.policy_effect.sweep import BEST_OF, BETAS, EXACT_SEEDS, KLS, LAWS, PPO, SEEDS
+from experiments.policy_effect.sweep import ARMS, BEST_OF, BETAS, EXACT_SEEDS, KLS, LAWS, SCALED, SEEDS
 from rlhf_jax.metrics import read_jsonl, read_metrics, read_summary, write_text_atomically
 from rlhf_jax.reports.style import INK, NEUTRAL, OTHER_COLOURS, TYPE_COLOURS, figure_style, panels, to_png
 
@@ -50,14 +50,16 @@ def crossing(rows: list[dict[str, float]], level: float) -> dict[str, float]:
     return {}
 
 
-def measures_of_run(folder: Path) -> dict[str, float]:
+def measures_of_run(root: Path, name: str, seed: int) -> dict[str, float]:
     """Everything about one PPO run: accuracies of its reward model, its policy at the end and on its way."""
+    folder = root / f"{name}.{seed}"
+    judge = root / f"{BASE}.{seed}" if name in SCALED else folder  # where its ranking was trained
     summary = read_summary(folder)
     last = max((folder / "samples" / "ppo").glob("*.jsonl"), key=lambda path: int(path.stem))
     samples = read_jsonl(last)
     found = {
-        "accuracy": summary["reward.pair_accuracy"],
-        "accuracy, gold differs": gold_accuracy(read_jsonl(folder / "rewards" / "reward.jsonl")),
+        "accuracy": read_summary(judge)["reward.pair_accuracy"],
+        "accuracy, gold differs": gold_accuracy(read_jsonl(judge / "rewards" / "reward.jsonl")),
         "kl": summary["ppo.kl"],
         "entropy": summary["ppo.entropy"],
         "unique": summary["ppo.unique"],
@@ -94,8 +96,8 @@ def paths(root: Path, name: str) -> dict[str, np.ndarray]:
 def tables(root: Path) -> tuple[dict[str, float], dict[str, dict[str, list[float]]]]:
     """The exact summary, and utility -> measure -> its values by seed."""
     ppo = {}
-    for name in PPO:
-        rows = [measures_of_run(root / f"{name}.{seed}") for seed in SEEDS]
+    for name in ARMS:
+        rows = [measures_of_run(root, name, seed) for seed in SEEDS]
         ppo[name] = {key: [row[key] for row in rows] for key in rows[0]}
     return read_summary(root / "exact"), ppo
 
@@ -123,11 +125,11 @@ def table_text(exact: dict[str, float], ppo: dict[str, dict[str, list[float]]]) 
         cells = ["{:.3f} ± {:.3f}".format(*exact_interval(exact, law, f"bon{n}.gold")) for n in BEST_OF]
         lines.append(f"| {law} | {' | '.join(cells)} |")
     lines += ["", f"PPO, {len(SEEDS)} seeds, the same KL coefficient; held-out prompts unless it says where.", ""]
-    lines += [f"| measure | {' | '.join(PPO)} | " + " | ".join(f"{n} - {BASE}" for n in PPO if n != BASE) + " |"]
-    lines.append("| --- |" + " --- |" * (2 * len(PPO) - 1))
+    lines += [f"| measure | {' | '.join(ARMS)} | " + " | ".join(f"{n} - {BASE}" for n in ARMS if n != BASE) + " |"]
+    lines.append("| --- |" + " --- |" * (2 * len(ARMS) - 1))
     for measure in ppo[BASE]:
-        cells = ["{:.3f} ± {:.3f}".format(*interval(ppo[name][measure])) for name in PPO]
-        cells += ["{:+.3f} ± {:.3f}".format(*difference(ppo, name, measure)) for name in PPO if name != BASE]
+        cells = ["{:.3f} ± {:.3f}".format(*interval(ppo[name][measure])) for name in ARMS]
+        cells += ["{:+.3f} ± {:.3f}".format(*difference(ppo, name, measure)) for name in ARMS if name != BASE]
         lines.append(f"| {measure} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
@@ -154,7 +156,7 @@ def figure(root: Path, exact: dict[str, float], ppo: dict[str, dict[str, list[fl
         axes[2].set(title="Optimum at equal KL", xlabel="KL, nats", ylabel="probability of the likeliest answer")
         axes[0].legend(fontsize=7.5, labelcolor=INK)
 
-        for name, colour in zip(PPO, COLOURS, strict=False):
+        for name, colour in zip(ARMS, COLOURS, strict=False):
             found = paths(root, name)
             for seed, (x, y) in enumerate(zip(found["kl"], found["gold.open"], strict=True)):
                 axes[3].plot(x, y, color=colour, lw=0.9, marker=".", ms=3, label=name if seed == 0 else None)
@@ -165,7 +167,7 @@ def figure(root: Path, exact: dict[str, float], ppo: dict[str, dict[str, list[fl
             (axes[5], ("words.open", "words.closed"), "PPO after 20 iterations: length"),
         )
         for ax, names, title in views:
-            for place, (name, colour) in enumerate(zip(PPO, COLOURS, strict=False)):
+            for place, (name, colour) in enumerate(zip(ARMS, COLOURS, strict=False)):
                 centre, half = np.array([interval(ppo[name][measure]) for measure in names]).T
                 ax.errorbar(
                     np.arange(len(names)) + 0.15 * (place - 1), centre, yerr=half, fmt="o", color=colour, label=name
@@ -175,7 +177,7 @@ def figure(root: Path, exact: dict[str, float], ppo: dict[str, dict[str, list[fl
 
 
 def verdict(exact: dict[str, float], ppo: dict[str, dict[str, list[float]]]) -> dict[str, object]:
-    """Does the distribution of rewards move that of answers? For best-of-n, at equal beta, at equal KL, and in PPO."""
+    """Does the distribution of rewards move that of answers? For best-of-n, at equal beta, at equal KL, and in ARMS."""
 
     def ranged(name: str, laws: Iterable[str] = STRICT) -> float:
         centres = [exact_interval(exact, law, name)[0] for law in laws]
@@ -194,7 +196,7 @@ def verdict(exact: dict[str, float], ppo: dict[str, dict[str, list[float]]]) -> 
             for measure in ppo[BASE]
             if abs(difference(ppo, name, measure)[0]) > difference(ppo, name, measure)[1]
         }
-        for name in PPO
+        for name in ARMS
         if name != BASE
     }
     of_policy = [m for found in moved.values() for m in found if not m.startswith("accuracy")]
