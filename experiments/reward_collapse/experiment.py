@@ -59,7 +59,7 @@ def get_config(name: str = "world.log") -> ConfigDict:
     if closed is not None:
         config.reward.utility_by_type.closed = utility(closed[0], **closed[1])
     config.reward.balance_utilities = True
-    # At 3e-3 the world's model saturates at "short is good" under a linear utility and learns no more.
+    # At 3e-3 a linear utility saturates out of order on the world, where its slope is nearly nothing.
     config.reward.optimizer.learning_rate = 3e-3 if source == "texts" else 1e-3
     config.reward.optimizer.beta2 = 0.98
     config.reward.eval_every = config.reward.steps // 4
