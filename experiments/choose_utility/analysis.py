@@ -107,7 +107,7 @@ def figure(tables: dict[float, Table]) -> bytes:
                         label = family if i == kept[0] else None
                         ax.errorbar(a, b, xerr=da, yerr=db, fmt="o", ms=5, lw=0.7, color=COLOURS[family], label=label)
                 ax.set(xlabel=names[x], ylabel=names[y], title=f"rater noise {noise:g}")
-        axes[0].legend(fontsize=7.5, ncols=2, labelcolor=INK)
+        axes[1].legend(fontsize=7.5, labelcolor=INK)
         drawing.supxlabel(
             f"a point is a setting, bars 95 % intervals over {len(SEEDS)} seeds", color=NEUTRAL, fontsize=8
         )

@@ -152,6 +152,8 @@ def figure(root: Path, exact: dict[str, float], ppo: dict[str, dict[str, list[fl
             centre, half = np.array([exact_interval(exact, law, f"kl{target:g}.top") for target in KLS]).T
             axes[2].errorbar(KLS, centre, yerr=half, **marks)
         axes[0].set(xscale="log", title="Optimum at equal beta", xlabel="beta, reward per nat", ylabel="entropy, nats")
+        axes[0].set_xticks(BETAS, labels=[f"{beta:g}" for beta in BETAS])  # powers of ten would be set as formulas
+        axes[0].set_xticks([], minor=True)
         axes[1].set(title="Optimum at equal KL", xlabel="KL, nats", ylabel="gold reward")
         axes[2].set(title="Optimum at equal KL", xlabel="KL, nats", ylabel="probability of the likeliest answer")
         axes[0].legend(fontsize=7.5, labelcolor=INK)
