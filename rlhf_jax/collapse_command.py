@@ -6,12 +6,14 @@ Works on the scores of any reward model, and needs JAX only where a utility is n
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rlhf_jax.config import did_you_mean
@@ -174,7 +176,7 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_whole(value: Any) -> bool:
@@ -216,7 +218,7 @@ def _solver(kind: str, text: str) -> Callable[[tuple[int, ...]], np.ndarray]:
             raise ValueError(f"must be {name}{':' if names else ''}{','.join(key.upper() for key in names)}")
         utility = make_utility(text if own else name, **dict(zip(names, values, strict=False)))
         best_rewards_of_tiers(utility, (1, 1))
-    except Exception as error:  # a number out of range, or whatever a user's file may do
+    except (Exception, SystemExit) as error:  # a number out of range, or whatever a user's file may do
         raise UserError(f"collapse: --utility={kind}: {text}: {' '.join(str(error).split())}") from None
     return lambda sizes: best_rewards_of_tiers(utility, sizes).rewards
 
@@ -263,10 +265,10 @@ def _print(name: str, reading: Reading) -> None:
     console, found = Console(highlight=False), reading.found
     # Prompts of no type take part in no comparison.
     types = {kind: found.types[kind] for kind in reading.lists if kind in found.types}
-    table = Table(title=clean_text(name), title_justify="left")
+    table = Table(title=escape(clean_text(name)), title_justify="left")
     table.add_column("rank")
     for kind, one in types.items():
-        table.add_column(clean_text(kind), justify="right")
+        table.add_column(escape(clean_text(kind)), justify="right")
         if one.r_star is not None:
             table.add_column("best", justify="right")
     for rank in range(max((len(one.profile) for one in types.values()), default=0)):

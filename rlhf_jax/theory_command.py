@@ -192,7 +192,7 @@ def _answer(question: Question) -> "tuple[Utility, Optimum]":
         return utility, best_rewards_of_tiers(utility, question.tiers, trained=bool(question.extension))
     except (ValueError, ArithmeticError) as error:
         raise UserError(f"theory: {error}") from None
-    except Exception as error:  # whatever a user's file may do
+    except (Exception, SystemExit) as error:  # whatever a user's file may do
         if question.name in PARAMETERS:
             raise
         text = " ".join(str(error).split())
@@ -221,12 +221,15 @@ def _describe(law: "LimitLaw") -> str:
 
 def _print_table(question: Question, utility: "Utility", optimum: "Optimum") -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from rlhf_jax.theory.limits import kolmogorov_smirnov, wasserstein_1
 
     console, n = Console(highlight=False), len(optimum.rewards)
-    table = Table("rank", "reward", "distance to the nearer end", title=_title(question, utility), title_justify="left")
+    table = Table(
+        "rank", "reward", "distance to the nearer end", title=escape(_title(question, utility)), title_justify="left"
+    )
     shown = range(n) if n <= 24 else [*range(10), *range(n - 10, n)]
     for i in shown:
         if i and i - 1 not in shown:

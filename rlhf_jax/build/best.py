@@ -40,15 +40,15 @@ def best_of_lists(lists: Sequence[ListExample], table: Table, list_size: int) ->
 def w1_between_types(
     lists: Sequence[ListExample], best: Sequence[Float[np.ndarray, "_"] | None]
 ) -> dict[tuple[str, str], float]:
-    """Wasserstein-1 distance of the pooled best rewards of each pair of types, names in sorted order; none unknown."""
+    """Wasserstein-1 distance of the pooled best rewards of each pair of types, names in sorted order.
+
+    Lists without best rewards, those of ties alone, are left out, and with them the types that have no others.
+    """
     pooled: dict[str, list[np.ndarray]] = {}
-    unknown = set()
     for example, own in zip(lists, best, strict=True):
-        if own is None:
-            unknown.add(example.prompt_type)
-        else:
+        if own is not None and example.prompt_type:
             pooled.setdefault(example.prompt_type, []).append(own)
-    known = {kind: np.concatenate(parts) for kind, parts in pooled.items() if kind and kind not in unknown}
+    known = {kind: np.concatenate(parts) for kind, parts in pooled.items()}
     return {(a, b): wasserstein_1(known[a], known[b]) for a, b in combinations(sorted(known), 2)}
 
 

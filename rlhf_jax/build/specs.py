@@ -1,6 +1,7 @@
 """Sections of the configuration to the frozen specs of the rooms below."""
 
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from rlhf_jax.errors import UserError
@@ -9,7 +10,7 @@ from rlhf_jax.learners.optimizer import OptimizerSpec
 from rlhf_jax.learners.ppo import KLSpec, PPOSpec
 from rlhf_jax.learners.reward import RewardSpec
 from rlhf_jax.models import DecoderSpec
-from rlhf_jax.objectives.utilities import Utility, make_utility, unit_range
+from rlhf_jax.objectives.utilities import Quantile, Utility, make_utility, unit_range
 
 
 def decoder_spec(model: ConfigDict, vocab_size: int) -> DecoderSpec:
@@ -40,7 +41,7 @@ def _utility(section: ConfigDict, key: str) -> Utility:
     """The utility of a section; a user's own file is read here."""
     try:
         made = make_utility(**section.to_dict())
-        made.slope(jnp.linspace(-1.0, 1.0, 3))
+        _try_out(made)
     except (Exception, SystemExit) as error:  # whatever a user's file may do
         raise UserError(f"config.reward.{key}.name: {section.name}: {type(error).__name__}: {error}") from None
     return made
@@ -52,8 +53,37 @@ def check_utilities(config: ConfigDict) -> None:
     Raises:
       UserError: one does not; names the key.
     """
-    for stage in {"reward", "reward_common"} & set(config.stages):
+    for stage in sorted({"reward", "reward_common"} & set(config.stages)):
         reward_bounded(config.reward, prompt_aware=stage == "reward")
+        for utility in utility_table(config.reward, prompt_aware=stage == "reward")[0]:
+            _check_gaps(utility, config.data.list_size)
+
+
+def _check_gaps(utility: Utility, size: int) -> None:
+    """A utility that compares neighbours alone asks for its gaps only where they lie above epsilon."""
+    if not isinstance(utility, Quantile):
+        return
+    weights = np.diagonal(utility.pair_weights(jnp.arange(size), jnp.ones(size, bool)), 1)
+    smallest = float(weights.min() / weights.sum())
+    if utility.epsilon > smallest:
+        raise UserError(
+            f"config.reward.utility: epsilon {utility.epsilon} is above {smallest:.4f}, the smallest gap that "
+            f"{type(utility).__name__} asks for in lists of {size}; it would not be reached"
+        )
+
+
+def _try_out(utility: Utility) -> None:
+    """See that a utility answers all that is asked of it. Raises whatever it raises, or ValueError."""
+    gaps = jnp.linspace(-1.0, 1.0, 9)
+    for what in (utility.value, utility.slope, utility.curvature):
+        if not np.all(np.isfinite(what(gaps))):
+            raise ValueError(f"{what.__name__} is not finite for all gaps in [-1, 1]")
+    utility.limit_law()
+    weights = utility.pair_weights(jnp.arange(4), jnp.ones(4, bool))
+    if weights is not None and weights.shape != (4, 4):
+        raise ValueError(f"pair_weights of 4 responses has the shape {weights.shape}, not (4, 4)")
+    if not unit_range(utility) > 0:
+        raise ValueError("does not increase from gap 0 to gap 1, as far as float32 can tell")
 
 
 def reward_bounded(reward: ConfigDict, *, prompt_aware: bool = True) -> bool:

@@ -84,7 +84,8 @@ def measure_collapse(
     shuffles: int = SHUFFLES,
     seed: int = 0,
 ) -> Collapse:
-    """Compare the prompt types of N ranked lists of up to K responses; lists of type "" are left out.
+    """Compare the prompt types of N ranked lists of up to K responses; lists of type "" are left out, and so are
+    rewards that are not finite and types that have no others.
 
     ``best``: the reward of each response at the optimum of its list (r*), NaN where there is none. ``apart``: the W1
     that two types should have, by pair of names in sorted order, if not that between their ``best``. ``gold``: true
@@ -104,8 +105,9 @@ def measure_collapse(
     only, so two types with one law but different mistakes count as collapsed, and so does a model that has not learned
     anything (``PairReading.learned`` tells); errors of ranking pull every profile towards its mean and away from r*.
     """
+    mask = mask & np.isfinite(rewards)  # a model gone bad: what is left is measured
     kinds = np.asarray(types, str)
-    names = sorted(set(types) - {""})
+    names = [name for name in sorted(set(types) - {""}) if mask[kinds == name].any()]
     readings = {name: _type(rewards, ranks, mask, best, kinds == name) for name in names}
     pairs = [
         _pair((a, b), rewards, mask, kinds, best, (apart or {}).get((a, b)), gold, shuffles, seed)
@@ -114,7 +116,7 @@ def measure_collapse(
     known = [(pair.index, pair.expected) for pair in pairs if pair.index is not None]
     total = sum(weight for _, weight in known)
     # No weight at all: every reward is one and the same number.
-    index = sum(i * weight for i, weight in known) / total if total > 0 else (1.0 if known else None)
+    index = (sum(i * weight for i, weight in known) / total if total > 0 else 1.0) if known else None
     return Collapse(readings, pairs, index)
 
 
@@ -171,10 +173,12 @@ def _type(
     rewards, ranks, mask = rewards[own], ranks[own], mask[own]
     profile, _ = rank_profile(rewards, ranks, mask)
     plain = TypeReading(int(own.sum()), int(mask.sum()), profile)
-    if best is None or not mask.any() or np.isnan(best[own][mask]).any():
+    known = mask if best is None else mask & np.isfinite(best[own])  # a list of ties alone has no best rewards
+    if best is None or not known.any():
         return plain
-    r_star, _ = rank_profile(best[own], ranks, mask)
-    distance = np.abs(profile - r_star)
+    r_star, _ = rank_profile(best[own], ranks, known)
+    profile_there, _ = rank_profile(rewards, ranks, known)
+    distance = np.abs(profile_there - r_star)
     distance = distance[np.isfinite(distance)]
     return dataclasses.replace(
         plain, r_star=r_star, mean_distance=float(distance.mean()), max_distance=float(distance.max())
@@ -204,8 +208,8 @@ def _pair(
         if known and w1_of_shuffled_lists(gold, mask, *own, shuffles=shuffles, seed=seed)[1] <= SIGNIFICANT:
             expected, basis = wasserstein_1(*truths) / _spread(*truths) * spread, "gold"
     if best is not None:
-        wanted = [best[rows][mask[rows]] for rows in own]
-        if not any(np.isnan(values).any() for values in wanted):
+        wanted = [best[rows][mask[rows] & np.isfinite(best[rows])] for rows in own]
+        if all(len(values) for values in wanted):
             apart = wasserstein_1(*wanted) if apart is None else apart
             learned = spread / _spread(*wanted) if _spread(*wanted) > 0 else None
     if apart is not None and apart >= ALIKE:
@@ -227,7 +231,7 @@ def _pair(
 def _index(w1: float, floor: float, expected: float) -> float | None:
     if expected == 0:  # not even a scale: all rewards are equal
         return 1.0
-    if expected <= floor:
+    if not np.isfinite([w1, expected]).all() or expected <= floor:
         return None
     return float(np.clip(1 - (w1 - floor) / (expected - floor), 0.0, 1.0))
 

@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rlhf_jax.build.specs import (
+    check_utilities,
     decoder_spec,
     optimizer_spec,
     ppo_spec,
@@ -155,6 +156,31 @@ class Other:
 class Broken(Utility):
     def raw(self, x):
         return x.no_such_thing
+
+@dataclasses.dataclass(frozen=True)
+class Falling(Utility):
+    def raw(self, x):
+        return -x
+
+@dataclasses.dataclass(frozen=True)
+class Pole(Utility):
+    def raw(self, x):
+        return jnp.log(x - 0.5)
+
+@dataclasses.dataclass(frozen=True)
+class Misweighed(Arctan):
+    def pair_weights(self, ranks, mask):
+        return jnp.ones(3)
+
+@dataclasses.dataclass(frozen=True)
+class Lawless(Arctan):
+    def limit_law(self):
+        raise RuntimeError("none")
+
+@dataclasses.dataclass(frozen=True)
+class Leaving(Arctan):
+    def raw(self, x):
+        raise SystemExit(3)
 """
 
 
@@ -172,7 +198,7 @@ def test_a_utility_of_the_users_own_file_takes_its_settings_and_needs_no_slope(t
     assert reward_bounded(_own(tmp_path, "Arctan"))
 
 
-@pytest.mark.parametrize("title", ["Missing", "Other", "Broken"])
+@pytest.mark.parametrize("title", ["Missing", "Other", "Broken", "Falling", "Pole", "Misweighed", "Lawless", "Leaving"])
 def test_a_users_file_without_a_working_utility_is_one_line_with_the_key(tmp_path: pathlib.Path, title: str) -> None:
     with pytest.raises(UserError, match=r"^config\.reward\.utility\.name: .*mine\.py") as caught:
         utility_table(_own(tmp_path, title), prompt_aware=False)
@@ -184,3 +210,19 @@ def test_an_own_utility_that_needs_bounds_refuses_unbounded_rewards(tmp_path: pa
     reward.bounded = "no"
     with pytest.raises(UserError, match=r"^config\.reward\.bounded: no, but Arctan"):
         reward_bounded(reward)
+
+
+def test_a_quantile_utility_whose_gaps_epsilon_swallows_is_refused() -> None:
+    config = default_config()
+    config.reward.utility = utility("quantile", a=2, b=2, epsilon=0.02)
+    check_utilities(config)  # lists of 8: the smallest gap is 0.0835
+    config.data.list_size = 64
+    with pytest.raises(UserError, match=r"epsilon 0\.02 is above 0\.01\d+, the smallest gap"):
+        check_utilities(config)
+
+
+def test_a_utility_too_flat_to_divide_by_is_refused_before_training() -> None:
+    config = default_config()
+    config.reward.utility = utility("exponential", sigma=1e9)
+    with pytest.raises(UserError, match=r"^config\.reward\.utility\.name: exponential: "):
+        check_utilities(config)

@@ -158,11 +158,48 @@ def test_three_types_have_three_pairs_and_the_index_weighs_them_by_what_is_expec
     assert found.index == pytest.approx(np.array([pair.index for pair in found.pairs]) @ weights / weights.sum())
 
 
-def test_a_type_with_a_response_of_unknown_best_reward_has_no_distance():
+def test_a_type_whose_best_rewards_are_unknown_has_no_distance():
     rewards, types = tiled(EVEN, SHARP)
     best = rewards.copy()
-    best[0, 3] = np.nan
+    best[np.asarray(types) == "open"] = np.nan
     found = measure(rewards, types, best=best)
     assert found.types["open"].r_star is None
     assert found.types["closed"].mean_distance == 0.0
     assert found.pairs[0].basis == "scale"
+
+
+def _two_types(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Ten lists each of two types, rewards of one law."""
+    rewards = np.random.default_rng(seed).random((20, 4))
+    return rewards, np.tile(np.arange(4), (20, 1)), np.ones((20, 4), bool), ["open"] * 10 + ["shut"] * 10
+
+
+def test_rewards_that_are_not_finite_are_left_out() -> None:
+    rewards, ranks, mask, types = _two_types()
+    without = mask.copy()
+    without[3, 2] = False
+    bad = rewards.copy()
+    bad[3, 2] = np.nan
+    found, wanted = measure_collapse(bad, ranks, mask, types), measure_collapse(rewards, ranks, without, types)
+    assert found.pairs == wanted.pairs
+    assert found.index == wanted.index
+
+
+def test_a_type_without_a_finite_reward_is_no_type() -> None:
+    rewards, ranks, mask, types = _two_types()
+    rewards[10:] = np.inf
+    found = measure_collapse(rewards, ranks, mask, types)
+    assert list(found.types) == ["open"]
+    assert found.pairs == []
+    assert found.index is None
+
+
+def test_a_list_of_ties_alone_hides_no_other_lists_best_rewards() -> None:
+    rewards, ranks, mask, types = _two_types()
+    best = np.where(np.arange(20)[:, None] < 10, [1.0, 0.6, 0.4, 0.0], [1.0, 1.0, 0.0, 0.0])
+    tied = best.copy()
+    ranks[15], tied[15] = 0, np.nan
+    found = measure_collapse(rewards, ranks, mask, types, best=tied)
+    assert found.pairs[0].basis == "utilities"
+    assert found.pairs[0].expected == pytest.approx(0.2)  # (0.4 + 0.4) / 4 by hand
+    assert found.types["shut"].r_star.tolist() == [1.0, 1.0, 0.0, 0.0]
