@@ -179,13 +179,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
+def _is_unicode(text: str) -> bool:
+    """JSON can spell half of a surrogate pair, which no output can."""
+    return text.encode("utf-8", "ignore").decode() == text
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 # Field -> what it must be, as a test and in words.
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "prompt_type": (lambda value: isinstance(value, str), "a text"),
+    "prompt_type": (lambda value: isinstance(value, str) and _is_unicode(value), "a text"),
     "list": (lambda value: isinstance(value, str) or _is_whole(value), "a whole number or a text"),
     "rank": (lambda value: _is_whole(value) and abs(value) < 2**53, "a whole number"),
     "reward": (_is_number, "a finite number"),
@@ -216,6 +221,8 @@ def _solver(kind: str, text: str) -> Callable[[tuple[int, ...]], np.ndarray]:
         values = [float(part) for part in rest.split(",")] if rest and not own else []
         if values and len(values) != len(names):
             raise ValueError(f"must be {name}{':' if names else ''}{','.join(key.upper() for key in names)}")
+        if any(not value > 0 for value in values):
+            raise ValueError("its numbers must be above 0")
         utility = make_utility(text if own else name, **dict(zip(names, values, strict=False)))
         best_rewards_of_tiers(utility, (1, 1))
     except (Exception, SystemExit) as error:  # a number out of range, or whatever a user's file may do
