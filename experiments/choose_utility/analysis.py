@@ -1,6 +1,5 @@
 """Table, figure and verdict from the summaries of the settings. No JAX."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,9 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 
 from experiments.choose_utility.sweep import NOISES, SEEDS, SETTINGS
+from experiments.findings import write_findings
 from experiments.measures import interval
-from rlhf_jax.metrics import read_summary, write_text_atomically
+from rlhf_jax.metrics import read_summary
 from rlhf_jax.reports.style import INK, NEUTRAL, OTHER_COLOURS, TYPE_COLOURS, figure_style, panels, to_png
 
 CRITERIA = ("accuracy", "accuracy.gold", "ece.raw", "ece", "mae", "mae.open", "mae.closed", "w1")
@@ -158,7 +158,4 @@ def verdict(tables: dict[float, Table]) -> dict[str, object]:
 def main(root: Path) -> None:
     """Write ``figures/choose_utility.png``, ``table.md`` and ``verdict.json`` under ``root``."""
     tables = read_tables(root)
-    (root / "figures").mkdir(parents=True, exist_ok=True)
-    (root / "figures" / "choose_utility.png").write_bytes(figure(tables))
-    write_text_atomically(root / "table.md", table_text(tables))
-    write_text_atomically(root / "verdict.json", json.dumps(verdict(tables), indent=2) + "\n")
+    write_findings(root, "choose_utility", figure(tables), table_text(tables), verdict(tables))

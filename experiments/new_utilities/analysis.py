@@ -1,15 +1,15 @@
 """Table, figure and verdict from the summaries of the settings. No JAX."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import wasserstein_distance
 
+from experiments.findings import write_findings
 from experiments.measures import interval
 from experiments.new_utilities.sweep import LAWS, PROGRAM_SEEDS, SEEDS, SIGMAS, SIZES
-from rlhf_jax.metrics import read_summary, write_text_atomically
+from rlhf_jax.metrics import read_summary
 from rlhf_jax.reports.style import INK, NEUTRAL, OTHER_COLOURS, PROXY, TYPE_COLOURS, figure_style, panels, to_png
 
 COLOURS = (TYPE_COLOURS["open"], TYPE_COLOURS["closed"], *OTHER_COLOURS)
@@ -218,7 +218,4 @@ def verdict(found: dict[str, dict[str, float | list[float]]]) -> dict[str, objec
 def main(root: Path) -> None:
     """Write ``figures/new_utilities.png``, ``table.md`` and ``verdict.json`` under ``root``."""
     found = findings(root)
-    (root / "figures").mkdir(parents=True, exist_ok=True)
-    (root / "figures" / "new_utilities.png").write_bytes(figure(root))
-    write_text_atomically(root / "table.md", table_text(found))
-    write_text_atomically(root / "verdict.json", json.dumps(verdict(found), indent=2) + "\n")
+    write_findings(root, "new_utilities", figure(root), table_text(found), verdict(found))

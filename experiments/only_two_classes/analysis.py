@@ -1,15 +1,15 @@
 """Table, figure and verdict from the summaries of the settings. No JAX."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from experiments.findings import write_findings
 from experiments.measures import interval
 from experiments.only_two_classes.sweep import REAL_SEEDS, REAL_TYPES, SEEDS, SYNTHETIC
-from rlhf_jax.metrics import read_json, read_summary, write_text_atomically
+from rlhf_jax.metrics import read_json, read_summary
 from rlhf_jax.reports.style import INK, NEUTRAL, OTHER_COLOURS, PROXY, TYPE_COLOURS, figure_style, panels, to_png
 
 Measures = dict[str, Float[np.ndarray, "seeds"]]
@@ -146,7 +146,4 @@ def verdict(w1: Measures, real: dict[int, Measures]) -> dict[str, Any]:
 def main(root: Path) -> None:
     """Write ``figures/only_two_classes.png``, ``table.md`` and ``verdict.json`` under ``root``."""
     w1, shapes, real = read_synthetic(root, "w1"), read_synthetic(root, "shape_error"), read_real(root)
-    (root / "figures").mkdir(parents=True, exist_ok=True)
-    (root / "figures" / "only_two_classes.png").write_bytes(figure(root, w1, real))
-    write_text_atomically(root / "table.md", table_text(w1, shapes, real))
-    write_text_atomically(root / "verdict.json", json.dumps(verdict(w1, real), indent=2) + "\n")
+    write_findings(root, "only_two_classes", figure(root, w1, real), table_text(w1, shapes, real), verdict(w1, real))

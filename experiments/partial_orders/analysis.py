@@ -1,16 +1,16 @@
 """Table, figure and verdict from the summaries of the settings. No JAX."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from experiments.findings import write_findings
 from experiments.measures import interval
 from experiments.partial_orders.sweep import MEMBERS, ORDERS, PROGRAM_SEEDS, SEEDS
 from rlhf_jax.diagnostics.rewards import wasserstein_1
-from rlhf_jax.metrics import read_json, read_summary, write_text_atomically
+from rlhf_jax.metrics import read_json, read_summary
 from rlhf_jax.reports.style import INK, NEUTRAL, OTHER_COLOURS, TYPE_COLOURS, figure_style, panels, to_png
 
 TOLERANCE = 0.01  # of rewards, between what was trained and what theory says
@@ -181,7 +181,10 @@ def main(root: Path) -> None:
     members = read_members(root)
     measures = ("w1_open_closed", "pair_accuracy.open", "pair_accuracy.closed")
     program = {name: read_program(root, f"reward.{name}") for name in measures}
-    (root / "figures").mkdir(parents=True, exist_ok=True)
-    (root / "figures" / "partial_orders.png").write_bytes(figure(members, program["w1_open_closed"]))
-    write_text_atomically(root / "table.md", table_text(members, program))
-    write_text_atomically(root / "verdict.json", json.dumps(verdict(members, program), indent=2) + "\n")
+    write_findings(
+        root,
+        "partial_orders",
+        figure(members, program["w1_open_closed"]),
+        table_text(members, program),
+        verdict(members, program),
+    )

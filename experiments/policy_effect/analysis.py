@@ -1,16 +1,16 @@
 """Tables, figure and verdict from the summaries, metrics and samples of the runs. No JAX."""
 
 import itertools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.findings import write_findings
 from experiments.measures import interval
 from experiments.policy_effect.sweep import ARMS, BEST_OF, BETAS, EXACT_SEEDS, KLS, LAWS, SCALED, SEEDS
-from rlhf_jax.metrics import read_jsonl, read_metrics, read_summary, write_text_atomically
+from rlhf_jax.metrics import read_jsonl, read_metrics, read_summary
 from rlhf_jax.reports.style import INK, NEUTRAL, OTHER_COLOURS, TYPE_COLOURS, figure_style, panels, to_png
 
 COLOURS = (TYPE_COLOURS["open"], TYPE_COLOURS["closed"], *OTHER_COLOURS, NEUTRAL)
@@ -226,7 +226,4 @@ def verdict(exact: dict[str, float], ppo: dict[str, dict[str, list[float]]]) -> 
 def main(root: Path) -> None:
     """Write ``figures/policy_effect.png``, ``table.md`` and ``verdict.json`` under ``root``."""
     exact, ppo = tables(root)
-    (root / "figures").mkdir(parents=True, exist_ok=True)
-    (root / "figures" / "policy_effect.png").write_bytes(figure(root, exact, ppo))
-    write_text_atomically(root / "table.md", table_text(exact, ppo))
-    write_text_atomically(root / "verdict.json", json.dumps(verdict(exact, ppo), indent=2) + "\n")
+    write_findings(root, "policy_effect", figure(root, exact, ppo), table_text(exact, ppo), verdict(exact, ppo))

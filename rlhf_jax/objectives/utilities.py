@@ -252,7 +252,7 @@ class Exponential(Utility):
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantile(Utility):
+class Quantile(Log):
     """The inverse problem solved: log x over neighbouring tiers, weighted so that the rewards follow Beta(a, b).
 
     The sum of w_t log(gap_t) with the gaps adding up to 1 is largest at gap_t = w_t / sum(w), so weights equal to the
@@ -272,16 +272,7 @@ class Quantile(Utility):
         grid = np.linspace(0.0, 1.0, self.GRID + 1)
         return jnp.interp(p, jnp.asarray(grid, p.dtype), jnp.asarray(betaincinv(self.a, self.b, grid), p.dtype))
 
-    def raw(self, x: Gap) -> Gap:
-        return jnp.log(x)
-
-    def raw_slope(self, x: Gap) -> Gap:
-        return 1.0 / x
-
-    def raw_curvature(self, x: Gap) -> Gap:
-        return -1.0 / (x * x)
-
-    def limit_law(self) -> LimitLaw | None:
+    def limit_law(self) -> LimitLaw:
         return LimitLaw(self.a, self.b)
 
     def pair_weights(self, ranks: Int[Array, "K"], mask: Bool[Array, "K"]) -> Float[Array, "K K"]:
