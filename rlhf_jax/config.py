@@ -103,6 +103,7 @@ def default_config() -> ConfigDict:
     c.parents = ConfigDict()  # where a stage finds checkpoints that this run does not make itself
     c.parents.sft = ""  # a run directory; empty: this one
     c.parents.reward = ""  # a run directory; empty: this one
+    c.parents.reward_start = ""  # a run directory, for config.reward.init=reward
 
     c.parallel = ConfigDict()
     c.parallel.mode = "mesh"  # mesh: jit over a device mesh; pmap: replicated data parallel
@@ -130,7 +131,8 @@ def default_config() -> ConfigDict:
     c.reward = ConfigDict()
     c.reward.steps = 1400  # updates
     c.reward.batch_size = 8  # ranked lists per update, over all devices
-    c.reward.init = "sft"  # sft: start from the SFT checkpoint; scratch: from random parameters
+    c.reward.init = "sft"  # sft: start from the SFT checkpoint; scratch: from random parameters;
+    #                        reward: from another run's reward model, config.parents.reward_start
     c.reward.bounded = "auto"  # rewards in [0, 1] by a sigmoid: yes, no, or auto (no only if every
     #                            utility is log_sigmoid, the only one defined on all gaps)
     c.reward.utility = utility("negative_power")  # of prompt types not named in utility_by_type
@@ -236,7 +238,7 @@ RULES: dict[str, Rule] = {
     "*.optimizer.clip_norm": _NOT_NEGATIVE,
     "*.optimizer.beta?": _DECAY,
     "*.optimizer.epsilon": _POSITIVE,
-    "reward.init": _one_of("sft", "scratch"),
+    "reward.init": _one_of("sft", "scratch", "reward"),
     "reward.bounded": _one_of("auto", "yes", "no"),
     "reward.eval_train": _NATURAL,
     "reward.balance_utilities": Rule(lambda v: isinstance(v, bool), "True or False"),
@@ -419,12 +421,16 @@ def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
 def _parent_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     stages = c.stages
     for stage in stages:
-        needs = {"sft": (), "ppo": ("sft", "reward")}.get(stage, ("sft",) if c.reward.init == "sft" else ())
+        start = {"sft": ("sft",), "reward": ("reward_start",)}.get(c.reward.init, ())
+        needs = {"sft": (), "ppo": ("sft", "reward")}.get(stage, start)
         for parent in needs:
             if parent not in stages and not c.parents[parent]:
+                text = f"empty, but {stage} starts from a checkpoint of {parent.removesuffix('_start')}"
+                add = "" if parent == "reward_start" else f" or add {parent} to config.stages"
                 scratch = "" if stage == "ppo" else " or set config.reward.init=scratch"
-                text = f"empty, but {stage} starts from a checkpoint of {parent}; give a run directory"
-                yield f"parents.{parent}", f"{text} or add {parent} to config.stages{scratch}"
+                yield f"parents.{parent}", f"{text}; give a run directory{add}{scratch}"
+    if c.parents.reward_start and (c.reward.init != "reward" or not {"reward", "reward_common"} & set(stages)):
+        yield "parents.reward_start", "would go unused: no stage starts from it; set config.reward.init=reward"
     for name, path in c.parents.items():
         if path and name in stages:
             yield f"parents.{name}", f"{path} would go unused: config.stages makes its own {name}"

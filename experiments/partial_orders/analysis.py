@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from experiments.findings import write_findings
 from experiments.measures import interval
-from experiments.partial_orders.sweep import MEMBERS, ORDERS, PROGRAM_SEEDS, SEEDS
+from experiments.partial_orders.sweep import MEMBERS, ORDERS, PROGRAM_SEEDS, PROGRAM_STEPS, SEEDS
 from rlhf_jax.diagnostics.rewards import wasserstein_1
 from rlhf_jax.metrics import read_json, read_summary
 from rlhf_jax.reports.style import INK, NEUTRAL, OTHER_COLOURS, TYPE_COLOURS, figure_style, panels, to_png
@@ -27,7 +27,9 @@ def read_members(root: Path) -> Records:
 def read_program(root: Path, measure: str) -> dict[str, Float[np.ndarray, "seeds"]]:
     """Ties -> a value for each seed."""
     return {
-        ties: np.array([read_summary(root / f"program_{ties}_seed{seed}")[measure] for seed in PROGRAM_SEEDS])
+        ties: np.array(
+            [read_summary(root / f"program_{ties}_{PROGRAM_STEPS}_seed{seed}")[measure] for seed in PROGRAM_SEEDS]
+        )
         for ties in ("kept", "broken")
     }
 

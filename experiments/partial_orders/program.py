@@ -6,6 +6,7 @@ Command.
 
 from ml_collections import ConfigDict
 
+from experiments.partial_orders.sweep import PROGRAM_STEPS
 from rlhf_jax.config import default_config, utility
 
 
@@ -19,9 +20,9 @@ def get_config(ties: str = "kept") -> ConfigDict:
 
     config.model.width = 48
 
-    config.reward.steps = 600
+    config.reward.steps = PROGRAM_STEPS
     config.reward.init = "scratch"
-    config.reward.eval_every = 600
+    config.reward.eval_every = PROGRAM_STEPS
     config.reward.utility = utility("negative_power", gamma=0.5, epsilon=0.1)
     config.reward.optimizer.learning_rate = 2e-3
 

@@ -2,6 +2,7 @@
 
 SEEDS = (0, 1, 2, 3, 4)
 PROGRAM_SEEDS = (0, 1, 2)
+PROGRAM_STEPS = 1400
 EPSILON = 0.01  # of the members that need a continuation
 ORDERS = ("full", "two", "two_uneven", "three", "chain", "star", "sparse")
 
@@ -17,6 +18,8 @@ MEMBERS = {
 }
 
 # name -> (ties, seed)
-PROGRAM = {f"program_{ties}_seed{seed}": (ties, seed) for ties in ("kept", "broken") for seed in PROGRAM_SEEDS}
+PROGRAM = {
+    f"program_{ties}_{PROGRAM_STEPS}_seed{seed}": (ties, seed) for ties in ("kept", "broken") for seed in PROGRAM_SEEDS
+}
 
 SETTINGS = {f"partial_orders/{key}": value for key, value in (MEMBERS | PROGRAM).items()}

@@ -137,7 +137,7 @@ def draw_steps(source: str, runs: dict[tuple[str, str], list[Run]]) -> bytes:
 def draw_convergence(runs: dict[tuple[str, str], list[Run]]) -> bytes:
     """Distance from the best rewards, and W1 of the two types, on training prompts over steps."""
     with figure_style():
-        drawing, axes = panels(2, 2, height=3.2, width=10.0)
+        drawing, axes = panels(2, len(SOURCES), height=3.2, width=5.0 * len(SOURCES))
         for place, source in enumerate(SOURCES):
             for number, name in enumerate(UTILITIES):
                 for run in runs.get((source, name), ())[:1]:
@@ -145,11 +145,15 @@ def draw_convergence(runs: dict[tuple[str, str], list[Run]]) -> bytes:
                     off = [max(found[f"train.{kind}.off"] for kind in TYPES) for found in each]
                     colour = f"C{number}"
                     axes[place].semilogy(run.steps, off, "o-", color=colour, label=TITLES[name])
-                    axes[2 + place].plot(run.steps, [found["train.w1"] for found in each], "o-", color=colour)
+                    axes[len(SOURCES) + place].plot(
+                        run.steps, [found["train.w1"] for found in each], "o-", color=colour
+                    )
             axes[place].axhline(NEAR, color=NEUTRAL, lw=0.8)
             axes[place].set(title=f"{source}: largest distance from the best rewards", ylim=(1e-4, 1))
-            axes[2 + place].set(title=f"{source}: W1 of open and closed prompts", xlabel="step", ylim=(0, None))
-        axes[1].legend(labelcolor=INK, fontsize=7)
+            axes[len(SOURCES) + place].set(
+                title=f"{source}: W1 of open and closed prompts", xlabel="step", ylim=(-0.01, None)
+            )
+        axes[len(SOURCES) - 1].legend(labelcolor=INK, fontsize=7)
         return to_png(drawing)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.reward_collapse.lists import VALIDATION_FRACTION, find_texts, write_lists, write_tokenizer
-from experiments.reward_collapse.sweep import SETTINGS, SOURCES, UTILITIES
+from experiments.reward_collapse.sweep import PREFIXES, SETTINGS, SOURCES, STARTS, UTILITIES
 from rlhf_jax.config import default_config, utility
 from rlhf_jax.errors import UserError
 from rlhf_jax.main import main
@@ -23,12 +23,12 @@ from rlhf_jax.objectives.utilities import make_utility
 from rlhf_jax.theory.limits import quantile
 from rlhf_jax.theory.optimum import best_rewards
 
-LISTS = {"texts": 120, "world": 100}
+LISTS = {"texts": 120, "world_prefixes": 100, "world": 100}
 SIZE = 8
 
 
 def get_config(name: str = "world.log") -> ConfigDict:
-    """``SOURCE.UTILITY``, of texts or world and the names of the sweep; a reward model from scratch, one stage."""
+    """``SOURCE.UTILITY``, names of the sweep: a reward model, one stage."""
     source, _, title = name.partition(".")
     if source not in SOURCES or title not in UTILITIES:
         raise UserError(
@@ -48,19 +48,19 @@ def get_config(name: str = "world.log") -> ConfigDict:
     config.tokenizer.kind = "pretrained"
     # The end of a prompt, where its type is said. A prompt shorter than that moves its responses by some positions.
     config.data.max_prompt = 12
-    config.data.max_response = 81 if source == "texts" else 20
-    config.model.depth = 1 if source == "texts" else 2
-    config.reward.batch_size = 4 if source == "texts" else 8
-    config.reward.steps = 400 if source == "texts" else 700
+    config.data.max_response = 81 if source in PREFIXES else 20
+    config.model.depth = 1 if source in PREFIXES else 2
+    config.reward.batch_size = 4 if source in PREFIXES else 8
+    config.reward.steps = 400 if source in PREFIXES else 700
 
-    config.reward.init = "scratch"
+    config.reward.init = "reward" if (source, title) in STARTS else "scratch"
     config.reward.bounded = "yes"
     config.reward.utility = utility(member, **parameters)
     if closed is not None:
         config.reward.utility_by_type.closed = utility(closed[0], **closed[1])
     config.reward.balance_utilities = True
-    # At 3e-3 a linear utility saturates out of order on the world, where its slope is nearly nothing.
-    config.reward.optimizer.learning_rate = 3e-3 if source == "texts" else 1e-3
+    rate = 3e-3 if source in PREFIXES else 1e-3
+    config.reward.optimizer.learning_rate = 0.2 * rate if (source, title) in STARTS else rate
     config.reward.optimizer.beta2 = 0.98
     config.reward.eval_every = config.reward.steps // 4
     config.reward.eval_train = 64
@@ -101,7 +101,9 @@ def run(setting: str, folder: Path) -> None:
         write_lists(source, lists, LISTS[source])
         write_tokenizer(lists, folder / "words")
     write_text_atomically(folder / "predictions.json", json.dumps(predictions(title)) + "\n")
-    words = [f"--config={Path(__file__)}:{source}.{title}", f"--workdir={folder}"]
-    main(
-        [*words, f"--config.data.path={lists}", f"--config.tokenizer.path={folder / 'words'}", f"--config.seed={seed}"]
-    )
+    words = [f"--config={Path(__file__)}:{source}.{title}", f"--workdir={folder}", f"--config.seed={seed}"]
+    words += [f"--config.data.path={lists}", f"--config.tokenizer.path={folder / 'words'}"]
+    if (source, title) in STARTS:
+        start = folder.with_name(f"{source}_{STARTS[source, title]}_seed{seed}")
+        words.append(f"--config.parents.reward_start={start}")
+    main(words)

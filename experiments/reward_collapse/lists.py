@@ -1,4 +1,4 @@
-"""The two sources as files of ranked lists: prefixes of long answers, as in the paper, and lists of the embedded world.
+"""The sources as files of ranked lists: prefixes of long answers, as in the paper, and lists of the embedded world.
 
 A row is ``{"prompt", "prompt_type", "responses": [{"text", "rank"} x 8]}``, best first, every pair ordered.
 """
@@ -94,10 +94,25 @@ def truncations(pairs: Iterable[Pair], count: int) -> list[dict[str, Any]]:
     rows = []
     for (prompt, answer), _ in zip(pairs, range(count), strict=False):
         kind = ("open", "closed")[int(rng.integers(2))]
-        words = answer.split()
-        texts = [" ".join(words[:length]) for length in reversed(KEPT[kind])]
-        rows.append(_row(prompt.rstrip() + SUFFIXES[kind], kind, texts))
+        rows.append(_row(prompt.rstrip() + SUFFIXES[kind], kind, _prefixes(answer, kind)))
     return rows
+
+
+def world_prefixes(count: int) -> list[dict[str, Any]]:
+    """A row for each of the first ``count`` prompts of the embedded world, whose own type decides the lengths.
+
+    The world's answers are short: a long one is the answers of the prompt's lists, one after the other.
+    """
+    answers: dict[tuple[str, str], list[str]] = {}
+    for record in load_world("total", "lists"):
+        answers.setdefault((record.prompt, record.prompt_type), []).extend(each.text for each in record.responses)
+    chosen = list(answers.items())[:count]
+    return [_row(prompt, kind, _prefixes(" ".join(texts), kind)) for (prompt, kind), texts in chosen]
+
+
+def _prefixes(answer: str, kind: str) -> list[str]:
+    words = answer.split()
+    return [" ".join(words[:length]) for length in reversed(KEPT[kind])]
 
 
 def world_lists(count: int) -> list[dict[str, Any]]:
@@ -122,9 +137,9 @@ def _row(prompt: str, kind: str, texts: list[str]) -> dict[str, Any]:
 
 
 def write_lists(source: str, path: Path, count: int) -> bool:
-    """Write the lists of "texts" or "world" to a file; False if there are no texts at hand."""
-    if source == "world":
-        rows = world_lists(count)
+    """Write the lists of a source to a file; False if there are no texts at hand."""
+    if source != "texts":
+        rows = (world_lists if source == "world" else world_prefixes)(count)
     else:
         texts = find_texts()
         if texts is None:

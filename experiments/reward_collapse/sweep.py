@@ -1,7 +1,8 @@
 """The settings: the paper's four utilities and its prompt-aware pair, on real texts and on the embedded world."""
 
-SOURCES = ("texts", "world")
-SEEDS = (0,)
+PREFIXES = ("texts", "world_prefixes")  # sources whose lists are prefixes of one answer, as the paper's are
+SOURCES = (*PREFIXES, "world")
+SEEDS = (0, 1, 2)
 EPSILON = 0.1  # of the paper's code, which shifts its utilities by it
 SHIFTED = {"epsilon": EPSILON, "extension": "shift"}
 
@@ -15,10 +16,15 @@ UTILITIES = {
 }
 COMMON = tuple(name for name, (_, closed) in UTILITIES.items() if closed is None)
 
-# id -> (source, utility, seed)
+# (source, utility) -> the utility whose reward model of the same seed it starts from; the others start from scratch.
+# A linear utility pushes a response to the end of the scale as soon as it leans there, and leaves no slope to come back
+# by: on the world the order has to be learned first.
+STARTS = {("world", "linear"): "log_sigmoid", ("world", "prompt_aware"): "log_sigmoid"}
+
+# id -> (source, utility, seed); what another setting starts from comes before it.
 SETTINGS = {
     f"reward_collapse/{source}_{name}_seed{seed}": (source, name, seed)
     for source in SOURCES
-    for name in UTILITIES
     for seed in SEEDS
+    for name in sorted(UTILITIES, key=lambda name: (source, name) in STARTS)
 }

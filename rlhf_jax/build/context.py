@@ -104,24 +104,28 @@ def parents_tokenizer(config: ConfigDict) -> Tokenizer | None:
 
 
 def inherit_model(config: ConfigDict) -> None:
-    """Take over the model of the SFT run that this run goes on from, so that its configuration says what it trains.
+    """Take over the model of the run that this run goes on from, so that its configuration says what it trains.
 
     Raises:
       UserError: the parent has no configuration, its model does not fit this run, or this run asks for another.
     """
-    theirs = stage_config(config, "sft").model
-    if config.model != default_config().model:
-        for (key, own), (_, other) in zip(leaves(config.model), leaves(theirs), strict=True):
-            if own != other:
-                raise UserError(f"config.model.{key}: {own}, but {config.parents.sft} was trained with {other}")
-    config.model.update(theirs)
+    for stage in ("sft", "reward_start"):
+        parent = config.parents[stage]
+        if not parent:
+            continue
+        theirs = stage_config(config, stage).model
+        if config.model != default_config().model:
+            for (key, own), (_, other) in zip(leaves(config.model), leaves(theirs), strict=True):
+                if own != other:
+                    raise UserError(f"config.model.{key}: {own}, but {parent} was trained with {other}")
+        config.model.update(theirs)
     validate(config)
 
 
 def stage_directory(context: Context, stage: str) -> Path:
     """Where the checkpoints of a stage are: this run's, or those of the parent run that the configuration names."""
     run = Path(context.config.parents.get(stage, "") or context.workdir)
-    return run / "checkpoints" / stage
+    return run / "checkpoints" / ("reward" if stage == "reward_start" else stage)
 
 
 def stage_config(config: ConfigDict, stage: str) -> ConfigDict:

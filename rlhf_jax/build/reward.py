@@ -9,7 +9,7 @@ import numpy as np
 
 from rlhf_jax.build.best import best_of_lists, optimum_record, w1_between_types
 from rlhf_jax.build.common import floats, gradient_task_parts, truncation_metrics, truncation_note
-from rlhf_jax.build.context import Context, init_scored, load_parent, stage_decoder
+from rlhf_jax.build.context import Context, init_scored, load_parent
 from rlhf_jax.build.specs import decoder_spec, optimizer_spec, reward_spec, utility_table
 from rlhf_jax.data.examples import ListExample, list_examples, types_in_turn
 from rlhf_jax.data.loader import rank_batches, rank_eval_batches
@@ -21,13 +21,12 @@ from rlhf_jax.types import Params, RankBatch, TrainState
 
 
 def reward_task(context: Context, stage: str) -> Task:
-    """Train a reward model on the ranked lists, from the SFT decoder or from scratch."""
+    """Train a reward model on the ranked lists, from the SFT decoder, another reward model or scratch."""
     config, executor, tokenizer = context.config, context.executor, context.tokenizer
     data = config.data
     batch_size = config.reward.batch_size
     prompt_aware = stage == "reward"
-    from_sft = config.reward.init == "sft"
-    decoder = stage_decoder(context, "sft") if from_sft else decoder_spec(config.model, tokenizer.vocab_size)
+    decoder = decoder_spec(config.model, tokenizer.vocab_size)
     spec = reward_spec(config.reward, decoder, prompt_aware=prompt_aware)
     table = utility_table(config.reward, prompt_aware=prompt_aware)
     utility_index = table[1]
@@ -40,7 +39,10 @@ def reward_task(context: Context, stage: str) -> Task:
     key = context.stage_key(stage)
 
     def init() -> Params:
+        if config.reward.init == "reward":
+            return load_parent(context, "reward_start", decoder)
         params = jax.jit(partial(init_scored, decoder))(key)
+        from_sft = config.reward.init == "sft"
         return {**params, "decoder": load_parent(context, "sft", decoder)} if from_sft else params
 
     state, step, finish = gradient_task_parts(

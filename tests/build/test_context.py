@@ -3,6 +3,8 @@
 import pathlib
 
 import jax
+import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -10,6 +12,7 @@ from rlhf_jax.build import inherit_model
 from rlhf_jax.build.context import (
     Context,
     check_rows,
+    init_scored,
     make_context,
     make_executor,
     parents_tokenizer,
@@ -17,10 +20,14 @@ from rlhf_jax.build.context import (
     stage_directory,
 )
 from rlhf_jax.build.data import Data, fresh_tokenizer
+from rlhf_jax.build.reward import reward_task
+from rlhf_jax.build.specs import decoder_spec
+from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import default_config, from_json, to_json
 from rlhf_jax.data.records import Record, Response
 from rlhf_jax.data.tokenizers import build_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.learners.step import init_state
 from rlhf_jax.parallel import PmapExecutor
 from tests.end_to_end import tiny
 
@@ -217,6 +224,22 @@ def test_checkpoints_and_configurations_are_the_parents_where_there_is_one(tmp_p
     assert stage_directory(context, "reward") == tmp_path / "own" / "checkpoints" / "reward"
     assert stage_config(config, "sft").model.width == 32
     assert stage_config(config, "reward") is config
+
+
+def test_a_reward_model_goes_on_from_another_ones_parameters(tmp_path: pathlib.Path) -> None:
+    parent = _parent(tmp_path / "a", width=16, heads=2, kv_heads=1, depth=1, mlp_width=32)
+    config = default_config()
+    config.stages, config.reward.init, config.parents.reward_start = ("reward",), "reward", parent
+    inherit_model(config)
+    assert config.model.width == 16
+    context = Context(
+        config, tmp_path / "own", make_executor(config.parallel), _data("a", "b"), build_tokenizer("byte")
+    )
+    spec = decoder_spec(config.model, context.tokenizer.vocab_size)
+    theirs = init_scored(spec, jax.random.key(5))
+    with Checkpoints(tmp_path / "a" / "checkpoints" / "reward") as checkpoints:
+        checkpoints.save(init_state(theirs, optax.identity(), jax.random.key(0)), {})
+    jax.tree.map(np.testing.assert_array_equal, reward_task(context, "reward").state.params, theirs)
 
 
 def test_a_reward_model_on_an_inherited_policy_says_what_it_is(tmp_path: pathlib.Path) -> None:

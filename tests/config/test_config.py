@@ -51,7 +51,15 @@ def test_every_setting_has_a_comment() -> None:
 
 
 def test_every_number_and_name_has_a_rule() -> None:
-    free = {"stages", "data.path", "tokenizer.path", "parents.sft", "parents.reward", "log.tensorboard"}
+    free = {
+        "stages",
+        "data.path",
+        "tokenizer.path",
+        "parents.sft",
+        "parents.reward",
+        "parents.reward_start",
+        "log.tensorboard",
+    }
     assert {key for key, _ in leaves(default_config()) if schema.rule_of(key) is None} == free
 
 
@@ -154,6 +162,16 @@ def test_a_bad_value_is_one_line_that_begins_with_its_key(key: str, value: objec
         ({"stages": ("sft", "ppo")}, "parents.reward", "ppo"),
         ({"stages": ("reward",)}, "parents.sft", "config.reward.init=scratch"),
         ({"stages": ("reward_common",)}, "parents.sft", "reward_common"),
+        (
+            {"stages": ("reward",), "reward__init": "reward"},
+            "parents.reward_start",
+            "a checkpoint of reward; give a run",
+        ),
+        (
+            {"stages": ("sft", "reward"), "parents__reward_start": "."},
+            "parents.reward_start",
+            "config.reward.init=reward",
+        ),
         ({"parallel__mode": "pmap", "parallel__fsdp": 2}, "parallel.fsdp", "mesh"),
         ({"data__path": __file__}, "tokenizer.kind", "bpe"),
         ({"tokenizer__kind": "pretrained"}, "tokenizer.path", "pretrained"),
@@ -183,6 +201,7 @@ def test_a_bad_combination_says_what_would_mend_it(values: dict[str, Any], key: 
     [
         {"stages": ("sft", "reward_common")},
         {"stages": ("reward",), "reward__init": "scratch"},
+        {"stages": ("reward",), "reward__init": "reward", "parents__reward_start": "."},
         {"stages": ("sft",), "ppo__minibatches": 3},  # of a stage that does not run
         {"stages": ("ppo",), "parents__sft": ".", "parents__reward": "."},
         {"model__positions": "learned", "model__width": 20},

@@ -13,8 +13,9 @@ import pytest
 from experiments import run
 from experiments.reward_collapse import analysis, lists
 from experiments.reward_collapse.experiment import get_config, predictions
-from experiments.reward_collapse.sweep import SOURCES, UTILITIES
+from experiments.reward_collapse.sweep import SETTINGS, SOURCES, STARTS, UTILITIES
 from rlhf_jax.config import validate
+from rlhf_jax.data.world import prompt_type
 from rlhf_jax.errors import UserError
 
 NAMES = run.names()
@@ -53,7 +54,29 @@ def test_the_configs_of_reward_collapse_validate(source: str, title: str, tmp_pa
     config.data.path = str(tmp_path / "lists.jsonl")
     (tmp_path / "lists.jsonl").touch()
     config.tokenizer.path = str(tmp_path)
+    if config.reward.init == "reward":
+        config.parents.reward_start = str(tmp_path)
     validate(config)
+
+
+def test_what_a_setting_starts_from_comes_before_it() -> None:
+    order = list(SETTINGS.values())
+    for source, title, seed in order:
+        start = STARTS.get((source, title))
+        assert start is None or order.index((source, start, seed)) < order.index((source, title, seed))
+
+
+def test_world_prefixes_are_cut_from_one_answer_by_the_prompts_own_type() -> None:
+    rows = lists.world_prefixes(100)
+    assert {row["prompt_type"] for row in rows} == {"open", "closed"}
+    assert all(row["prompt_type"] == prompt_type(row["prompt"]) for row in rows)
+    assert len({row["prompt"] for row in rows}) == 100
+    for row in rows:
+        longest, *others = (each["text"] for each in row["responses"])
+        assert all(longest.startswith(text) for text in others)
+        assert [len(each["text"].split()) for each in row["responses"]] == sorted(
+            lists.KEPT[row["prompt_type"]], reverse=True
+        )
 
 
 def test_the_predictions_are_those_of_the_shifted_and_of_the_plain_utility() -> None:
