@@ -11,15 +11,17 @@ from rlhf_jax.types import Params
 
 
 def init_scalar_head(spec: DecoderSpec, key: jax.Array) -> Params:
-    """A linear head of standard deviation 1 / sqrt(D + 1) and bias 0. Source: Ziegler et al. 2019, released code."""
-    kernel = jax.random.normal(key, (spec.width,), spec.param_dtype) * (spec.width + 1) ** -0.5
-    return {"kernel": kernel, "bias": jnp.zeros((), spec.param_dtype)}
+    """A reward head of standard deviation 1 / sqrt(D + 1). Source: Ziegler et al. 2019, released code.
+
+    Without a bias, as the heads of sequence classifiers in transformers are, so that a reward model can leave as one.
+    """
+    return {"kernel": jax.random.normal(key, (spec.width,), spec.param_dtype) * (spec.width + 1) ** -0.5}
 
 
 def _head(params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S"]:
     # The last reduction is kept out of bfloat16: neighbouring rewards would round to one number.
     wide = hidden.astype(params["kernel"].dtype)
-    return wide @ params["kernel"] + params["bias"]
+    return wide @ params["kernel"] + params.get("bias", 0.0)
 
 
 def last_token(mask: Bool[Array, "B T"]) -> Int[Array, "B"]:
@@ -50,15 +52,11 @@ def apply_value_model(
 
 
 def value_from_reward(params: Params, *, bounded: bool) -> Params:
-    """Value-model parameters started from a reward model: the same decoder, and its head where rewards are logits.
+    """Value-model parameters started from a reward model: the same decoder, its head, and a bias of its own.
 
     A bounded reward is sigmoid(logit), while a value is linear in the hidden state; the head then starts as the tangent
     of the sigmoid at logit 0, that is 1/2 + logit / 4.
     """
-    if not bounded:
-        return params
-    head = params["head"]
-    return {
-        "decoder": params["decoder"],
-        "head": {"kernel": head["kernel"] / 4.0, "bias": 0.5 + head["bias"] / 4.0},
-    }
+    kernel = params["head"]["kernel"]
+    scale, bias = (0.25, 0.5) if bounded else (1.0, 0.0)
+    return {"decoder": params["decoder"], "head": {"kernel": scale * kernel, "bias": jnp.asarray(bias, kernel.dtype)}}

@@ -41,14 +41,16 @@ def _run(folder: pathlib.Path, config: ConfigDict, stage: str, params: Params) -
 
 @pytest.fixture(params=["negative_power", "log_sigmoid"], ids=["bounded", "unbounded"])
 def child(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> ConfigDict:
-    """A PPO run whose reward model says 0.73 to everything: no kernel, only a bias."""
+    """A PPO run whose reward model says 0.73 to everything: its last norm lets through a constant alone."""
     parent = default_config()
+    parent.model.norm = "layer"
     parent.model.update({"width": 16, "depth": 1, "heads": 2, "kv_heads": 1, "mlp_width": 32})
     parent.reward.utility = utility(request.param)
     spec = decoder_spec(parent.model, build_tokenizer("word").vocab_size)
     scored = init_scored(spec, jax.random.key(1))
-    bias = math.log(REWARD / (1 - REWARD)) if request.param == "negative_power" else REWARD
-    scored["head"] = {"kernel": jnp.zeros_like(scored["head"]["kernel"]), "bias": jnp.float32(bias)}
+    logit = math.log(REWARD / (1 - REWARD)) if request.param == "negative_power" else REWARD
+    scored["decoder"]["final_norm"] = {"scale": jnp.zeros(16), "bias": jnp.eye(16)[0]}
+    scored["head"] = {"kernel": logit * jnp.eye(16)[0]}
     config = default_config()
     config.stages = ("ppo",)
     config.model.update(parent.model)
