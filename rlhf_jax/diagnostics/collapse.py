@@ -13,9 +13,8 @@ from math import comb
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import ks_2samp
 
-from rlhf_jax.diagnostics.rewards import rank_profile, wasserstein_1
+from rlhf_jax.diagnostics.rewards import kolmogorov_smirnov, rank_profile, wasserstein_1
 
 # Types whose best rewards lie closer than this (in reward) are not expected to differ.
 ALIKE = 0.01
@@ -249,7 +248,7 @@ def _pair(
         first=names[0],
         second=names[1],
         w1=w1,
-        ks=float(ks_2samp(first, second, method="asymp").statistic),  # not its p-value, which is slow when exact
+        ks=kolmogorov_smirnov(first, second),
         floor=floor,
         p_value=p_value,
         expected=float(expected),

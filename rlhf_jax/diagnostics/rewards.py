@@ -38,6 +38,16 @@ def wasserstein_1(a: Float[np.ndarray, "A"], b: Float[np.ndarray, "B"]) -> float
     return float(wasserstein_distance(a, b))
 
 
+def kolmogorov_smirnov(a: Float[np.ndarray, "A"], b: Float[np.ndarray, "B"]) -> float:
+    """Kolmogorov-Smirnov distance of two samples: the largest difference of their ECDFs.
+
+    ``scipy.stats.ks_2samp`` gives the same with a p-value, which costs it ten times as long.
+    """
+    values = np.concatenate([a, b])
+    shares = [np.searchsorted(np.sort(sample), values, "right") / len(sample) for sample in (a, b)]
+    return float(np.max(np.abs(shares[0] - shares[1])))
+
+
 def rank_profile(
     rewards: Float[np.ndarray, "N K"],
     ranks: Int[np.ndarray, "N K"],

@@ -1,8 +1,10 @@
 """Reward collapse by hand, by SciPy and by simulation."""
 
+import time
+
 import numpy as np
 import pytest
-from scipy.stats import ks_2samp
+from scipy.stats import ks_2samp, permutation_test, wasserstein_distance
 
 from rlhf_jax.diagnostics import coincide, measure_collapse
 from rlhf_jax.diagnostics.collapse import w1_of_shuffled_lists
@@ -130,6 +132,49 @@ def test_the_floor_is_what_samples_of_one_law_show():
     assert np.mean(np.array(p_values) <= 0.1) < 0.25
     assert 0.35 < np.mean(p_values) < 0.65
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("lists", "first", "levels"), [(24, 10, 1000), (24, 10, 3), (7, 3, 1000), (7, 3, 2), (60, 58, 9)]
+)
+def test_the_floor_is_that_of_scipys_permutation_test(lists, first, levels):
+    """Ties, missing responses, and every way to part seven lists."""
+    rng = np.random.default_rng(lists + levels)
+    rewards = rng.integers(0, levels, (lists, 5)) / levels
+    mask = rng.random(rewards.shape) < 0.7
+    mask[:, 0] = True
+    one = np.isin(np.arange(lists), rng.permutation(lists)[:first])
+
+    def distance(a, b):
+        return wasserstein_distance(rewards[a][mask[a]], rewards[b][mask[b]])
+
+    wanted = permutation_test(
+        (np.flatnonzero(one), np.flatnonzero(~one)),
+        distance,
+        vectorized=False,
+        n_resamples=199,
+        alternative="greater",
+        rng=np.random.default_rng(8),
+    )
+    floor, p_value = w1_of_shuffled_lists(rewards, mask, one, ~one, seed=8)
+    assert floor == pytest.approx(np.mean(wanted.null_distribution), rel=1e-12)
+    assert p_value == pytest.approx(wanted.pvalue, rel=1e-12)
+
+
+def test_lists_that_are_all_alike_are_as_far_apart_in_every_shuffle():
+    """No rounding may tell a distance from itself: the p-value of equal types is 1."""
+    rewards = np.tile(np.random.default_rng(0).random(7), (41, 1))
+    one = np.arange(41) < 20
+    assert w1_of_shuffled_lists(rewards, np.ones(rewards.shape, bool), one, ~one) == (0.0, 1.0)
+
+
+def test_thirty_types_take_a_second_and_not_ten():
+    rng = np.random.default_rng(0)
+    rewards, gold = rng.random((2, 600, 8))
+    start = time.process_time()
+    found = measure(rewards, [f"t{i % 30}" for i in range(600)], gold=gold)
+    assert len(found.pairs) == 435
+    assert time.process_time() - start < 4.0  # 0.5 s, and a slow machine
 
 
 def test_the_same_seed_gives_the_same_floor():
