@@ -71,9 +71,12 @@ class TokenBatch:
 class RankBatch:
     """Ranked lists: K responses to each of B prompts, each row being prompt + response, right-padded.
 
-    ``mask`` marks real tokens (all False for a missing response). ``ranks`` counts from 0 = best; equal ranks are
-    ties and are not compared. ``response_mask`` marks the responses that exist; a list with none is padding.
-    ``utility`` is the index of the utility that the list's prompt type is trained under.
+    ``mask`` marks real tokens (all False for a missing response). ``ranks`` counts from 0 = best. ``response_mask``
+    marks the responses that exist; a list with none is padding. ``utility`` is the index of the utility that the list's
+    prompt type is trained under. ``better[b, i, j]`` says that i was judged better than j, ``tied`` (symmetric) that
+    they were judged equal; of a partial order most pairs are neither. ``margin`` is how much better the source says the
+    better one is, on its own scale, ``weight`` what the list counts for (that of its annotator). ``labels`` in [0, 1]
+    and ``scores`` are verdicts on single responses, NaN where there is none.
     """
 
     ids: Int[Array, "B K T"]
@@ -81,6 +84,12 @@ class RankBatch:
     ranks: Int[Array, "B K"]
     response_mask: Bool[Array, "B K"]
     utility: Int[Array, "B"]
+    better: Bool[Array, "B K K"]
+    tied: Bool[Array, "B K K"]
+    margin: Float[Array, "B"]
+    weight: Float[Array, "B"]
+    labels: Float[Array, "B K"]
+    scores: Float[Array, "B K"]
 
 
 @_struct

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Bool
 
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizers import Tokenizer
@@ -52,13 +53,33 @@ class SFTExample:
 
 @dataclasses.dataclass(frozen=True)
 class ListExample:
-    """A ranked list: prompt ids, the ids of each response, ranks (0 best, equal = tie), and the prompt's type."""
+    """A list of responses and what was said of them: prompt ids, the ids of each response, ranks (0 best, equal = tie),
+    the prompt's type. The rest is as in ``records``: comparisons that the ranks do not tell (None: they tell all, ():
+    nothing was compared), the margin, who judged, and verdicts on single responses.
+    """
 
     prompt: np.ndarray
     responses: tuple[np.ndarray, ...]
     ranks: tuple[int, ...]
     prompt_type: str
     index: int
+    edges: tuple[tuple[int, int], ...] | None = None
+    margin: float = 0.0
+    annotator: str = ""
+    labels: tuple[float | None, ...] = ()
+    scores: tuple[float | None, ...] = ()
+
+    def comparisons(self) -> tuple[Bool[np.ndarray, "n n"], Bool[np.ndarray, "n n"]]:
+        """(better, tied): whether response i was judged better than j, directly or through others; or equal to it."""
+        ranks = np.array(self.ranks)
+        if self.edges is None:
+            return ranks[:, None] < ranks[None, :], (ranks[:, None] == ranks[None, :]) & ~np.eye(len(ranks), dtype=bool)
+        better = np.zeros((len(ranks), len(ranks)), bool)
+        for above, below in self.edges:
+            better[above, below] = True
+        for middle in range(len(ranks)):  # what is better than the better one is better
+            better |= better[:, middle, None] & better[None, middle, :]
+        return better, np.zeros_like(better)
 
 
 def types_in_turn(examples: Sequence[ListExample], count: int) -> list[ListExample]:
@@ -112,15 +133,27 @@ def sft_examples(
 def list_examples(
     records: Sequence[Record], tokenizer: Tokenizer, max_prompt: int, max_response: int
 ) -> tuple[list[ListExample], TruncationCounts]:
-    """Ranked lists, in order. Raises UserError for a response without a rank."""
+    """Lists, in order; one in which no response has a rank compares none. Raises UserError if only some have one."""
     examples, counts = [], TruncationCounts()
     for index, record in enumerate(records):
         prompt, prompt_cut = encode_prompt(tokenizer, record.prompt, max_prompt)
         encoded = [encode_response(tokenizer, response.text, max_response) for response in record.responses]
-        ranks = [response.rank for response in record.responses if response.rank is not None]
-        if len(ranks) < len(encoded):
+        ranks = tuple(response.rank for response in record.responses if response.rank is not None)
+        if 0 < len(ranks) < len(encoded):
             raise UserError(f"{record.id}: responses: a ranked list needs a rank for every response")
-        responses = tuple(ids for ids, _ in encoded)
-        examples.append(ListExample(prompt, responses, tuple(ranks), record.prompt_type, index))
+        examples.append(
+            ListExample(
+                prompt=prompt,
+                responses=tuple(ids for ids, _ in encoded),
+                ranks=ranks or (0,) * len(encoded),
+                prompt_type=record.prompt_type,
+                index=index,
+                edges=record.edges if ranks else (),
+                margin=record.margin or 0.0,
+                annotator=record.annotator,
+                labels=tuple(response.label for response in record.responses),
+                scores=tuple(response.score for response in record.responses),
+            )
+        )
         counts += TruncationCounts(prompt_cut, sum(cut for _, cut in encoded), 1, len(encoded))
     return examples, counts

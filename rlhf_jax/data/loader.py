@@ -5,6 +5,7 @@ every pass over the data has its own order, and batch k is the same however it w
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 import grain
@@ -36,13 +37,14 @@ def rank_batches(
     length: int,
     seed: int,
     pad_id: int,
+    annotator_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> grain.DatasetIterator:
     """Endless RankBatch of ``batch_size`` lists, K = ``list_size``, T = ``length`` (max_prompt + max_response).
 
     ``utility_index`` maps prompt types to utilities; types that it does not name get 0. Shorter lists are padded;
-    of longer ones, responses evenly spaced from best to worst are kept.
+    of longer ones, responses evenly spaced from best to worst are kept. Annotators without a weight have 1.
     """
-    make = _rank_maker(lists, utility_index, list_size, length, pad_id)
+    make = _rank_maker(lists, utility_index, list_size, length, pad_id, annotator_weights)
     return _stream(len(lists), batch_size, seed, make)
 
 
@@ -53,9 +55,10 @@ def rank_eval_batches(
     list_size: int,
     length: int,
     pad_id: int,
+    annotator_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[RankBatch]:
     """All lists once, in order; the last batch is filled up with lists without responses."""
-    make = _rank_maker(lists, utility_index, list_size, length, pad_id)
+    make = _rank_maker(lists, utility_index, list_size, length, pad_id, annotator_weights)
     return _one_pass(len(lists), batch_size, make)
 
 
@@ -106,13 +109,21 @@ def _token_batch(rows: TokenBatch, places: np.ndarray) -> TokenBatch:
 
 
 def _rank_maker(
-    lists: Sequence[ListExample], utility_index: Mapping[str, int], list_size: int, length: int, pad_id: int
+    lists: Sequence[ListExample],
+    utility_index: Mapping[str, int],
+    list_size: int,
+    length: int,
+    pad_id: int,
+    annotator_weights: Mapping[str, float],
 ) -> Callable[[np.ndarray], RankBatch]:
     def make(places: np.ndarray) -> RankBatch:
         shape = (len(places), list_size, length)
         ids, mask = np.full(shape, pad_id, np.int32), np.zeros(shape, bool)
         ranks, exists = np.zeros(shape[:2], np.int32), np.zeros(shape[:2], bool)
         utility = np.zeros(len(places), np.int32)
+        better, tied = (np.zeros((*shape[:2], list_size), bool) for _ in range(2))
+        margin, weight = np.zeros(len(places), np.float32), np.ones(len(places), np.float32)
+        labels, scores = (np.full(shape[:2], np.nan, np.float32) for _ in range(2))
         for row, place in enumerate(places):
             if place == PADDING:
                 continue
@@ -126,7 +137,27 @@ def _rank_maker(
             ranks[row, : len(kept)] = dense
             exists[row, : len(kept)] = True
             utility[row] = utility_index.get(example.prompt_type, 0)
-        return RankBatch(ids=ids, mask=mask, ranks=ranks, response_mask=exists, utility=utility)
+            pairs = np.ix_(kept, kept)
+            own = slice(len(kept))
+            better[row, own, own], tied[row, own, own] = (judged[pairs] for judged in example.comparisons())
+            margin[row] = example.margin
+            weight[row] = annotator_weights.get(example.annotator, 1.0)
+            for found, verdicts in ((labels, example.labels), (scores, example.scores)):
+                if verdicts:
+                    found[row, own] = [np.nan if verdicts[place] is None else verdicts[place] for place in kept]
+        return RankBatch(
+            ids=ids,
+            mask=mask,
+            ranks=ranks,
+            response_mask=exists,
+            utility=utility,
+            better=better,
+            tied=tied,
+            margin=margin,
+            weight=weight,
+            labels=labels,
+            scores=scores,
+        )
 
     return make
 

@@ -31,7 +31,7 @@ STREAMS: dict[str, Callable[[int], Iterator[Any]]] = {
 
 def equal(a: Any, b: Any) -> bool:
     pairs = zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True)
-    return all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in pairs)
+    return all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") and x.dtype == y.dtype for x, y in pairs)
 
 
 @pytest.mark.parametrize("kind", STREAMS)

@@ -94,7 +94,8 @@ def test_a_missing_response_contributes_nothing() -> None:
 
 
 def test_an_empty_batch_has_no_loss_and_a_zero_gradient() -> None:
-    empty = dataclasses.replace(BATCH, mask=BATCH.mask & False, response_mask=BATCH.response_mask & False)
+    names = ("mask", "response_mask", "better", "tied")
+    empty = dataclasses.replace(BATCH, **{name: getattr(BATCH, name) & False for name in names})
     sums = loss_sums(params(), empty)
     assert (float(sums.numerator), int(sums.weight)) == (0.0, 0)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient(params(), empty)))
@@ -102,6 +103,7 @@ def test_an_empty_batch_has_no_loss_and_a_zero_gradient() -> None:
 
 def test_a_pair_under_log_sigmoid_is_bradley_terry() -> None:
     pair = jax.tree.map(lambda leaf: jnp.asarray(leaf[4:5, :2] if leaf.ndim > 1 else leaf[4:5]), BATCH)
+    pair = dataclasses.replace(pair, better=pair.better[:, :, :2], tied=pair.tied[:, :, :2])
     free = dataclasses.replace(SPEC, bounded=False)
     better, worse = np.asarray(jax.jit(partial(reward.list_rewards, free))(params(), pair))[0]
     assert (pair.ranks[0].tolist(), pair.utility[0]) == ([0, 1], 0)

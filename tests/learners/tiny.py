@@ -73,12 +73,21 @@ def rank_batch(seed: int) -> RankBatch:
     exists = np.arange(LIST_SIZE) < np.array(2 * [4, 2, 3, 4, 2, 3, 4, 0])[:, None]
     mask = (np.arange(LENGTH) < lengths[..., None]) & exists[..., None]
     ranks = [[0, 1, 2, 3], [1, 0, 0, 0], [0, 1, 1, 0], [2, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1], [0] * 4]
+    rank = np.array(2 * ranks, np.int32)
+    both = exists[:, :, None] & exists[:, None, :]
+    none = np.full(exists.shape, np.nan, np.float32)
     return RankBatch(
         ids=np.where(mask, ids, PAD).astype(np.int32),
         mask=mask,
-        ranks=np.array(2 * ranks, np.int32),
+        ranks=rank,
         response_mask=exists,
         utility=np.array(2 * [0, 1, 1, 0, 0, 1, 1, 0], np.int32),
+        better=both & (rank[:, :, None] < rank[:, None, :]),
+        tied=both & (rank[:, :, None] == rank[:, None, :]) & ~np.eye(LIST_SIZE, dtype=bool),
+        margin=np.zeros(2 * ROWS, np.float32),
+        weight=np.ones(2 * ROWS, np.float32),
+        labels=none,
+        scores=none,
     )
 
 
