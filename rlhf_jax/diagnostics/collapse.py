@@ -108,18 +108,25 @@ def measure_collapse(
     anything (``PairReading.learned`` tells); errors of ranking pull every profile towards its mean and away from r*.
     """
     mask = mask & np.isfinite(rewards)  # a model gone bad: what is left is measured
-    kinds = np.asarray(types, str)
-    names = [name for name in sorted(set(types) - {""}) if mask[kinds == name].any()]
-    readings = {name: _type(rewards, ranks, mask, best, kinds == name) for name in names}
+    rows = {name: own for name, own in rows_of_types(types).items() if name and mask[own].any()}
+    readings = {name: _type(rewards, ranks, mask, best, own) for name, own in rows.items()}
     pairs = [
-        _pair((a, b), rewards, mask, kinds, best, (apart or {}).get((a, b)), gold, shuffles, seed)
-        for a, b in combinations(names, 2)
+        _pair((a, b), rewards, mask, (rows[a], rows[b]), best, (apart or {}).get((a, b)), gold, shuffles, seed)
+        for a, b in combinations(rows, 2)
     ]
     known = [(pair.index, pair.expected) for pair in pairs if pair.index is not None]
     total = sum(weight for _, weight in known)
     # No weight at all: every reward is one and the same number.
     index = (sum(i * weight for i, weight in known) / total if total > 0 else 1.0) if known else None
     return Collapse(readings, pairs, index)
+
+
+def rows_of_types(types: Sequence[str]) -> dict[str, Bool[np.ndarray, "N"]]:
+    """Which of N rows are of each type, types in sorted order. NumPy's own texts would lose NULs at their end."""
+    names = sorted(set(types))
+    code = {name: place for place, name in enumerate(names)}
+    codes = np.array([code[kind] for kind in types], int)
+    return {name: codes == place for name, place in code.items()}
 
 
 def coincide(found: Collapse) -> list[str]:
@@ -219,14 +226,14 @@ def _pair(
     names: tuple[str, str],
     rewards: np.ndarray,
     mask: np.ndarray,
-    kinds: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray],
     best: np.ndarray | None,
     apart: float | None,
     gold: np.ndarray | None,
     shuffles: int,
     seed: int,
 ) -> PairReading:
-    own = [(kinds == name) & mask.any(axis=1) for name in names]
+    own = [of_type & mask.any(axis=1) for of_type in rows]
     first, second = (rewards[rows][mask[rows]] for rows in own)
     w1 = wasserstein_1(first, second)
     floor, p_value = w1_of_shuffled_lists(rewards, mask, *own, shuffles=shuffles, seed=seed)

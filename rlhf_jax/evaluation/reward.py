@@ -1,6 +1,7 @@
 """A reward model on held-out ranked lists."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from jaxtyping import Float
 
 from rlhf_jax.data.examples import ListExample
 from rlhf_jax.data.loader import thin
-from rlhf_jax.diagnostics import Collapse, coincide, measure_collapse, pair_accuracy_of_lists
+from rlhf_jax.diagnostics import Collapse, coincide, measure_collapse, pair_accuracy_of_lists, rows_of_types
 from rlhf_jax.types import RankBatch
 
 
@@ -40,7 +41,8 @@ def evaluate_reward_model(
     pass over ``lists`` in order, ``scores`` the known gold rewards of their responses. ``best`` are the rewards at each
     list's optimum, best response first, None where there is none; ``apart`` the distances that pairs of types should
     have (``diagnostics.measure_collapse``). ``w1.A.B`` is the Wasserstein-1 distance, in reward, between the pooled
-    rewards of two types (again as ``w1_open_closed``), ``ks.A.B`` the Kolmogorov-Smirnov distance,
+    rewards of two types (again as ``w1_open_closed``), ``ks.A.B`` the Kolmogorov-Smirnov distance (a type
+    with dots is written as a dot and its JSON text there, so that no two pairs share a name),
     ``r_star_distance.TYPE`` the mean distance of a type's rank profile from that of its best rewards.
     """
     losses, weights = 0.0, 0.0
@@ -53,11 +55,11 @@ def evaluate_reward_model(
         masks.append(batch.response_mask)
     count = len(lists)
     reward, rank, mask = (np.concatenate(parts)[:count] for parts in (rewards, ranks, masks))
-    types = np.array([example.prompt_type for example in lists])
+    types = [example.prompt_type for example in lists]
     metrics = {"loss": losses / max(weights, 1.0), "pair_accuracy": _accuracy(reward, rank, mask)}
-    for kind in sorted(set(types) - {""}):
-        own = types == kind
-        metrics[f"pair_accuracy.{kind}"] = _accuracy(reward[own], rank[own], mask[own])
+    for kind, rows_of_type in rows_of_types(types).items():
+        if kind:
+            metrics[f"pair_accuracy.{kind}"] = _accuracy(*(part[rows_of_type] for part in (reward, rank, mask)))
     gold, optimum = np.full(reward.shape, np.nan), np.full(reward.shape, np.nan)
     rows = []
     for place, example in enumerate(lists):
@@ -78,7 +80,7 @@ def evaluate_reward_model(
             }
             for column, response in enumerate(kept)
         ]
-    found = measure_collapse(reward, rank, mask, types.tolist(), best=optimum, apart=apart, gold=gold)
+    found = measure_collapse(reward, rank, mask, types, best=optimum, apart=apart, gold=gold)
     return RewardEvaluation(metrics | collapse_metrics(found), rows, tuple(coincide(found)))
 
 
@@ -86,8 +88,9 @@ def collapse_metrics(found: Collapse) -> dict[str, float]:
     """The numbers of a collapse by their metric names; what is not known is left out."""
     metrics: dict[str, float] = {}
     for pair in found.pairs:
-        metrics[f"w1.{pair.first}.{pair.second}"] = pair.w1
-        metrics[f"ks.{pair.first}.{pair.second}"] = pair.ks
+        names = f"{_in_pair(pair.first)}.{_in_pair(pair.second)}"
+        metrics[f"w1.{names}"] = pair.w1
+        metrics[f"ks.{names}"] = pair.ks
         if (pair.first, pair.second) == ("closed", "open"):
             metrics["w1_open_closed"] = pair.w1
     if found.index is not None:
@@ -96,6 +99,15 @@ def collapse_metrics(found: Collapse) -> dict[str, float]:
         if reading.mean_distance is not None:
             metrics[f"r_star_distance.{kind}"] = reading.mean_distance
     return metrics
+
+
+def _in_pair(kind: str) -> str:
+    """A prompt type in the name of a metric of two: itself, or if it has dots, a dot and its JSON text.
+
+    No type is empty, so that two dots in a row can only begin such a text, and where that ends is plain: no two pairs
+    share a name.
+    """
+    return f".{json.dumps(kind, ensure_ascii=False)}" if "." in kind else kind
 
 
 def _or_nan(score: float | None) -> float:

@@ -239,6 +239,15 @@ def test_a_type_without_a_finite_reward_is_no_type() -> None:
     assert found.index is None
 
 
+def test_types_that_differ_by_a_nul_are_two() -> None:
+    """NumPy's texts lose NULs at their end."""
+    rewards, types = tiled(EVEN, SHARP)
+    found = measure(rewards, ["a\0" if kind == "open" else "a" for kind in types])
+    wanted = measure(rewards, ["b" if kind == "open" else "a" for kind in types])
+    assert list(found.types) == ["a", "a\0"]
+    assert found.pairs[0].w1 == wanted.pairs[0].w1 > 0
+
+
 def test_a_list_of_ties_alone_hides_no_other_lists_best_rewards() -> None:
     rewards, ranks, mask, types = _two_types()
     best = np.where(np.arange(20)[:, None] < 10, [1.0, 0.6, 0.4, 0.0], [1.0, 1.0, 0.0, 0.0])

@@ -81,6 +81,31 @@ def test_distance_to_the_best_rewards_by_hand() -> None:
     assert unknown.metrics["r_star_distance.closed"] == found.metrics["r_star_distance.closed"]
 
 
+def of_types(*kinds: str) -> dict[str, float]:
+    """Metrics of one list a type; list i has reward i for all."""
+    lists = [example((0, 1), kind, i) for i, kind in enumerate(kinds)]
+    rewards = np.repeat(np.arange(float(len(kinds)))[:, None], 2, axis=1)
+    batches = rank_eval_batches(lists, {}, len(lists), 2, 2, 0)
+    return evaluate_reward_model(lambda _: (0.0, 1.0, rewards), batches, lists, [[None, None]] * len(lists)).metrics
+
+
+def test_no_two_pairs_of_types_share_a_metrics_name() -> None:
+    """Dots, quotes and backslashes, wherever a name could end: 120 pairs, each with a name of its own."""
+    kinds = ["a", "a.b", "b", "b.c", "c", "a.", ".a", '"a', 'a"', '"a.b"', "a..b", ".", "..", '".', '."', "\\."]
+    found = of_types(*kinds)
+    assert sum(name.startswith("w1.") for name in found) == sum(name.startswith("ks.") for name in found) == 120
+    assert found["w1.a.b"] == 2.0  # as ever, without dots
+    assert found['w1.a.."b.c"'] == 3.0
+    assert found['w1.."a.b".c'] == 3.0
+    assert sum(name.startswith("pair_accuracy.") for name in found) == 16
+
+
+def test_types_that_differ_by_a_nul_are_two() -> None:
+    found = of_types("a", "a\0")
+    assert found["w1.a.a\0"] == 1.0
+    assert {"pair_accuracy.a", "pair_accuracy.a\0"} <= set(found)
+
+
 def test_types_that_should_differ_and_do_not_are_warned_of() -> None:
     """Three lists a type with the same rewards, which their utilities want 0.2 apart."""
     lists = [example((0, 1), ("open", "closed")[i % 2], 2) for i in range(6)]
