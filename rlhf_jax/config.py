@@ -133,8 +133,23 @@ def default_config() -> ConfigDict:
     c.reward.batch_size = 8  # ranked lists per update, over all devices
     c.reward.init = "sft"  # sft: start from the SFT checkpoint; scratch: from random parameters;
     #                        reward: from another run's reward model, config.parents.reward_start
-    c.reward.bounded = "auto"  # rewards in [0, 1] by a sigmoid: yes, no, or auto (no only if every
-    #                            utility is log_sigmoid, the only one defined on all gaps)
+    c.reward.bounded = "auto"  # rewards in [0, 1] by a sigmoid: yes, no, or auto (no only if every utility is
+    #                            log_sigmoid, the only one defined on all gaps, or the loss is no utility's)
+    c.reward.loss = "utility"  # of comparisons: utility, plackett_luce, rao_kupper or davidson (the last two know ties)
+    c.reward.top_k = 0  # plackett_luce: the choices of the best k alone; 1: softmax best-of-K; 0: all
+    c.reward.tie = 0.5  # rao_kupper: threshold, in units of reward; davidson: weight of a tie; both above 0
+    c.reward.label_smoothing = 0.0  # utility: share of comparisons taken to be wrong, below 1/2
+    c.reward.margin = 0.0  # utility: units of reward per unit of a pair's margin in the data; 0: margins are ignored
+    c.reward.centering = 0.0  # weight of (2 (mean reward of a list - centre))^2, the centre 0 or of [0, 1] its middle
+    c.reward.weights = ConfigDict()  # of the kinds of feedback in the loss; a list with several kinds sums them
+    c.reward.weights.ranks = 1.0  # comparisons; 0: not trained on
+    c.reward.weights.labels = 1.0  # verdicts in [0, 1] on single responses, by cross-entropy; 0: not trained on
+    c.reward.weights.scores = 0.0  # scalar scores, by regression; 0: not trained on
+    c.reward.scores = ConfigDict()
+    c.reward.scores.low = 0.0  # score that becomes reward 0
+    c.reward.scores.high = 1.0  # score that becomes reward 1
+    c.reward.scores.huber = 0.0  # error, in reward, beyond which the loss is linear; 0: squares throughout
+    c.reward.annotator_weights = ConfigDict()  # annotator -> what his or her lists count for; others count for 1
     c.reward.utility = utility("negative_power")  # of prompt types not named in utility_by_type
     c.reward.utility_by_type = ConfigDict()  # prompt type -> the same keys: prompt-aware
     c.reward.balance_utilities = False  # divide each utility by U(1) - U(0): the same best rewards, but
@@ -176,9 +191,12 @@ def default_config() -> ConfigDict:
 
 
 def lock(config: ConfigDict) -> ConfigDict:
-    """Lock every key but leave ``reward.utility_by_type`` open to new prompt types; returns config."""
+    """Lock every key but leave ``reward.utility_by_type`` open to new prompt types, ``reward.annotator_weights`` to
+    annotators; returns config.
+    """
     config.lock()
     config.reward.utility_by_type.unlock()
+    config.reward.annotator_weights.unlock()
     return config
 
 
@@ -241,6 +259,16 @@ RULES: dict[str, Rule] = {
     "reward.init": _one_of("sft", "scratch", "reward"),
     "reward.bounded": _one_of("auto", "yes", "no"),
     "reward.eval_train": _NATURAL,
+    "reward.loss": _one_of("utility", "plackett_luce", "rao_kupper", "davidson"),
+    "reward.top_k": _NATURAL,
+    "reward.tie": _POSITIVE,
+    "reward.label_smoothing": Rule(lambda v: 0 <= v < 0.5, "in [0, 0.5)"),
+    "reward.margin": _NOT_NEGATIVE,
+    "reward.centering": _NOT_NEGATIVE,
+    "reward.weights.*": _NOT_NEGATIVE,
+    "reward.annotator_weights.*": _NOT_NEGATIVE,
+    "reward.scores.huber": _NOT_NEGATIVE,
+    "reward.scores.*": _ANY,
     "reward.balance_utilities": Rule(lambda v: isinstance(v, bool), "True or False"),
     "reward.utility*.name": Rule(lambda v: v in UTILITIES or ":" in v, "|".join((*UTILITIES, "FILE.py:CLASS"))),
     "reward.utility*.extension": _one_of("tangent", "shift"),
@@ -337,6 +365,10 @@ def _check_keys(config: ConfigDict, known: ConfigDict, prefix: str) -> None:
                 if not isinstance(entry, ConfigDict):
                     raise UserError(f"config.{key}.{kind}: {entry!r} is not a group of settings")
                 _check_keys(entry, known.utility, f"{key}.{kind}.")
+        elif key == "reward.annotator_weights" and isinstance(value, ConfigDict):
+            for annotator, entry in value.items():
+                if not isinstance(entry, float):
+                    raise UserError(f"config.{key}.{annotator}: {entry!r} is not a number")
         elif type(value) is not type(default):
             raise UserError(f"config.{key}: {value!r} is not {type_name(default)}")
         elif isinstance(default, ConfigDict):
@@ -391,6 +423,7 @@ def _problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from _data_problems(c)
     yield from _parent_problems(c)
     yield from _utility_problems(c.reward)
+    yield from _feedback_problems(c.reward)
 
 
 def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -466,11 +499,30 @@ def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
             )
         if u.epsilon < 0:
             yield f"{key}.epsilon", f"{u.epsilon} is not allowed, must be at least 0"
-        if reward.bounded == "no" and not own and u.name not in UNBOUNDED:
+        if reward.bounded == "no" and reward.loss == "utility" and not own and u.name not in UNBOUNDED:
             yield (
                 "reward.bounded",
                 f"no, but config.{key}.name={u.name} needs rewards in [0, 1]; use auto or yes",
             )
+
+
+def _feedback_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Settings that would go unused, or could mean nothing, under the chosen loss."""
+    ties = ("rao_kupper", "davidson")
+    for key, default, losses in (
+        ("top_k", 0, ("plackett_luce",)),
+        ("tie", 0.5, ties),
+        ("label_smoothing", 0.0, ("utility",)),
+        ("margin", 0.0, ("utility",)),
+    ):
+        if reward[key] != default and reward.loss not in losses:
+            yield f"reward.{key}", f"{reward[key]} would go unused: config.reward.loss is {reward.loss}"
+    if reward.loss != "utility" and reward.utility_by_type:
+        yield "reward.utility_by_type", f"would go unused: config.reward.loss is {reward.loss}"
+    if not any(reward.weights.values()):
+        yield "reward.weights", "all 0: nothing would be trained on"
+    if reward.scores.low >= reward.scores.high:
+        yield "reward.scores.low", f"{reward.scores.low} is not below config.reward.scores.high={reward.scores.high}"
 
 
 # ------------------------------------------------------------------------------ JSON, both ways
@@ -500,6 +552,8 @@ def _merge(config: ConfigDict, values: dict[str, Any], prefix: str) -> None:
         if key == "reward.utility_by_type" and isinstance(value, dict):
             for kind in value:
                 config[name][kind] = copy.deepcopy(config.utility)
+        if key == "reward.annotator_weights" and isinstance(value, dict):
+            config[name].update(dict.fromkeys(value, 1.0))
         if name not in config:
             raise unknown_key(key)
         default = config[name]

@@ -37,6 +37,7 @@ from rlhf_jax.errors import UserError
 
 _OPTIONS = ("--config", "--workdir", "--dry_run", "--help")
 _BY_TYPE = "reward.utility_by_type."
+_ANNOTATORS = "reward.annotator_weights."
 _HELP = """Train a language model with reinforcement learning from human feedback: SFT, reward model, PPO.
 
 usage: python -m rlhf_jax --config=FILE.py[:ARG] --workdir=DIR [--dry_run] [--config.KEY=VALUE ...]
@@ -177,17 +178,19 @@ def _unknown_option(name: str, rest: str) -> NoReturn:
 
 
 def _default(key: str) -> Any:
-    """The default of a setting by its dotted key; any prompt type stands for a utility's keys."""
+    """The default of a setting by its dotted key; any word stands for a prompt type or an annotator."""
     node: Any = default_config()
     parts = key.split(".")
     if key.startswith(_BY_TYPE) and parts[2]:
         node.reward.utility_by_type[parts[2]] = utility("log")
+    if key.startswith(_ANNOTATORS) and parts[2]:
+        node.reward.annotator_weights[parts[2]] = 1.0
     for part in parts:
         if not isinstance(node, ConfigDict) or part not in node:
             raise unknown_key(key)
         node = node[part]
     if isinstance(node, ConfigDict):
-        inner = list(node) or ["<prompt type>.name"]
+        inner = list(node) or ["<annotator>" if key in _ANNOTATORS else "<prompt type>.name"]
         raise UserError(f"config.{key}: a group of settings, not one; its keys are {', '.join(inner)}")
     return node
 
@@ -199,6 +202,8 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         kinds, kind = config.reward.utility_by_type, key.split(".")[2]
         if kind not in kinds:
             kinds[kind] = copy.deepcopy(config.reward.utility)
+    if key.startswith(_ANNOTATORS):
+        config.reward.annotator_weights[key.split(".")[2]] = default
     plain = text
     if isinstance(default, tuple):  # sft,reward and ("sft", "reward") alike
         plain = repr(tuple(part.strip(" '\"") for part in text.strip("()[] ").split(",") if part.strip(" '\"")))

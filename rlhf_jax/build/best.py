@@ -32,9 +32,13 @@ def _best(utility: Utility, sizes: tuple[int, ...]) -> Float[np.ndarray, "n"] | 
 def best_of_lists(lists: Sequence[ListExample], table: Table, list_size: int) -> list[Float[np.ndarray, "_"] | None]:
     """The rewards in [0, 1] at the optimum of each list under its type's utility as trained, best response first.
 
-    Of a longer list, those of the ``list_size`` responses that are trained on; None where there is no optimum.
+    Of a longer list, those of the ``list_size`` responses that are trained on; None where there is no optimum,
+    or where the order is not one of tiers.
     """
-    return [_best(_utility(table, example.prompt_type), _tiers(example, list_size)) for example in lists]
+    return [
+        None if example.edges is not None else _best(_utility(table, example.prompt_type), _tiers(example, list_size))
+        for example in lists
+    ]
 
 
 def w1_between_types(

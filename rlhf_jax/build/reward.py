@@ -10,6 +10,7 @@ import numpy as np
 from rlhf_jax.build.best import best_of_lists, optimum_record, w1_between_types
 from rlhf_jax.build.common import floats, gradient_task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, init_scored, load_parent
+from rlhf_jax.build.feedback import check_feedback
 from rlhf_jax.build.specs import decoder_spec, optimizer_spec, reward_spec, utility_table
 from rlhf_jax.data.examples import ListExample, list_examples, types_in_turn
 from rlhf_jax.data.loader import rank_batches, rank_eval_batches
@@ -35,6 +36,7 @@ def reward_task(context: Context, stage: str) -> Task:
         context.data.lists_validation, tokenizer, data.max_prompt, data.max_response
     )
     seen = types_in_turn(lists, config.reward.eval_train)
+    check_feedback(lists, spec.feedback)
     length = data.max_prompt + data.max_response
     key = context.stage_key(stage)
 
@@ -65,7 +67,7 @@ def reward_task(context: Context, stage: str) -> Task:
     best: dict[str, list[np.ndarray | None]] = {"train": [None] * len(seen), "validation": [None] * len(held_out)}
     apart: dict[tuple[str, str], float] = {}
     optimum: dict[str, Any] = {}
-    if spec.bounded:
+    if spec.bounded and spec.feedback.loss == "utility":
         wanted = utility_table(config.reward, prompt_aware=True)
         best = {
             "train": best_of_lists(seen, table, data.list_size),
@@ -101,7 +103,16 @@ def reward_task(context: Context, stage: str) -> Task:
         name=stage,
         total_steps=config.reward.steps,
         state=state,
-        batches=rank_batches(lists, utility_index, batch_size, data.list_size, length, config.seed, tokenizer.pad_id),
+        batches=rank_batches(
+            lists,
+            utility_index,
+            batch_size,
+            data.list_size,
+            length,
+            config.seed,
+            tokenizer.pad_id,
+            config.reward.annotator_weights.to_dict(),
+        ),
         step=step,
         finish=finish,
         evaluate=evaluate,

@@ -8,7 +8,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.generation import RolloutSpec, SamplingSpec
 from rlhf_jax.learners.optimizer import OptimizerSpec
 from rlhf_jax.learners.ppo import KLSpec, PPOSpec
-from rlhf_jax.learners.reward import RewardSpec
+from rlhf_jax.learners.reward import FeedbackSpec, RewardSpec
 from rlhf_jax.models import DecoderSpec
 from rlhf_jax.objectives.utilities import Quantile, Utility, make_utility, unit_range
 
@@ -88,7 +88,7 @@ def _try_out(utility: Utility) -> None:
 
 def reward_bounded(reward: ConfigDict, *, prompt_aware: bool = True) -> bool:
     """Whether rewards are confined to [0, 1]: as configured, or (auto) if any utility in use asks for it."""
-    utilities = utility_table(reward, prompt_aware=prompt_aware)[0]
+    utilities = utility_table(reward, prompt_aware=prompt_aware)[0] if reward.loss == "utility" else ()
     needed = [type(utility).__name__ for utility in utilities if utility.needs_bounded_rewards]
     if reward.bounded == "no" and needed:  # a member of the user's own, which the configuration's checks do not know
         raise UserError(f"config.reward.bounded: no, but {needed[0]} needs rewards in [0, 1]; use auto or yes")
@@ -103,6 +103,16 @@ def reward_spec(reward: ConfigDict, decoder: DecoderSpec, *, prompt_aware: bool)
         bounded=reward_bounded(reward, prompt_aware=prompt_aware),
         utilities=utilities,
         weights=tuple(1.0 / unit_range(utility) for utility in utilities) if reward.balance_utilities else None,
+        feedback=FeedbackSpec(
+            loss=reward.loss,
+            top=reward.top_k,
+            tie=reward.tie,
+            label_smoothing=reward.label_smoothing,
+            margin=reward.margin,
+            centering=reward.centering,
+            **reward.weights,
+            **reward.scores,
+        ),
     )
 
 
