@@ -6,7 +6,6 @@ Works on the scores of any reward model, and needs JAX only where a utility is n
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from rlhf_jax.diagnostics import Collapse, coincide, distribution_summary
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import read_jsonl, write_text_atomically
 from rlhf_jax.reports.collapse import collapse_of
+from rlhf_jax.reports.fields import Fields, check_fields, is_number, is_text, is_whole
 from rlhf_jax.reports.figures import draw_rewards
 from rlhf_jax.reports.records import RewardLists, lists_by_type, newest_held_out, read_run
 from rlhf_jax.reports.style import figure_style, to_png, to_svg
@@ -153,15 +153,7 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
       UserError: a row that cannot be used, as ``file:line: field: reason``; or no row.
     """
     rows = read_jsonl(path, torn=False)
-    for number, row in enumerate(rows, start=1):
-        for field, (holds, wanted) in _FIELDS.items():
-            if field not in row:
-                raise UserError(f"{path}:{number}: {field}: missing; expected {wanted}")
-            if not holds(row[field]):
-                raise UserError(f"{path}:{number}: {field}: expected {wanted}, found {json.dumps(row[field])}")
-        for field, (holds, wanted) in _OPTIONAL.items():
-            if row.get(field) is not None and not holds(row[field]):
-                raise UserError(f"{path}:{number}: {field}: expected {wanted} or null, found {json.dumps(row[field])}")
+    check_fields(path, rows, _REQUIRED, _OPTIONAL)
     rows = newest_held_out(rows)
     if not rows:
         raise UserError(f"{path}: no rows")
@@ -175,30 +167,16 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _is_unicode(text: str) -> bool:
-    """JSON can spell half of a surrogate pair, which no output can."""
-    return text.encode("utf-8", "ignore").decode() == text
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-# Field -> what it must be, as a test and in words.
-_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "prompt_type": (lambda value: isinstance(value, str) and _is_unicode(value), "a text"),
-    "list": (lambda value: isinstance(value, str) or _is_whole(value), "a whole number or a text"),
-    "rank": (lambda value: _is_whole(value) and abs(value) < 2**53, "a whole number"),
-    "reward": (_is_number, "a finite number"),
+_REQUIRED: Fields = {
+    "prompt_type": (is_text, "a text"),
+    "list": (lambda value: isinstance(value, str) or is_whole(value), "a whole number or a text"),
+    "rank": (lambda value: is_whole(value) and abs(value) < 2**53, "a whole number"),
+    "reward": (is_number, "a finite number"),
 }
-_OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "gold": (_is_number, "a finite number"),
-    "best": (_is_number, "a finite number"),
-    "step": (_is_whole, "a whole number"),
+_OPTIONAL: Fields = {
+    "gold": (is_number, "a finite number"),
+    "best": (is_number, "a finite number"),
+    "step": (is_whole, "a whole number"),
     "split": (lambda value: isinstance(value, str), "a text"),
 }
 

@@ -98,10 +98,7 @@ def read_jsonl(path: Path, *, torn: bool = True) -> list[dict[str, Any]]:
     rows = []
     data = path.read_bytes()
     for number, line in enumerate(_whole_lines(data) if torn else data.splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON: {error}") from None
+        row = _loads(line, f"{path}:{number}")
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
         rows.append(row)
@@ -112,13 +109,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; {} if there is none. Raises UserError if it is anything else."""
     if not path.exists():
         return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
+    value = _loads(path.read_bytes(), str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def _loads(data: bytes, place: str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise UserError(f"{place}: not JSON: {error}") from None
+    except RecursionError:
+        raise UserError(f"{place}: not JSON that can be read: nested too deeply") from None
 
 
 class MetricWriter:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rlhf_jax.metrics import read_json, read_jsonl, read_metrics, read_summary
+from rlhf_jax.reports.fields import Fields, check_fields, is_number, is_text, is_whole
 
 Row = dict[str, Any]
 Value = TypeVar("Value")
@@ -72,7 +73,7 @@ def read_run(workdir: Path) -> Run:
     metrics = read_metrics(workdir)
     order = list(dict.fromkeys(str(row["stage"]) for row in metrics))
     rewards: dict[str, Mapping[str, RewardLists]] = {
-        path.stem: lists_by_type(newest_held_out(read_jsonl(path))) for path in (workdir / "rewards").glob("*.jsonl")
+        path.stem: lists_by_type(newest_held_out(_read_rewards(path))) for path in (workdir / "rewards").glob("*.jsonl")
     }
     samples = {path.name: _last_samples(path) for path in (workdir / "samples").glob("*") if path.is_dir()}
     return Run(
@@ -105,6 +106,31 @@ def type_order(kind: str) -> tuple[int, str]:
     """Sort key of prompt types: open, closed, then the others by name, unknown last."""
     known = {"open": 0, "closed": 1, "": 3}
     return known.get(kind, 2), kind
+
+
+def _read_rewards(path: Path) -> list[Row]:
+    rows = read_jsonl(path)
+    check_fields(path, rows, _REQUIRED, _OPTIONAL)
+    return rows
+
+
+def _is_score(value: Any) -> bool:
+    return is_number(value) or value in ("nan", "inf", "-inf")  # as metrics spell what JSON has no number for
+
+
+# Of the rows of rewards/STAGE.jsonl.
+_REQUIRED: Fields = {
+    "list": (lambda value: isinstance(value, str) or is_whole(value), "a whole number or a text"),
+    "rank": (lambda value: is_whole(value) and 0 <= value < 10**6, "a whole number from 0 to 999999"),
+    "reward": (_is_score, "a number"),
+}
+_OPTIONAL: Fields = {
+    "prompt_type": (is_text, "a text"),
+    "gold": (_is_score, "a number"),
+    "best": (_is_score, "a number"),
+    "step": (is_whole, "a whole number"),
+    "split": (lambda value: isinstance(value, str), "a text"),
+}
 
 
 def _lists(rows: list[Row]) -> RewardLists:

@@ -129,6 +129,42 @@ def test_a_bad_row_is_named_by_file_line_and_field(change, error, tmp_path, caps
     assert refused(capsys, str(path)) == f"{path}:{error}"
 
 
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"reward": None}, "3: reward: expected a number, found null"),
+        ({"reward": "high"}, '3: reward: expected a number, found "high"'),
+        ({"rank": None}, "3: rank: expected a whole number from 0 to 999999, found null"),
+        ({"rank": -1}, "3: rank: expected a whole number from 0 to 999999, found -1"),
+        ({"list": []}, "3: list: expected a whole number or a text, found []"),
+        ({"prompt_type": 7}, "3: prompt_type: expected a text or null, found 7"),
+        ({"best": {}}, "3: best: expected a number or null, found {}"),
+        ({"step": "x"}, '3: step: expected a whole number or null, found "x"'),
+    ],
+)
+def test_a_bad_row_of_a_run_is_named_by_file_line_and_field(change, error, tmp_path, capsys):
+    found = rows(EVEN, SHARP)
+    found[2] |= change
+    (tmp_path / "rewards").mkdir()
+    path = written(tmp_path / "rewards" / "reward.jsonl", found)
+    assert refused(capsys, str(tmp_path)) == f"{path}:{error}"
+
+
+def test_rewards_of_a_run_that_are_not_finite_are_left_out_and_types_may_be_missing(tmp_path, capsys):
+    bad = [row | {"reward": float("nan")} if row["rank"] == 1 else row for row in rows(EVEN, SHARP)]
+    write_rewards(tmp_path, "reward", 1, [*bad, {"list": 99, "rank": 0, "reward": 0.0}])
+    assert answer(capsys, str(tmp_path))["reward"]["types"]["open"]["profile"] == [1.0, None, 0.5, 0.25, 0.0]
+
+
+def test_a_line_that_is_nested_too_deeply_is_named(tmp_path, capsys):
+    path = written(tmp_path / "scores.jsonl", rows(EVEN, SHARP)[:2])
+    with path.open("a") as file:
+        file.write("[" * 200_000 + "\n")
+    assert refused(capsys, str(path)) == f"{path}:3: not JSON that can be read: nested too deeply"
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    assert refused(capsys, str(tmp_path)) == f"{tmp_path}/config.json: not JSON that can be read: nested too deeply"
+
+
 def test_a_last_line_without_an_end_counts(tmp_path, capsys):
     path = written(tmp_path / "scores.jsonl", rows(EVEN, SHARP))
     path.write_text(path.read_text().rstrip("\n"))
