@@ -38,7 +38,7 @@ usage: rlhf-jax theory --utility=NAME[:PARAMETER] [--n=N | --tiers=N,..] [--eps=
   --utility=NAME    power:GAMMA x^gamma, negative_power:GAMMA -x^-gamma, log, log_sigmoid:SIGMA log s(x/sigma), linear,
                     exponential:SIGMA -exp(-x/sigma), quantile:A,B (rewards follow Beta(A, B)),
                     or FILE.py:CLASS of your own
-  --n=N             number of responses, all ranked (8)
+  --n=N             number of responses, all ranked, from 2 to 5000 (8)
   --tiers=2,3,3     sizes of tiers of equally good responses, the best first, instead of --n
   --eps=E           of U(x + E), a straight line below 0: what is trained with extension "shift"
   --tangent=E       of U with its tangent below E: what is trained with extension "tangent"
@@ -150,13 +150,17 @@ def _utility(text: str) -> tuple[str, dict[str, float]]:
 
 
 def _tiers(options: dict[str, str]) -> tuple[int, ...]:
-    sizes = tuple(_count("--tiers", part) for part in options["tiers"].split(",")) if "tiers" in options else ()
-    n = _count("--n", options["n"]) if "n" in options else sum(sizes) or 8
-    if sizes and sum(sizes) != n:
+    n = _count("--n", options["n"], 2) if "n" in options else 8
+    if "tiers" not in options:
+        return (1,) * n
+    sizes = tuple(_count("--tiers", part, 1) for part in options["tiers"].split(","))
+    if len(sizes) < 2:
+        raise UserError(f"theory: --tiers: {options['tiers']} is one tier, and only different tiers are compared")
+    if "n" in options and sum(sizes) != n:
         raise UserError(f"theory: --tiers: {options['tiers']} are {sum(sizes)} responses, but --n={n}")
-    if n > MOST_RESPONSES:
-        raise UserError(f"theory: --n: {n} responses are too many, at most {MOST_RESPONSES}")
-    return sizes or (1,) * n
+    if sum(sizes) > MOST_RESPONSES:
+        raise UserError(f"theory: --tiers: {options['tiers']} are {sum(sizes)} responses, at most {MOST_RESPONSES}")
+    return sizes
 
 
 def _positive(name: str, text: str) -> float:
@@ -169,13 +173,13 @@ def _positive(name: str, text: str) -> float:
     return value
 
 
-def _count(name: str, text: str) -> int:
+def _count(name: str, text: str, least: int) -> int:
     try:
         value = int(text)
     except ValueError:
         raise UserError(f"theory: {name}: {text!r} is not a whole number") from None
-    if value < 1:
-        raise UserError(f"theory: {name}: {text} is not allowed, must be 1 or more")
+    if not least <= value <= MOST_RESPONSES:
+        raise UserError(f"theory: {name}: {text} is not allowed, must be from {least} to {MOST_RESPONSES}")
     return value
 
 
