@@ -25,7 +25,7 @@ from rlhf_jax.reports.fields import Fields, check_fields, is_number, is_text, is
 from rlhf_jax.reports.figures import draw_rewards
 from rlhf_jax.reports.records import RewardLists, lists_by_type, newest_held_out, read_run
 from rlhf_jax.reports.style import figure_style, to_png, to_svg
-from rlhf_jax.theory_command import PARAMETERS
+from rlhf_jax.utility_words import read_utility
 
 _OPTIONS = ("--json", "--utility", "--plot", "--help")
 _HELP = """Do the rewards of different types of prompt follow one distribution, where they should not?
@@ -186,24 +186,15 @@ _OPTIONAL: Fields = {
 
 def _solver(kind: str, text: str) -> Callable[[tuple[int, ...]], np.ndarray]:
     """From sizes of tiers, best first, to the best rewards under the utility ``text`` itself."""
+    name, parameters = read_utility(f"collapse: --utility={kind}", text)
+
     from rlhf_jax.objectives.utilities import make_utility
     from rlhf_jax.theory.optimum import best_rewards_of_tiers
 
-    name, _, rest = text.partition(":")
-    own = ".py" in text
-    names = () if own else PARAMETERS.get(name)
-    if names is None:
-        hint = did_you_mean(name, PARAMETERS) or f"; one of {', '.join(PARAMETERS)}, or FILE.py:CLASS"
-        raise UserError(f"collapse: --utility={kind}: no utility {name!r}{hint}")
     try:
-        values = [float(part) for part in rest.split(",")] if rest and not own else []
-        if values and len(values) != len(names):
-            raise ValueError(f"must be {name}{':' if names else ''}{','.join(key.upper() for key in names)}")
-        if any(not value > 0 for value in values):
-            raise ValueError("its numbers must be above 0")
-        utility = make_utility(text if own else name, **dict(zip(names, values, strict=False)))
+        utility = make_utility(name, **parameters)
         best_rewards_of_tiers(utility, (1, 1))
-    except (Exception, SystemExit) as error:  # a number out of range, or whatever a user's file may do
+    except (Exception, SystemExit) as error:  # whatever a user's file may do
         raise UserError(f"collapse: --utility={kind}: {text}: {' '.join(str(error).split())}") from None
     return lambda sizes: best_rewards_of_tiers(utility, sizes).rewards
 

@@ -5,28 +5,18 @@ A mistake on the command line is told before JAX is loaded.
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_jax.config import did_you_mean
 from rlhf_jax.errors import UserError
+from rlhf_jax.utility_words import PARAMETERS, read_positive, read_utility
 
 if TYPE_CHECKING:
     from rlhf_jax.objectives.utilities import LimitLaw, Utility
     from rlhf_jax.theory.optimum import Optimum
 
-# Of each utility: its parameters, in the order in which they are given.
-PARAMETERS: dict[str, tuple[str, ...]] = {
-    "power": ("gamma",),
-    "negative_power": ("gamma",),
-    "log": (),
-    "log_sigmoid": ("sigma",),
-    "linear": (),
-    "exponential": ("sigma",),
-    "quantile": ("a", "b"),
-}
 MOST_RESPONSES = 5000  # some gigabytes and a minute
 _FLAGS = ("json", "help")
 _VALUED = ("utility", "n", "tiers", "eps", "tangent", "plot")
@@ -117,36 +107,16 @@ def _question(options: dict[str, str]) -> Question:
         raise UserError(f"theory: --utility: missing; one of {', '.join(PARAMETERS)}, or FILE.py:CLASS")
     if "eps" in options and "tangent" in options:
         raise UserError("theory: --eps and --tangent: two forms of one utility, give one of them")
-    name, parameters = _utility(options["utility"])
+    name, parameters = read_utility("theory: --utility", options["utility"])
     extension = "shift" if "eps" in options else "tangent" if "tangent" in options else ""
     given = "eps" if extension == "shift" else "tangent"
-    epsilon = _positive(f"--{given}", options[given]) if extension else 0.0
+    epsilon = read_positive(f"theory: --{given}", options[given]) if extension else 0.0
     plot = options.get("plot", "")
     if plot and Path(plot).suffix not in (".png", ".svg"):
         raise UserError(f"theory: --plot: {plot} is neither a .png nor a .svg file")
     if plot and not Path(plot).parent.is_dir():
         raise UserError(f"theory: --plot: no such folder: {Path(plot).parent}")
     return Question(name, parameters, _tiers(options), extension, epsilon, "json" in options, plot)
-
-
-def _utility(text: str) -> tuple[str, dict[str, float]]:
-    name, _, rest = text.partition(":")
-    if ".py" in text:
-        if not Path(text.rpartition(":")[0]).is_file():
-            raise UserError(f"theory: --utility: {text}: no such file, or no class named: FILE.py:CLASS")
-        return text, {}
-    if name not in PARAMETERS:
-        hint = did_you_mean(name, PARAMETERS) or f"; one of {', '.join(PARAMETERS)}, or FILE.py:CLASS"
-        raise UserError(f"theory: --utility: no utility {name!r}{hint}")
-    names = PARAMETERS[name]
-    values = rest.split(",") if rest else []
-    if values and len(values) != len(names):
-        wanted = ",".join(key.upper() for key in names)
-        raise UserError(f"theory: --utility: {text}: must be {name}{':' if names else ''}{wanted}")
-    parameters = {key: _positive(f"--utility: {key}", value) for key, value in zip(names, values, strict=False)}
-    if name == "power" and parameters.get("gamma", 0.0) > 1.0:
-        raise UserError(f"theory: --utility: gamma: {values[0]} is not allowed, must be at most 1 (x^gamma is concave)")
-    return name, parameters
 
 
 def _tiers(options: dict[str, str]) -> tuple[int, ...]:
@@ -161,16 +131,6 @@ def _tiers(options: dict[str, str]) -> tuple[int, ...]:
     if sum(sizes) > MOST_RESPONSES:
         raise UserError(f"theory: --tiers: {options['tiers']} are {sum(sizes)} responses, at most {MOST_RESPONSES}")
     return sizes
-
-
-def _positive(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise UserError(f"theory: {name}: {text!r} is not a number") from None
-    if not (math.isfinite(value) and value > 0):
-        raise UserError(f"theory: {name}: {text} is not allowed, must be above 0")
-    return value
 
 
 def _count(name: str, text: str, least: int) -> int:

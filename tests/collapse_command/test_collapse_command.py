@@ -186,8 +186,7 @@ def test_a_missing_field_and_a_missing_file_are_named(tmp_path, capsys):
         (["--utility=opn=log"], "no prompt of type 'opn'"),
         (["--utility=open=lg"], "did you mean log?"),
         (["--utility=open=power:1,2"], "power:1,2: must be power:GAMMA"),
-        (["--utility=open=quantile:-1,2"], "its numbers must be above 0"),
-        (["--utility=open=power:2"], "not concave"),
+        (["--utility=open=quantile:-1,2"], "collapse: --utility=open: a: -1 is not allowed, must be above 0"),
         (["--utility=log"], "must be --utility=TYPE=NAME[:PARAMETER]"),
         (["--plot=a.gif"], "neither a .png nor a .svg"),
         (["--jsn"], "did you mean --json?"),
@@ -196,6 +195,19 @@ def test_a_missing_field_and_a_missing_file_are_named(tmp_path, capsys):
 def test_a_bad_word_is_named(words, error, tmp_path, capsys):
     path = [str(written(tmp_path / "scores.jsonl", rows(EVEN, SHARP)))] if words else []
     assert error in refused(capsys, *path, *words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["lg", "power:1,2", "power:2", "power:-1", "power:inf", "power:half", "log:1", "quantile:2", "missing.py:Mine"],
+)
+def test_a_utility_is_refused_in_the_words_of_theory(text, tmp_path, capsys):
+    path = written(tmp_path / "scores.jsonl", rows(EVEN, SHARP))
+    found = refused(capsys, str(path), f"--utility=open={text}")
+    with pytest.raises(SystemExit):
+        main(["theory", f"--utility={text}"])
+    told = capsys.readouterr().err.removeprefix("rlhf-jax: error: theory: --utility: ").strip()
+    assert found == f"collapse: --utility=open: {told}"
 
 
 def test_it_needs_no_jax_without_a_utility_and_has_a_help(tmp_path):

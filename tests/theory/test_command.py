@@ -12,7 +12,7 @@ from rlhf_jax.config import UTILITIES
 from rlhf_jax.main import main
 from rlhf_jax.objectives.utilities import FAMILY, Log
 from rlhf_jax.theory.optimum import best_rewards
-from rlhf_jax.theory_command import PARAMETERS
+from rlhf_jax.utility_words import PARAMETERS
 
 
 def printed(capsys, *words):
