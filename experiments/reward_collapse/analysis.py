@@ -149,10 +149,9 @@ def draw_convergence(runs: dict[tuple[str, str], list[Run]]) -> bytes:
                         run.steps, [found["train.w1"] for found in each], "o-", color=colour
                     )
             axes[place].axhline(NEAR, color=NEUTRAL, lw=0.8)
-            axes[place].set(title=f"{source}: largest distance from the best rewards", ylim=(1e-4, 1))
-            axes[len(SOURCES) + place].set(
-                title=f"{source}: W1 of open and closed prompts", xlabel="step", ylim=(-0.01, None)
-            )
+            axes[place].set(title=f"{source}: distance from best rewards", ylim=(1e-4, 1))
+            axes[place].yaxis.set_major_formatter("{x:g}")
+            axes[len(SOURCES) + place].set(title=f"{source}: W1, open and closed", xlabel="step", ylim=(-0.01, None))
         axes[len(SOURCES) - 1].legend(labelcolor=INK, fontsize=7)
         return to_png(drawing)
 
