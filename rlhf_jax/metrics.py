@@ -40,6 +40,16 @@ UNITS: dict[str, str] = {
     "validation.ks": "Kolmogorov-Smirnov distance between the rewards of two prompt types",
     "validation.collapse_index": "1: all prompt types have one reward distribution, 0: they differ as they should",
     "validation.r_star_distance": "mean distance of the mean reward at each rank from the best rewards of the utility",
+    "validation.kendall_tau": "Kendall's tau-b of rewards and ranks, mean over lists",
+    "validation.ndcg": "normalised discounted cumulative gain, mean over lists",
+    "validation.log_loss": "nats per held-out pair, probabilities sigma(reward gap)",
+    "validation.brier": "mean squared error of those probabilities",
+    "validation.ece": "expected calibration error of those probabilities",
+    "validation.temperature": "divisor of reward gaps that minimises the log-loss, in reward",
+    "validation.log_loss_calibrated": "nats per held-out pair at that temperature",
+    "validation.ece_calibrated": "expected calibration error at that temperature",
+    "validation.length_correlation": "Spearman correlation of reward with tokens of the response",
+    "validation.accuracy_at_distance": "share of pairs in the right order, by difference of ranks",
     "reward.mean": "mean proxy reward per response",
     "reward.mean.before": "mean proxy reward per response of the SFT policy",
     "reward.std": "standard deviation of the proxy reward over responses",
@@ -60,7 +70,7 @@ UNITS: dict[str, str] = {
     "eos_fraction": "share of responses that ended by themselves",
 }
 
-BY_TYPE = ("validation.w1", "validation.ks", "validation.r_star_distance")
+BY_TYPE = ("validation.w1", "validation.ks", "validation.r_star_distance", "validation.accuracy_at_distance")
 
 
 def unit_of(name: str) -> str:
@@ -225,7 +235,8 @@ def write_rewards(workdir: Path | str, stage: str, step: int, rows: Iterable[Map
     """Append to ``rewards/<stage>.jsonl`` the reward of each response that was scored after ``step`` steps.
 
     A row has "split" ("validation" or "train"), "list" (its place in the split), "prompt_type", "rank" (0 = best),
-    "reward", "gold" and "best" (the reward at the optimum of the list); the last two may be null. "step" is added.
+    "reward", "length" (tokens), "gold" and "best" (the reward at the optimum of the list); the last two may be null.
+    "step" is added.
     """
     path = Path(workdir) / "rewards" / f"{stage}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

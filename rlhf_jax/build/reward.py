@@ -76,7 +76,9 @@ def reward_task(context: Context, stage: str) -> Task:
         apart = w1_between_types(held_out, best_of_lists(held_out, wanted, data.list_size))
         optimum = optimum_record(held_out, best["validation"], table, wanted, apart)
 
-    def score(state: TrainState, examples: Sequence[ListExample], split: str) -> RewardEvaluation:
+    def score(
+        state: TrainState, examples: Sequence[ListExample], split: str, detailed: bool = False
+    ) -> RewardEvaluation:
         def loss_and_rewards(batch: RankBatch) -> tuple[float, float, np.ndarray]:
             (loss, weight), rewards = jax.device_get(compiled(state.params, executor.place(batch, "rows")))
             return float(loss), float(weight), rewards
@@ -85,11 +87,11 @@ def reward_task(context: Context, stage: str) -> Task:
         gold = [[response.score for response in records[example.index].responses] for example in examples]
         batches = rank_eval_batches(examples, utility_index, batch_size, data.list_size, length, tokenizer.pad_id)
         return evaluate_reward_model(
-            loss_and_rewards, batches, examples, gold, best=best[split], apart=apart, split=split
+            loss_and_rewards, batches, examples, gold, best=best[split], apart=apart, split=split, detailed=detailed
         )
 
     def evaluate(state: TrainState, final: bool) -> Evaluation:
-        found = score(state, held_out, "validation")
+        found = score(state, held_out, "validation", detailed=final)
         metrics, rows = found.metrics, found.rows
         if seen:
             trained = score(state, seen, "train")

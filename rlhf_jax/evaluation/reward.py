@@ -11,13 +11,14 @@ from jaxtyping import Float
 from rlhf_jax.data.examples import ListExample
 from rlhf_jax.data.loader import thin
 from rlhf_jax.diagnostics import Collapse, coincide, measure_collapse, pair_accuracy_of_lists, rows_of_types
+from rlhf_jax.diagnostics.reward_model import measure_reward_model, reading_metrics
 from rlhf_jax.types import RankBatch
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardEvaluation:
-    """Metrics; one row for each response: split, list, prompt_type, rank, reward, gold and best (None when unknown);
-    and a warning for each pair of prompt types whose rewards have collapsed into one distribution.
+    """Metrics; one row for each response: split, list, prompt_type, rank, reward, length (tokens), gold and best (None
+    when unknown); and a warning for each pair of prompt types whose rewards have collapsed into one distribution.
     """
 
     metrics: dict[str, float]
@@ -34,6 +35,7 @@ def evaluate_reward_model(
     best: Sequence[Float[np.ndarray, "_"] | None] | None = None,
     apart: Mapping[tuple[str, str], float] | None = None,
     split: str = "validation",
+    detailed: bool = False,
 ) -> RewardEvaluation:
     """Loss, pair accuracy (ties in rank left out) and how far prompt types' reward distributions have collapsed.
 
@@ -43,16 +45,18 @@ def evaluate_reward_model(
     have (``diagnostics.measure_collapse``). ``w1.A.B`` is the Wasserstein-1 distance, in reward, between the pooled
     rewards of two types (again as ``w1_open_closed``), ``ks.A.B`` the Kolmogorov-Smirnov distance (a type
     with dots is written as a dot and its JSON text there, so that no two pairs share a name),
-    ``r_star_distance.TYPE`` the mean distance of a type's rank profile from that of its best rewards.
+    ``r_star_distance.TYPE`` the mean distance of a type's rank profile from that of its best rewards. ``detailed`` adds
+    order, calibration and length bias (``diagnostics.reward_model.reading_metrics``).
     """
     losses, weights = 0.0, 0.0
-    rewards, ranks, masks = [], [], []
+    rewards, ranks, masks, judged = [], [], [], []
     for batch in batches:
         loss, weight, batch_rewards = loss_and_rewards(batch)
         losses, weights = losses + loss, weights + weight
         rewards.append(np.asarray(batch_rewards, np.float64))
         ranks.append(batch.ranks)
         masks.append(batch.response_mask)
+        judged.append(batch.better)
     count = len(lists)
     reward, rank, mask = (np.concatenate(parts)[:count] for parts in (rewards, ranks, masks))
     types = [example.prompt_type for example in lists]
@@ -60,12 +64,13 @@ def evaluate_reward_model(
     for kind, rows_of_type in rows_of_types(types).items():
         if kind:
             metrics[f"pair_accuracy.{kind}"] = _accuracy(*(part[rows_of_type] for part in (reward, rank, mask)))
-    gold, optimum = np.full(reward.shape, np.nan), np.full(reward.shape, np.nan)
+    gold, optimum, lengths = (np.full(reward.shape, np.nan) for _ in range(3))
     rows = []
     for place, example in enumerate(lists):
         kept = thin(example.ranks, reward.shape[1])
         own = best[place] if best is not None else None
         gold[place, : len(kept)] = [_or_nan(scores[place][response]) for response in kept]
+        lengths[place, : len(kept)] = [len(example.responses[response]) for response in kept]
         if own is not None:
             optimum[place, : len(kept)] = own
         rows += [
@@ -75,11 +80,15 @@ def evaluate_reward_model(
                 "prompt_type": example.prompt_type,
                 "rank": int(rank[place, column]),
                 "reward": float(reward[place, column]),
+                "length": len(example.responses[response]),
                 "gold": scores[place][response],
                 "best": None if own is None else float(own[column]),
             }
             for column, response in enumerate(kept)
         ]
+    if detailed:
+        better = np.concatenate(judged)[:count]
+        metrics |= reading_metrics(measure_reward_model(reward, rank, mask, types, better=better, lengths=lengths))
     found = measure_collapse(reward, rank, mask, types, best=optimum, apart=apart, gold=gold)
     return RewardEvaluation(metrics | collapse_metrics(found), rows, tuple(coincide(found)))
 

@@ -30,11 +30,16 @@ REWARD = (
 KINDS = ("open", "closed")
 VARIED = ("unique", "distinct_2")
 CUT = ("truncated.prompts", "truncated.responses")
+# Of the last evaluation of held-out lists alone.
+LAST = (
+    *("kendall_tau", "ndcg", "log_loss", "brier", "ece", "temperature", "log_loss_calibrated", "ece_calibrated"),
+    *("length_correlation", *(f"accuracy_at_distance.{distance}" for distance in range(1, 8))),
+)
 # As docs/run_directory.md has them.
 DOCUMENTED = {
     "sft": {"loss", "gold.open", "gold.closed", "length", *VARIED, "steps", *CUT},
-    "reward": {*REWARD, *(f"train.{name}" for name in REWARD), "steps", *CUT},
-    "reward_common": {*REWARD, *(f"train.{name}" for name in REWARD), "steps", *CUT},
+    "reward": {*REWARD, *(f"train.{name}" for name in REWARD), *LAST, "steps", *CUT},
+    "reward_common": {*REWARD, *(f"train.{name}" for name in REWARD), *LAST, "steps", *CUT},
     "ppo": {
         "gold.open",
         "gold.closed",

@@ -67,6 +67,33 @@ def test_reward_evaluation_by_hand() -> None:
     assert {row["best"] for row in found.rows} == {None}
 
 
+def test_the_last_evaluation_adds_order_calibration_and_length() -> None:
+    """Best to worst .75 .5 .625 (tau 1/3); 1, .25 | .5 (of two judged pairs one right, three different rewards: 0);
+    .25 .25, of which no tau. All five pairs with different rewards have a rank distance of 1 but the first list's ends.
+    """
+    plain, found = evaluated(LISTS).metrics, evaluated(LISTS, detailed=True).metrics
+    assert plain.items() <= found.items()
+    assert found["kendall_tau"] == pytest.approx((1 / 3 + 0) / 2)
+    assert found["accuracy_at_distance.1"] == pytest.approx(2.5 / 5)
+    assert found["accuracy_at_distance.2"] == 1.0
+    gaps = np.array([0.25, -0.125, 0.125, 0.5, -0.25, 0.0])
+    assert found["log_loss"] == pytest.approx(np.log1p(np.exp(-gaps)).mean())
+    assert found["log_loss_calibrated"] <= found["log_loss"]
+    assert "length_correlation" not in found  # every response is one token long
+
+
+def test_rows_carry_the_length_of_the_response_they_are_about() -> None:
+    """Ranks 1, 0 and 2 in the order of the file, where the responses have 1, 2 and 3 tokens."""
+    responses = tuple(np.full(size, 7, np.int32) for size in (1, 2, 3))
+    one = ListExample(np.asarray([99], np.int32), responses, (1, 0, 2), "open", 0)
+    batches = rank_eval_batches([one], {}, 1, 3, 4, 0)
+    found = evaluate_reward_model(
+        lambda _: (0.0, 1.0, np.array([[0.9, 0.5, 0.1]])), batches, [one], [[None] * 3], detailed=True
+    )
+    assert [row["length"] for row in found.rows] == [2, 1, 3]
+    assert found.metrics["length_correlation"] == pytest.approx(-0.5)
+
+
 def test_distance_to_the_best_rewards_by_hand() -> None:
     """Open, by rank: .75 .5 .625 against 1 .5 0. Closed: the first list's best two share 1; mean rewards by rank are
     (1 + .25 + .25) / 3 and (.5 + .25) / 2, mean best ones (1 + 1 + 1) / 3 and 0.
