@@ -1,7 +1,8 @@
 """The structs that cross rooms, and the legend of axis letters.
 
 Axis letters, the same everywhere: ``B`` rows of a batch, ``K`` responses in a ranked list, ``T`` tokens of a row,
-``P`` prompt tokens, ``R`` response tokens, ``N`` episodes of a rollout, ``V`` vocabulary, ``D`` width, ``L`` layers.
+``P`` prompt tokens, ``R`` response tokens, ``C`` critique tokens, ``N`` episodes of a rollout, ``V`` vocabulary,
+``D`` width, ``L`` layers.
 
 Each struct is a pytree whose leaves are NumPy arrays when the data room makes it and JAX arrays on the device. The
 annotations give the batched shapes of one global batch; inside a device-parallel step the leading axis is local.
@@ -90,6 +91,19 @@ class RankBatch:
     weight: Float[Array, "B"]
     labels: Float[Array, "B K"]
     scores: Float[Array, "B K"]
+
+
+@_struct
+class CritiqueBatch:
+    """Ranked lists and what was said of each response in words.
+
+    Rows of ``lists`` are prompt + response + separator. ``ids`` are the critiques, C tokens of room each, right-padded,
+    end of sequence included if they ended; ``mask`` marks their tokens, all False where nothing was said.
+    """
+
+    lists: RankBatch
+    ids: Int[Array, "B K C"]
+    mask: Bool[Array, "B K C"]
 
 
 @_struct

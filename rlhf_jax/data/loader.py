@@ -21,12 +21,12 @@ PADDING = -1
 
 def sft_batches(rows: TokenBatch, batch_size: int, seed: int) -> grain.DatasetIterator:
     """Endless TokenBatch of ``batch_size`` packed rows, from all the packed rows."""
-    return _stream(len(rows.ids), batch_size, seed, lambda places: _token_batch(rows, places))
+    return stream(len(rows.ids), batch_size, seed, lambda places: _token_batch(rows, places))
 
 
 def sft_eval_batches(rows: TokenBatch, batch_size: int) -> Iterator[TokenBatch]:
     """All packed rows once, in order; the last batch is filled up with rows without segments and targets."""
-    return _one_pass(len(rows.ids), batch_size, lambda places: _token_batch(rows, places))
+    return one_pass(len(rows.ids), batch_size, lambda places: _token_batch(rows, places))
 
 
 def rank_batches(
@@ -44,8 +44,8 @@ def rank_batches(
     ``utility_index`` maps prompt types to utilities; types that it does not name get 0. Shorter lists are padded;
     of longer ones, responses evenly spaced from best to worst are kept. Annotators without a weight have 1.
     """
-    make = _rank_maker(lists, utility_index, list_size, length, pad_id, annotator_weights)
-    return _stream(len(lists), batch_size, seed, make)
+    make = rank_maker(lists, utility_index, list_size, length, pad_id, annotator_weights)
+    return stream(len(lists), batch_size, seed, make)
 
 
 def rank_eval_batches(
@@ -58,22 +58,22 @@ def rank_eval_batches(
     annotator_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[RankBatch]:
     """All lists once, in order; the last batch is filled up with lists without responses."""
-    make = _rank_maker(lists, utility_index, list_size, length, pad_id, annotator_weights)
-    return _one_pass(len(lists), batch_size, make)
+    make = rank_maker(lists, utility_index, list_size, length, pad_id, annotator_weights)
+    return one_pass(len(lists), batch_size, make)
 
 
 def prompt_batches(
     prompts: Sequence[PromptRow], batch_size: int, repeats: int, max_prompt: int, seed: int, pad_id: int
 ) -> grain.DatasetIterator:
     """Endless PromptBatch of ``batch_size`` prompts, each in ``repeats`` consecutive rows: B = batch_size * repeats."""
-    return _stream(len(prompts), batch_size, seed, _prompt_maker(prompts, repeats, max_prompt, pad_id))
+    return stream(len(prompts), batch_size, seed, _prompt_maker(prompts, repeats, max_prompt, pad_id))
 
 
 def prompt_eval_batches(
     prompts: Sequence[PromptRow], batch_size: int, max_prompt: int, pad_id: int
 ) -> Iterator[PromptBatch]:
     """All prompts once, in order; the last batch is filled up with empty prompts of index -1."""
-    return _one_pass(len(prompts), batch_size, _prompt_maker(prompts, 1, max_prompt, pad_id))
+    return one_pass(len(prompts), batch_size, _prompt_maker(prompts, 1, max_prompt, pad_id))
 
 
 def thin(ranks: Sequence[int], size: int) -> list[int]:
@@ -84,7 +84,8 @@ def thin(ranks: Sequence[int], size: int) -> list[int]:
     return [order[int(place)] for place in np.round(np.linspace(0, len(order) - 1, size))]
 
 
-def _stream(count: int, batch_size: int, seed: int, make: Callable[[np.ndarray], Batch]) -> grain.DatasetIterator:
+def stream(count: int, batch_size: int, seed: int, make: Callable[[np.ndarray], Batch]) -> grain.DatasetIterator:
+    """Endless batches of ``make(places)``, a new shuffle of the ``count`` places on every pass."""
     if not count:
         raise ValueError("no examples to make batches of")
     places = grain.MapDataset.range(count).seed(seed).shuffle().repeat().batch(batch_size)
@@ -92,7 +93,8 @@ def _stream(count: int, batch_size: int, seed: int, make: Callable[[np.ndarray],
     return iter(places.map(make).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
-def _one_pass(count: int, batch_size: int, make: Callable[[np.ndarray], Batch]) -> Iterator[Batch]:
+def one_pass(count: int, batch_size: int, make: Callable[[np.ndarray], Batch]) -> Iterator[Batch]:
+    """``make(places)`` of all places in order, the last batch filled up with ``PADDING``."""
     for start in range(0, count, batch_size):
         places = np.arange(start, start + batch_size)
         yield make(np.where(places < count, places, PADDING))
@@ -108,7 +110,7 @@ def _token_batch(rows: TokenBatch, places: np.ndarray) -> TokenBatch:
     )
 
 
-def _rank_maker(
+def rank_maker(
     lists: Sequence[ListExample],
     utility_index: Mapping[str, int],
     list_size: int,
@@ -116,6 +118,8 @@ def _rank_maker(
     pad_id: int,
     annotator_weights: Mapping[str, float],
 ) -> Callable[[np.ndarray], RankBatch]:
+    """From places of ``lists`` to their batch: what ``rank_batches`` and ``rank_eval_batches`` are made with."""
+
     def make(places: np.ndarray) -> RankBatch:
         shape = (len(places), list_size, length)
         ids, mask = np.full(shape, pad_id, np.int32), np.zeros(shape, bool)

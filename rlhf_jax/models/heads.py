@@ -38,8 +38,15 @@ def apply_reward_model(
     ``params`` holds ``decoder`` and ``head``. Padding may stand on either side.
     """
     hidden, _ = apply_decoder(spec, params["decoder"], ids, positions_of(mask), causal_mask(mask))
+    return read_reward(params["head"], hidden, mask, bounded=bounded)
+
+
+def read_reward(
+    head: Params, hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"], *, bounded: bool
+) -> Float[Array, "B"]:
+    """What ``head`` says of final hidden states: the reward of each row, as in ``apply_reward_model``."""
     last = jnp.take_along_axis(hidden, last_token(mask)[:, None, None], axis=1)[:, 0]
-    logit = _head(params["head"], last)
+    logit = _head(head, last)
     return jax.nn.sigmoid(logit) if bounded else logit
 
 
