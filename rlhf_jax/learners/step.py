@@ -44,8 +44,12 @@ def gradient_step(
     opt_state: optax.OptState,
     batch: Batch,
     axis_name: str | None,
+    norm: Callable[[Params], jax.Array] = optax.tree.norm,
 ) -> tuple[Params, optax.OptState, Metrics]:
-    """One optimizer update on the rows of ``batch``, those of every device under ``axis_name`` together."""
+    """One optimizer update on the rows of ``batch``, those of every device under ``axis_name`` together.
+
+    ``norm`` is that of the gradients in the metrics.
+    """
 
     def numerator(params: Params) -> tuple[jax.Array, LossSums]:
         sums = loss_sums(params, batch)
@@ -55,11 +59,11 @@ def gradient_step(
     local = params if axis_name is None else jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), params)
     (_, sums), gradients = jax.value_and_grad(numerator, has_aux=True)(local)
     gradients, sums = sum_over_devices((gradients, sums), axis_name)
-    weight = jnp.maximum(sums.weight, 1)
+    weight = jnp.where(sums.weight > 0, sums.weight, 1)  # a batch of little weight is a mean too
     gradients = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradients)
     updates, opt_state = optimizer.update(gradients, opt_state, params)
     metrics = reduce_metrics({"loss": (sums.numerator, sums.weight), **sums.metrics})
-    metrics["grad_norm"] = optax.tree.norm(gradients)
+    metrics["grad_norm"] = norm(gradients)
     return optax.apply_updates(params, updates), opt_state, metrics
 
 
@@ -79,7 +83,10 @@ def train_step(
     batch: Batch,
     *,
     axis_name: str | None = None,
+    norm: Callable[[Params], jax.Array] = optax.tree.norm,
 ) -> tuple[TrainState, Metrics]:
     """One step of a learner that makes one update a batch."""
-    params, opt_state, metrics = gradient_step(loss_sums, optimizer, state.params, state.opt_state, batch, axis_name)
+    params, opt_state, metrics = gradient_step(
+        loss_sums, optimizer, state.params, state.opt_state, batch, axis_name, norm
+    )
     return TrainState(state.step + 1, params, opt_state, state.key, state.extra), metrics

@@ -6,7 +6,8 @@ from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.objectives.masked import masked_mean
 
-SMALLEST = 1e-6  # a bounded reward is kept so far from 0 and 1 in the logarithm
+# A bounded reward is kept so far from 0 and 1 in the logarithm, or as far as its type can tell from 1.
+SMALLEST = 1e-6
 
 
 def label_loss(
@@ -18,7 +19,8 @@ def label_loss(
     rewards, labels = jnp.where(mask, rewards, 0.5), jnp.where(mask, labels, 0.5)
     if not bounded:
         return masked_mean(jax.nn.softplus(rewards) - labels * rewards, mask)
-    likely = jnp.clip(rewards, SMALLEST, 1.0 - SMALLEST)
+    smallest = max(SMALLEST, float(jnp.finfo(rewards.dtype).eps))
+    likely = jnp.clip(rewards, smallest, 1.0 - smallest)
     return masked_mean(-labels * jnp.log(likely) - (1.0 - labels) * jnp.log1p(-likely), mask)
 
 

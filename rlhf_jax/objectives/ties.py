@@ -17,8 +17,9 @@ def rao_kupper_loss(
     """
     gaps = _gaps(rewards, better, tied)
     wins = jax.nn.log_sigmoid(gaps - threshold)
-    # P(tie) = (theta^2 - 1) / ((1 + theta e^gap)(1 + theta e^-gap))
-    shift = jnp.log(jnp.expm1(2.0 * jnp.asarray(threshold, gaps.dtype)))
+    # P(tie) = (theta^2 - 1) / ((1 + theta e^gap)(1 + theta e^-gap)); log(theta^2 - 1) so that it cannot overflow.
+    twice = 2.0 * jnp.asarray(threshold, gaps.dtype)
+    shift = twice + jnp.log(-jnp.expm1(-twice))
     ties = shift - jax.nn.softplus(threshold + gaps) - jax.nn.softplus(threshold - gaps)
     return _mean(wins, ties, better, tied)
 

@@ -166,3 +166,70 @@ def test_a_steep_utility_does_not_leak_into_a_flat_one():
     gradient = jax.jit(jax.grad(loss))(jnp.array([[-1e30, 1e30], [0.9, 0.1]]))
     # -x^-2 at .8: slope 2 / .8^3
     np.testing.assert_allclose(gradient, [[-1, 1], [-2 / 0.8**3, 2 / 0.8**3]], rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------ margins, mistakes, partial orders
+
+
+def extended(rewards, **settings):
+    return ranked_utility_loss(
+        rewards=jnp.asarray(rewards, jnp.float32),
+        ranks=jnp.asarray(RANKS),
+        mask=jnp.asarray(MASK),
+        **{"utility": LogSigmoid(), **settings},
+    )
+
+
+@every_member
+@pytest.mark.parametrize("margin", [0.0, 0.15])
+@pytest.mark.parametrize("mistakes", [0.0, 0.2])
+def test_a_margin_moves_every_gap_and_smoothing_mixes_both_orders(utility, formula, margin, mistakes):
+    found = extended(REWARDS, utility=utility, margin=margin, label_smoothing=mistakes)
+    expected = by_hand(
+        REWARDS, RANKS, MASK, lambda x: (1 - mistakes) * formula(x - margin) + mistakes * formula(margin - x)
+    )
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_margin_mistakes_and_edges_nothing_is_changed():
+    better = comparable_pairs(jnp.asarray(RANKS), jnp.asarray(MASK))
+    plain = float(loss_of(REWARDS, utility=LogSigmoid()))
+    assert float(extended(REWARDS, margin=jnp.float32(0), label_smoothing=0.0, better=better)) == plain
+
+
+def test_smoothing_stops_the_pull_where_the_probability_is_right():
+    # Under Bradley-Terry a share s of mistakes is best met by sigma(gap) = 1 - s.
+    gap = math.log(0.8 / 0.2)
+    for off, sign in ((-0.5, -1), (0.0, 0), (0.5, 1)):
+        slope = jax.grad(
+            lambda r: ranked_utility_loss(
+                rewards=r, ranks=jnp.arange(2), mask=jnp.ones(2, bool), utility=LogSigmoid(), label_smoothing=0.2
+            )
+        )(jnp.array([gap + off, 0.0]))[0]
+        assert np.sign(np.round(slope, 6)) == sign
+
+
+def test_a_partial_order_compares_what_was_compared():
+    # 0 > 1 and 2 > 3 alone, whatever the ranks say; gaps .7 and .05 under U = x
+    better = np.zeros((5, 5), bool)
+    better[0, 1] = better[2, 3] = True
+    found = extended(REWARDS, utility=Linear(), better=jnp.asarray(better))
+    assert float(found) == pytest.approx(-(0.7 + 0.05) / 2, rel=1e-5)
+    slopes = jax.grad(lambda r: extended(r, utility=Linear(), better=jnp.asarray(better)))(jnp.asarray(REWARDS))
+    np.testing.assert_allclose(slopes, [-0.5, 0.5, -0.5, 0.5, 0], atol=1e-6)
+
+
+def test_margins_and_mistakes_reach_every_prompts_own_utility():
+    utilities = [utility for utility, _ in MEMBERS]
+    for index, (_, formula) in enumerate(MEMBERS):
+        found = prompt_aware_loss(
+            rewards=jnp.asarray(REWARDS, jnp.float32),
+            ranks=jnp.asarray(RANKS),
+            mask=jnp.asarray(MASK),
+            utilities=utilities,
+            index=jnp.asarray(index),
+            margin=0.15,
+            label_smoothing=0.2,
+        )
+        expected = by_hand(REWARDS, RANKS, MASK, lambda x, f=formula: 0.8 * f(x - 0.15) + 0.2 * f(0.15 - x))
+        assert float(found) == pytest.approx(expected, rel=1e-5)
