@@ -38,6 +38,7 @@ setup(
         "numpy>=2.4.6",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "pyarrow>=26.0.1",
         "rich>=15.0.0",
         "safetensors>=0.8.0",
         "scipy>=1.17.1",
@@ -49,6 +50,7 @@ setup(
     extras_require={
         "cuda": [f"jax[cuda12]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
+        "hub": ["datasets>=4.0"],  # from 4.0 on it runs no code of a data set
         "wandb": ["wandb>=0.31.0"],
         "sweep": ["optuna>=5.0.0"],
         "parity": ["torch==2.13.0"],

@@ -17,11 +17,17 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.errors import UserError
 
-STAGES = ("sft", "reward", "reward_common", "ppo")  # in the order in which they may run
+STAGES = ("sft", "reward", "reward_common", "segments", "ppo", "critique")  # in the order in which they may run
 UTILITIES = ("power", "negative_power", "log", "log_sigmoid", "linear", "exponential", "quantile")
 UNBOUNDED = ("log_sigmoid",)  # those whose best rewards exist without being confined to [0, 1]
 # Neighbours alone are compared, so gaps on the straight part of the utility would come out in any order.
 QUANTILE_EPSILON = 0.02
+DATA_FORMATS = (
+    "auto", "lists", "hh", "preference", "unpaired", "demonstration", "messages", "text", "prompt", "ultrafeedback",
+    "nectar", "helpsteer3", "nemo_rl", "rewardbench", "rewardbench2", "label_studio", "argilla",
+)  # fmt: skip
+LEVELS = ("sequence", "sentence", "sub_sentence", "token")  # at which a fine-grained reward is paid
+OWN = "this"  # in ppo.dense.models: the fine-grained reward model that this run makes itself
 WORLD_PROMPT_TYPES = ("open", "closed")  # of the embedded data; users' files may have any others
 
 
@@ -67,7 +73,8 @@ def default_config() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # of parameters, data order and sampling; the same seed repeats the run exactly
     c.stages = ("sft", "reward", "ppo")  # what to run, an ordered subset of STAGES; reward_common
-    #                                      trains a second reward model with no utility_by_type
+    #                                      trains a second reward model with no utility_by_type, segments a
+    #                                      fine-grained one from marked parts of responses
 
     c.model = ConfigDict()
     c.model.width = 64  # size of the residual stream; divisible by heads
@@ -88,17 +95,22 @@ def default_config() -> ConfigDict:
     c.tokenizer.path = ""  # pretrained: a local directory or a hub name; other kinds: unused
 
     c.data = ConfigDict()
-    c.data.path = ""  # JSONL(.gz) of preferences; empty: the embedded world
-    c.data.format = "auto"  # of the file at path: lists, hh, or auto by its fields
-    c.data.template = "{prompt}"  # wrapped around the bare prompts of a lists file
+    c.data.path = ""  # a file of feedback, a prepared folder, tfds:NAME:SPLIT or hub:OWNER/NAME; empty: embedded world
+    c.data.format = "auto"  # of what is at path, one of DATA_FORMATS; auto: by the fields of its first row
+    c.data.template = "{prompt}"  # wrapped around bare prompts and single questions
+    c.data.annotators = "overall"  # rows with several judgements (helpsteer3): overall, or one record for each (apart)
     c.data.max_prompt = 12  # tokens; longer prompts lose their beginning
     c.data.max_response = 20  # tokens with the end-of-sequence token; longer responses lose their end
     c.data.validation_fraction = 0.1  # held out: of a file by a hash of the prompt; of the embedded
     #                                      world its share of the demonstrations (lists have their own split)
     c.data.on_bad_row = "error"  # error: stop at the first bad row; skip: count it and go on
+    c.data.task = "classic"  # embedded world: classic, or local (answers of several phrases, defects marked in each)
     c.data.ties = "broken"  # embedded world: broken (a forced total order) or kept (tiers)
     c.data.tie_margin = 0.0  # scored lists of a file: scores closer than this are tied
     c.data.list_size = 8  # responses per list; of a longer list so many are kept, evenly spaced from best to worst
+
+    c.data.refinements = "none"  # of responses that somebody mended: none; sft: demonstrations too; pairs: the mended
+    #                              text above the response, as lists of two; both
 
     c.parents = ConfigDict()  # where a stage finds checkpoints that this run does not make itself
     c.parents.sft = ""  # a run directory; empty: this one
@@ -158,6 +170,33 @@ def default_config() -> ConfigDict:
     c.reward.eval_every = 700  # steps between evaluations on held-out data
     c.reward.eval_train = 0  # training lists scored at each evaluation too: the first of each prompt type in turn
 
+    c.critique = ConfigDict()  # a reward model that first writes a critique; utilities and the range of its rewards
+    #                            are those of config.reward, whose other settings are not read
+    c.critique.steps = 700  # updates
+    c.critique.batch_size = 8  # ranked lists per update, over all devices
+    c.critique.init = "sft"  # sft: start from the SFT checkpoint; scratch: from random parameters
+    c.critique.separator = ":"  # text between response and critique; of words that the tokenizer knows
+    c.critique.max_tokens = 16  # of a critique, its end-of-sequence token included; longer ones lose their end
+    c.critique.source = "mixed"  # after which critiques rewards are read in training: data (those given), own (written
+    #                              by the model itself), mixed (each response the one or the other by a coin)
+    c.critique.first_steps = 350  # updates on the given critiques alone before any own; data: unused
+    c.critique.lm_weight = 1.0  # weight of the given critiques' loss, nats per token, beside the ranking loss
+    c.critique.temperature = 1.0  # of sampled critiques, in training and where samples is above 1
+    c.critique.samples = 1  # critiques per response at evaluation: 1: the greedy one; more: sampled, rewards averaged
+    c.critique.optimizer = optimizer(1e-3, warmup=20)
+    c.critique.eval_every = 350  # steps between evaluations on held-out data
+
+    c.segments = ConfigDict()  # the fine-grained reward model
+    c.segments.steps = 800  # updates
+    c.segments.batch_size = 64  # responses per update, over all devices
+    c.segments.init = "sft"  # sft: start from the SFT checkpoint; scratch: from random parameters
+    c.segments.kinds = ("plain:sub_sentence", "repeated:sub_sentence", "wrong_city:sub_sentence", "short:sequence")
+    #                    # KIND:LEVEL, a head for each: the kind of spans in the data, and the parts judged, one of LEVELS
+    c.segments.least_words = 5  # of a sub-sentence; a shorter piece is joined to its neighbour
+    c.segments.unmarked = "good"  # responses without any span: good (nothing was found) or skip (nobody looked)
+    c.segments.optimizer = optimizer(1e-3, warmup=20)
+    c.segments.eval_every = 400  # steps between evaluations on held-out data
+
     c.ppo = ConfigDict()
     c.ppo.iterations = 40  # rollouts, each followed by epochs x minibatches updates
     c.ppo.prompts_per_iteration = 64  # different prompts per rollout, over all devices
@@ -182,6 +221,11 @@ def default_config() -> ConfigDict:
     c.ppo.missing_eos = ConfigDict()
     c.ppo.missing_eos.rule = "replace"  # replace: unfinished responses get score; none: their own
     c.ppo.missing_eos.score = -1.0  # in units of reward
+    c.ppo.dense = ConfigDict()  # fine-grained reward models, which pay at the last token of each part of a response
+    c.ppo.dense.models = ()  # run directories with a stage segments, "this" for this run; empty: no such model
+    c.ppo.dense.value = "sign"  # reward of a part: sign (+1 good, -1 not), probability (of good) or logit
+    c.ppo.dense.weights = ()  # KIND:WEIGHT, what the rewards of a kind are multiplied by; others count for 1
+    c.ppo.dense.sequence = 1.0  # what the reward model's own rewards are multiplied by; 0: there need be no such model
     c.ppo.normalize_reward = False  # affine, to mean 0 and deviation 1 on samples of the SFT policy
     c.ppo.optimizer = optimizer(3e-4, warmup=20)  # of the policy
     c.ppo.value_learning_rate = 1e-3  # peak, of the value network; its schedule is the policy's
@@ -201,6 +245,23 @@ def lock(config: ConfigDict) -> ConfigDict:
 
 
 # ---------------------------------------------------------------------------------- the checks
+
+
+def kind_and_level(text: str) -> tuple[str, str]:
+    """The two parts of an entry of ``segments.kinds``; a kind may have colons, a level has none."""
+    kind, _, level = text.rpartition(":")
+    return kind, level
+
+
+def _different(entries: tuple[str, ...]) -> bool:
+    return len({entry.rpartition(":")[0] for entry in entries}) == len(entries)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 class Rule(NamedTuple):
@@ -234,15 +295,18 @@ RULES: dict[str, Rule] = {
     "model.*": _COUNT,
     "tokenizer.kind": _one_of("word", "byte", "bpe", "pretrained"),
     "tokenizer.vocab_size": Rule(lambda v: v >= 260, "at least 260 (256 bytes and special tokens)"),
-    "data.format": _one_of("auto", "lists", "hh"),
+    "data.format": _one_of(*DATA_FORMATS),
     "data.template": Rule(lambda v: v.count("{prompt}") == 1, "a text with {prompt} in it once"),
+    "data.annotators": _one_of("overall", "apart"),
     "data.max_prompt": _COUNT,
     "data.max_response": Rule(lambda v: v >= 2, "at least 2 (one token and the end of sequence)"),
     "data.validation_fraction": _OPEN_UNIT,
     "data.on_bad_row": _one_of("error", "skip"),
+    "data.task": _one_of("classic", "local"),
     "data.ties": _one_of("broken", "kept"),
     "data.tie_margin": _NOT_NEGATIVE,
     "data.list_size": Rule(lambda v: v >= 2, "at least 2"),
+    "data.refinements": _one_of("none", "sft", "pairs", "both"),
     "parallel.mode": _one_of("mesh", "pmap"),
     "parallel.data": Rule(lambda v: v == -1 or v >= 1, "-1 (all devices left) or at least 1"),
     "parallel.*": _COUNT,
@@ -273,8 +337,23 @@ RULES: dict[str, Rule] = {
     "reward.utility*.name": Rule(lambda v: v in UTILITIES or ":" in v, "|".join((*UTILITIES, "FILE.py:CLASS"))),
     "reward.utility*.extension": _one_of("tangent", "shift"),
     "reward.utility*": _ANY,  # the ranges depend on the name: _utility_problems
+    "segments.kinds": Rule(
+        lambda v: bool(v) and all(kind_and_level(one)[1] in LEVELS for one in v) and _different(v),
+        f"different kinds as KIND:LEVEL, levels {', '.join(LEVELS)}",
+    ),
+    "segments.init": _one_of("sft", "scratch"),
+    "segments.unmarked": _one_of("good", "skip"),
+    "segments.*": _COUNT,
     "sft.*": _COUNT,
     "reward.*": _COUNT,
+    "critique.init": _one_of("sft", "scratch"),
+    "critique.separator": Rule(lambda v: bool(v.strip()), "a text that is not blank"),
+    "critique.max_tokens": Rule(lambda v: v >= 2, "at least 2 (one token and the end of sequence)"),
+    "critique.source": _one_of("data", "own", "mixed"),
+    "critique.first_steps": _NATURAL,
+    "critique.lm_weight": _NOT_NEGATIVE,
+    "critique.temperature": _POSITIVE,
+    "critique.*": _COUNT,
     "ppo.temperature": _POSITIVE,
     "ppo.top_k": _NATURAL,
     "ppo.top_p": Rule(lambda v: 0 < v <= 1, "in (0, 1]"),
@@ -287,6 +366,13 @@ RULES: dict[str, Rule] = {
     "ppo.kl.controller": _one_of("fixed", "adaptive"),
     "ppo.kl.target": _POSITIVE,
     "ppo.kl.horizon": _COUNT,
+    "ppo.dense.models": Rule(lambda v: len(set(v)) == len(v) and all(v), "different run directories"),
+    "ppo.dense.value": _one_of("sign", "probability", "logit"),
+    "ppo.dense.weights": Rule(
+        lambda v: all(_is_number(one.rpartition(":")[2]) and ":" in one for one in v) and _different(v),
+        "different kinds as KIND:WEIGHT, weights finite numbers",
+    ),
+    "ppo.dense.sequence": _NOT_NEGATIVE,
     "ppo.missing_eos.rule": _one_of("replace", "none"),
     "ppo.missing_eos.score": _ANY,
     "ppo.value_learning_rate": _POSITIVE,
@@ -422,19 +508,24 @@ def _problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             )
     yield from _data_problems(c)
     yield from _parent_problems(c)
+    yield from _dense_problems(c)
     yield from _utility_problems(c.reward)
     yield from _feedback_problems(c.reward)
+    if "critique" in stages:
+        yield from _critique_problems(c)
 
 
 def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     d, t = c.data, c.tokenizer
-    if d.path and not os.path.isfile(d.path):
-        yield "data.path", f"no such file: {d.path}"
+    if d.path and not d.path.startswith(("tfds:", "hub:")) and not os.path.exists(d.path):
+        yield "data.path", f"no such file or folder: {d.path}"
     if d.path and t.kind == "word":
         yield (
             "tokenizer.kind",
             "word knows the embedded world only; with config.data.path use bpe, byte or pretrained",
         )
+    if d.path and d.task != "classic":
+        yield "data.task", f"{d.task} is of the embedded world; config.data.path names a file"
     if not d.path and d.format != "auto":
         yield "data.format", f"{d.format} describes a file; name it by config.data.path"
     if t.kind == "pretrained" and not t.path:
@@ -454,13 +545,15 @@ def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
 def _parent_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     stages = c.stages
     for stage in stages:
-        start = {"sft": ("sft",), "reward": ("reward_start",)}.get(c.reward.init, ())
-        needs = {"sft": (), "ppo": ("sft", "reward")}.get(stage, start)
+        section = stage if stage in ("critique", "segments") else "reward"
+        start = {"sft": ("sft",), "reward": ("reward_start",)}.get(c[section].init, ())
+        judged = ("sft", "reward") if c.ppo.dense.sequence else ("sft",)
+        needs = {"sft": (), "ppo": judged}.get(stage, start)
         for parent in needs:
             if parent not in stages and not c.parents[parent]:
                 text = f"empty, but {stage} starts from a checkpoint of {parent.removesuffix('_start')}"
                 add = "" if parent == "reward_start" else f" or add {parent} to config.stages"
-                scratch = "" if stage == "ppo" else " or set config.reward.init=scratch"
+                scratch = "" if stage == "ppo" else f" or set config.{section}.init=scratch"
                 yield f"parents.{parent}", f"{text}; give a run directory{add}{scratch}"
     if c.parents.reward_start and (c.reward.init != "reward" or not {"reward", "reward_common"} & set(stages)):
         yield "parents.reward_start", "would go unused: no stage starts from it; set config.reward.init=reward"
@@ -469,6 +562,21 @@ def _parent_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             yield f"parents.{name}", f"{path} would go unused: config.stages makes its own {name}"
         if path and "://" not in path and not os.path.isdir(path):
             yield f"parents.{name}", f"no such run directory: {path}"
+
+
+def _dense_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    dense = c.ppo.dense
+    if "ppo" not in c.stages:
+        return
+    for model in dense.models:
+        if model == OWN and "segments" not in c.stages:
+            yield "ppo.dense.models", f"{OWN} is this run, but segments is not one of config.stages"
+        if model != OWN and "://" not in model and not os.path.isdir(model):
+            yield "ppo.dense.models", f"no such run directory: {model}"
+    if not dense.models and not dense.sequence:
+        yield "ppo.dense.sequence", "0, and config.ppo.dense.models names no other: nothing would be rewarded"
+    if dense.weights and not dense.models:
+        yield "ppo.dense.weights", "would go unused: config.ppo.dense.models names no model"
 
 
 def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -523,6 +631,28 @@ def _feedback_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "reward.weights", "all 0: nothing would be trained on"
     if reward.scores.low >= reward.scores.high:
         yield "reward.scores.low", f"{reward.scores.low} is not below config.reward.scores.high={reward.scores.high}"
+
+
+def _critique_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    # No tokenizer makes more tokens of a text than it has bytes.
+    separator = len(c.critique.separator.encode())
+    longest = c.data.max_prompt + c.data.max_response + separator + c.critique.max_tokens
+    if longest > c.model.max_positions:
+        yield (
+            "model.max_positions",
+            f"{c.model.max_positions} is less than config.data.max_prompt + max_response + a separator of up to "
+            f"{separator} + config.critique.max_tokens = {longest} tokens",
+        )
+    if c.reward.loss != "utility":
+        yield "reward.loss", f"{c.reward.loss}, but the critique stage trains under a utility"
+    if not c.reward.weights.ranks:
+        yield "reward.weights.ranks", "0, but the critique stage trains on comparisons alone"
+    if c.critique.source != "data" and c.critique.first_steps >= c.critique.steps:
+        yield (
+            "critique.first_steps",
+            f"{c.critique.first_steps} leaves none of config.critique.steps={c.critique.steps} to the model's own "
+            "critiques; lower it or set config.critique.source=data",
+        )
 
 
 # ------------------------------------------------------------------------------ JSON, both ways

@@ -22,8 +22,20 @@ def _collapse(words: Sequence[str]) -> None:
     collapse(words)
 
 
+def _prepare(words: Sequence[str]) -> None:
+    from rlhf_jax.prepare_command import prepare
+
+    prepare(words)
+
+
+def _export(words: Sequence[str]) -> None:
+    from rlhf_jax.export_command import export
+
+    export(words)
+
+
 # The first word of a command line -> what is done with the words after it. Each imports its module when it is called.
-COMMANDS: dict[str, Command] = {"theory": _theory, "collapse": _collapse}
+COMMANDS: dict[str, Command] = {"theory": _theory, "collapse": _collapse, "prepare": _prepare, "export": _export}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

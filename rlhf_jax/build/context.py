@@ -11,12 +11,16 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.specs import check_utilities, decoder_spec
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import STAGES, default_config, from_json, leaves, validate
+from rlhf_jax.config import default_config, from_json, leaves, validate
+from rlhf_jax.data.prepared import check_tokenizer
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import DecoderSpec, init_decoder, init_scalar_head
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
 from rlhf_jax.types import Params
+
+# The number of each stage's random stream under one seed. A stage keeps its number, so that a new one moves no other.
+STREAMS = {"sft": 0, "reward": 1, "reward_common": 2, "ppo": 3, "critique": 4, "segments": 5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Context:
 
     def stage_key(self, stage: str) -> jax.Array:
         """The random key of a stage: stages of one seed share no randomness, and do not depend on their order."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), STAGES.index(stage))
+        return jax.random.fold_in(jax.random.key(self.config.seed), STREAMS[stage])
 
 
 def make_executor(parallel: ConfigDict) -> Executor:
@@ -53,7 +57,9 @@ def make_context(config: ConfigDict, workdir: Path) -> Context:
     check_rows(config, executor.row_shards)
     check_utilities(config)
     data = load_data(config, rejects_path=workdir / "rejects.jsonl")
-    return Context(config, workdir, executor, data, _tokenizer(config, workdir, data))
+    tokenizer = _tokenizer(config, workdir, data)
+    check_tokenizer(config.data.path, tokenizer)
+    return Context(config, workdir, executor, data, tokenizer)
 
 
 def check_rows(config: ConfigDict, devices: int) -> None:
@@ -67,6 +73,8 @@ def check_rows(config: ConfigDict, devices: int) -> None:
     for key, rows, used in (
         ("sft.batch_size", config.sft.batch_size, "sft" in stages),
         ("reward.batch_size", config.reward.batch_size, "reward" in stages or "reward_common" in stages),
+        ("critique.batch_size", config.critique.batch_size, "critique" in stages),
+        ("segments.batch_size", config.segments.batch_size, "segments" in stages),
         ("ppo.prompts_per_iteration", episodes, "sft" in stages or "ppo" in stages),
         ("ppo.minibatches", episodes // ppo.minibatches, "ppo" in stages),
     ):

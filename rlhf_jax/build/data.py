@@ -65,21 +65,30 @@ def load_data(config: ConfigDict, rejects_path: Path | None = None, limit: int |
 def _file_data(config: ConfigDict, rejects_path: Path | None, limit: int | None) -> Data:
     data = config.data
     found = read_file(
-        data.path, data.format, data.template, data.tie_margin, data.on_bad_row, rejects_path=rejects_path, limit=limit
+        data.path,
+        data.format,
+        data.template,
+        data.tie_margin,
+        data.on_bad_row,
+        rejects_path=rejects_path,
+        limit=limit,
+        annotators=data.annotators,
     )
     if limit is None:
         _check_prompt_types(config, found.records)
         train, validation = split_records(found.records, data.validation_fraction, SPLIT_SEED)
         parts = f"{len(train)} for training and {len(validation)} held out by their prompts"
-        notes = [f"{data.path}: {found.rows} rows, {parts}"]
+        notes = [f"{data.path}: {found.rows} rows of format {found.format}, {parts}"]
     else:  # of a few rows perhaps none would be held out
-        train = validation = found.records
-        notes = [f"{data.path}: {found.rows} rows looked at"]
+        train = validation = list(found.records)
+        notes = [f"{data.path}: {found.rows} rows of format {found.format} looked at"]
     longer = sum(len(record.responses) > data.list_size for record in found.records)
     if longer:
         notes.append(f"{longer} lists longer than config.data.list_size={data.list_size} keep so many responses each")
     if found.rejected:
         notes.append(f"{len(found.rejected)} bad rows left out")
+    if found.skipped:
+        notes.append(f"{found.skipped} judgements left out that their annotators skipped")
     if found.duplicates:
         notes.append(f"{found.duplicates} repeated responses left out")
     return Data(

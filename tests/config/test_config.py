@@ -96,6 +96,7 @@ BAD = {
     "tokenizer__vocab_size": [10],
     "data__path": ["/no/such/file.jsonl"],
     "data__format": ["hh", "json"],
+    "data__annotators": ["all"],
     "data__template": ["Human:"],
     "data__max_response": [1],
     "data__validation_fraction": [0.0, 1.0, float("nan")],

@@ -1,4 +1,4 @@
-"""Readers on small files written by hand, every kind of bad row, and the real files."""
+"""Files as they are read: lists and dialogues, rows that are no rows, what is set aside, and the real files."""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from rlhf_jax.data.readers import read_file, read_records, sft_pairs, split_records, tiers
+from rlhf_jax.data.readers import read_file, sft_pairs, split_records, tiers
 from rlhf_jax.data.records import Record, Response
 from rlhf_jax.errors import UserError
 
@@ -35,7 +35,7 @@ def test_ranked_lists(tmp_path) -> None:
         ],
     }
     path = write(tmp_path, json.dumps(by_order), "", json.dumps(by_score), json.dumps(by_rank))
-    one, two, three = read_records(path, template="Q: {prompt}\nA:", tie_margin=0.1)
+    one, two, three = read_file(path, template="Q: {prompt}\nA:", tie_margin=0.1).records
     assert one == Record(
         "data.jsonl:1", "Q: one {x}\nA:", (Response("a", 0), Response("b", 1, source="m"), Response("c", 2))
     )
@@ -47,6 +47,17 @@ def test_ranked_lists(tmp_path) -> None:
     )
     assert three.responses == (Response("y", 0, 1.0), Response("z", 1, 9.0), Response("x", 1))
     assert sft_pairs([one, two, three]) == [("Q: one {x}\nA:", "a"), ("Q: two\nA:", "high"), ("Q: three\nA:", "y")]
+
+
+def test_what_is_imitated() -> None:
+    records = [
+        Record("1", "p", (Response("x", 1), Response("y", 0, label=0.5), Response("z", 0))),
+        Record("2", "p", (Response("bad", label=0.0),)),
+        Record("3", "p", (Response("bad", label=0.0, refined="mended"),)),
+        Record("4", "p", ()),
+        Record("5", "p", (Response("shown"),)),
+    ]
+    assert sft_pairs(records) == [("p", "y"), ("p", "mended"), ("p", "shown")]
 
 
 def test_tiers_never_grow_wider_than_the_margin() -> None:
@@ -70,45 +81,30 @@ def test_dialogues(tmp_path) -> None:
         {"chosen": start, "rejected": start + " x"},
     ]
     path = write(tmp_path, *map(json.dumps, rows))
-    (record,) = read_records(path, template="unused {prompt}", limit=1)
+    (record,) = read_file(path, template="unused {prompt}", limit=1).records
     assert record == Record("data.jsonl:1", start, (Response(" good", 0), Response(" goodness", 1)))
     with pytest.raises(UserError, match=r"data.jsonl:2: chosen: empty response text"):
-        read_records(path)
+        read_file(path)
 
 
-H = "\\n\\nHuman: q\\n\\nAssistant:"
+LIST = '{"prompt": "p", "responses": [{"text": "a", "score": %s}, {"text": "b", "score": 1}]}'
 BAD = {
     "not JSON": ('{"prompt": ', "row: not JSON"),
     "too deep": ("[" * 100_000, "row: not JSON"),
     "not an object": ("[1]", "row: expected an object, found list"),
-    "neither": ('{"a": 1}', "row: neither"),
-    "missing rejected": ('{"chosen": "x"}', "rejected: missing"),
-    "missing prompt": ('{"responses": []}', "prompt: missing"),
-    "missing responses": ('{"prompt": "p"}', "responses: missing"),
-    "missing text": ('{"prompt": "p", "responses": [{"text": "a"}, {}]}', r"responses\[1\].text: missing"),
-    "prompt type": ('{"prompt": 3, "responses": []}', "prompt: expected a string, found int"),
-    "prompt empty": ('{"prompt": " ", "responses": []}', "prompt: empty"),
-    "responses type": ('{"prompt": "p", "responses": {}}', "responses: expected a list, found dict"),
-    "response type": ('{"prompt": "p", "responses": ["a", "b"]}', r"responses\[0\]: expected an object, found str"),
-    "text type": ('{"prompt": "p", "responses": [{"text": []}]}', r"responses\[0\].text: expected a string"),
-    "empty text": ('{"prompt": "p", "responses": [{"text": "a"}, {"text": "\\n"}]}', "empty response text"),
-    "one response": ('{"prompt": "p", "responses": [{"text": "a"}]}', "responses: 1 distinct"),
-    "one distinct": ('{"prompt": "p", "responses": [{"text": "a"}, {"text": "a"}]}', "responses: 1 distinct"),
-    "score type": ('{"prompt": "p", "responses": [{"text": "a", "score": "1"}]}', r"\[0\].score: expected a number"),
-    "score bool": ('{"prompt": "p", "responses": [{"text": "a", "score": true}]}', r"\[0\].score: expected a number"),
-    "score nan": ('{"prompt": "p", "responses": [{"text": "a", "score": NaN}]}', r"\[0\].score: not finite"),
-    "score huge": ('{"prompt": "p", "responses": [{"text": "a", "score": 1%s}]}' % ("0" * 400), "score: not finite"),
-    "rank type": ('{"prompt": "p", "responses": [{"text": "a", "rank": 1.0}]}', r"\[0\].rank: expected a whole"),
-    "rank negative": ('{"prompt": "p", "responses": [{"text": "a", "rank": -1}]}', r"\[0\].rank: expected a whole"),
-    "some scores": ('{"prompt": "p", "responses": [{"text": "a", "score": 1}, {"text": "b"}]}', "score given for some"),
-    "some ranks": ('{"prompt": "p", "responses": [{"text": "a", "rank": 1}, {"text": "b"}]}', "rank given for some"),
-    "equal": (f'{{"chosen": "{H} a", "rejected": "{H} a"}}', "rejected: equals chosen"),
-    "equal but space": (f'{{"chosen": "{H} a", "rejected": "{H}  a"}}', "rejected: equals chosen"),
-    "no shared prompt": ('{"chosen": "a", "rejected": "b"}', "rejected: prompts do not match"),
-    "other prompts": (f'{{"chosen": "x{H} a", "rejected": "y{H} b"}}', "rejected: prompts do not match"),
-    "part early": (f'{{"chosen": "{H} a{H} x", "rejected": "{H} b{H} y"}}', "chosen: prompts do not match"),
+    "a string": ('"prompt"', "row: expected an object, found str"),
+    "null": ("null", "row: expected an object, found NoneType"),
+    "two objects": (GOOD + GOOD, "row: not JSON"),
     "not UTF-8": (b'{"prompt": "\xff"}', "row: invalid UTF-8 at byte 12"),
     "surrogate": ('{"prompt": "\\ud800", "responses": []}', "prompt: lone surrogate"),
+    "a key twice": ('{"prompt": "p", "responses": [], "prompt": "q"}', "prompt: given twice"),
+    "a key twice inside": ('{"prompt": "p", "responses": [{"text": "a", "text": "b"}]}', "text: given twice"),
+    "score NaN": (LIST % "NaN", r"responses\[0\].score: not finite"),
+    "score infinite": (LIST % "-Infinity", r"responses\[0\].score: not finite"),
+    "score beyond floats": (LIST % "1e400", r"responses\[0\].score: not finite"),
+    "score of 400 digits": (LIST % ("9" * 400), r"responses\[0\].score: not finite"),
+    "score of 5000 digits": (LIST % ("9" * 5000), "row: not JSON"),
+    "score true": (LIST % "true", r"responses\[0\].score: expected a number, found bool"),
 }
 
 
@@ -117,7 +113,7 @@ def test_bad_rows_are_named(tmp_path, case: str) -> None:
     row, message = BAD[case]
     path = write(tmp_path, GOOD, row)
     with pytest.raises(UserError, match=rf"data\.jsonl:2: .*{message}"):
-        read_records(path)
+        read_file(path)
 
 
 def test_skip_writes_rejects_and_stops_above_one_percent(tmp_path) -> None:
@@ -140,18 +136,18 @@ def test_files_that_cannot_be_used(tmp_path, on_bad_row: str) -> None:
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(whole[: len(whole) - 12])
     with pytest.raises(UserError, match=r"cut.jsonl.gz:\d+: file: truncated or damaged gzip"):
-        read_records(cut, on_bad_row=on_bad_row)
+        read_file(cut, on_bad_row=on_bad_row)
     flipped = bytearray(whole)
     flipped[-6] ^= 1
     cut.write_bytes(flipped)
     with pytest.raises(UserError, match="truncated or damaged gzip"):
-        read_records(cut, on_bad_row=on_bad_row)
+        read_file(cut, on_bad_row=on_bad_row)
     with pytest.raises(UserError, match=r"data\.jsonl:1: file: empty"):
-        read_records(write(tmp_path, "", "  "), on_bad_row=on_bad_row)
+        read_file(write(tmp_path, "", "  "), on_bad_row=on_bad_row)
     with pytest.raises(UserError, match="file: cannot be read"):
-        read_records(tmp_path / "absent.jsonl", on_bad_row=on_bad_row)
-    with pytest.raises(UserError, match="file: cannot be read"):
-        read_records(tmp_path, on_bad_row=on_bad_row)
+        read_file(tmp_path / "absent.jsonl", on_bad_row=on_bad_row)
+    with pytest.raises(UserError, match=": file: a folder, but not one that rlhf-jax prepare wrote"):
+        read_file(tmp_path, on_bad_row=on_bad_row)
 
 
 def test_gzip_byte_order_mark_and_limit(tmp_path) -> None:
@@ -161,10 +157,12 @@ def test_gzip_byte_order_mark_and_limit(tmp_path) -> None:
     assert (result.rows, [record.id for record in result.records]) == (2, ["data.jsonl.gz:1", "data.jsonl.gz:2"])
 
 
-@pytest.mark.parametrize("setting", [{"data_format": "csv"}, {"on_bad_row": "ignore"}, {"template": "{question}"}])
+@pytest.mark.parametrize(
+    "setting", [{"data_format": "csv"}, {"on_bad_row": "ignore"}, {"template": "{question}"}, {"annotators": "all"}]
+)
 def test_unknown_settings_are_refused(tmp_path, setting: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"^data\."):
-        read_records(write(tmp_path, GOOD), **setting)
+        read_file(write(tmp_path, GOOD), **setting)
 
 
 def test_split_keeps_each_prompt_on_one_side() -> None:
@@ -191,7 +189,7 @@ def test_real_ranked_lists(real_data) -> None:
         assert record.prompt == row["prompt"]
         scores = [response.score for response in record.responses]
         assert scores == sorted(scores, reverse=True)
-    merged = read_records(path, tie_margin=0.01)
+    merged = read_file(path, tie_margin=0.01).records
     assert sum(len({r.rank for r in record.responses}) for record in merged) < sum(
         len({r.rank for r in record.responses}) for record in result.records
     )

@@ -1,0 +1,127 @@
+"""A file of feedback, read and checked row by row."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlhf_jax.data.prepared import PreparedRecords, is_prepared, write_rejects
+from rlhf_jax.data.readers.checks import BadRow
+from rlhf_jax.data.readers.containers import open_container, parse
+from rlhf_jax.data.readers.formats import FORMATS, READERS, Settings, detect
+from rlhf_jax.data.readers.remote import HUB, TFDS
+from rlhf_jax.data.records import Record
+from rlhf_jax.errors import UserError
+
+REJECTED_FRACTION = 0.01
+ANNOTATORS = ("overall", "apart")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadResult:
+    """Records of a file and what was set aside: bad rows as (place, reason), repeated texts inside lists, judgements
+    that annotators skipped. ``format`` is what the file was read as, ``unit`` what a place counts: line or row."""
+
+    records: Sequence[Record]
+    rows: int
+    rejected: list[tuple[int, str]]
+    duplicates: int
+    skipped: int = 0
+    format: str = "lists"
+    unit: str = "line"
+
+
+def read_file(
+    path: str | os.PathLike[str],
+    data_format: str = "auto",
+    template: str = "{prompt}",
+    tie_margin: float = 0.0,
+    on_bad_row: str = "error",
+    rejects_path: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    annotators: str = "overall",
+) -> ReadResult:
+    """Read and check a file, at most ``limit`` rows of it; or what ``rlhf-jax prepare`` wrote into a folder.
+
+    ``data_format`` is one of ``FORMATS``; "auto" is that of the first row that has one, and all rows are then read in
+    it. ``template`` wraps bare prompts and single questions. ``annotators``: rows with an overall preference and those
+    it was made of give one record ("overall"), or one for each annotator ("apart").
+
+    A bad row raises UserError "file:line: field: reason" ("file:row N" where there are no lines) under "error"; under
+    "skip" it is left out and listed in ``rejects_path``, and UserError is raised at the end if more than 1 % of a whole
+    file was bad. A file that is missing, empty or damaged, or has no judgement, raises UserError under both; so does a
+    prepared folder that does not match the settings.
+    """
+    settings = _settings(data_format, template, tie_margin, on_bad_row, annotators)
+    if is_prepared(path):
+        return _read_prepared(path, {"format": data_format, **dataclasses.asdict(settings)}, limit)
+    if not str(path).startswith((TFDS, HUB)) and os.path.isdir(path):
+        raise UserError(f"{path}: file: a folder, but not one that rlhf-jax prepare wrote")
+    name = str(path) if str(path).startswith((TFDS, HUB)) else pathlib.Path(path).name
+    container = open_container(path)
+    unit = container.unit.strip() or "line"
+    records: list[Record] = []
+    rejected: list[tuple[int, str]] = []
+    places: dict[str, int] = {}
+    rows = duplicates = skipped = 0
+    for place, data in container.rows:
+        if limit is not None and rows == limit:
+            break
+        rows += 1
+        try:
+            row = parse(data)
+            if data_format == "auto":
+                data_format = detect(row)
+            found = READERS[data_format](row, settings)
+            for record in found.records:
+                if record.id and record.id in places:
+                    raise BadRow(f"id: {record.id!r:.60} is also that of {unit} {places[record.id]}")
+        except BadRow as error:
+            if on_bad_row == "error":
+                raise UserError(f"{path}:{container.unit}{place}: {error}") from None
+            rejected.append((place, str(error)))
+            continue
+        for number, record in enumerate(found.records, start=1):
+            if record.id:
+                places[record.id] = place
+            else:
+                part = f"#{number}" if len(found.records) > 1 else ""
+                record = dataclasses.replace(record, id=f"{name}:{container.unit}{place}{part}")
+            records.append(record)
+        duplicates += found.duplicates
+        skipped += found.skipped
+    if on_bad_row == "skip" and rejects_path is not None:
+        write_rejects(rejects_path, rejected, unit)
+    if not rows:
+        raise UserError(f"{path}:1: file: empty")
+    # The share of a whole file: its head may hold more than its part.
+    if limit is None and len(rejected) > REJECTED_FRACTION * rows:
+        place, reason = rejected[0]
+        total = f"and in all {len(rejected)} bad rows of {rows}, more than 1 %"
+        raise UserError(f"{path}:{container.unit}{place}: {reason} ({total})")
+    if not records and limit is None:
+        raise UserError(f"{path}: file: no judgement in {rows} rows, {skipped} were skipped by their annotators")
+    return ReadResult(records, rows, rejected, duplicates, skipped, data_format, unit)
+
+
+def _read_prepared(path: str | os.PathLike[str], settings: Mapping[str, Any], limit: int | None) -> ReadResult:
+    prepared = PreparedRecords(path)
+    prepared.check(settings)
+    about = prepared.fingerprint
+    if limit is not None:
+        return ReadResult(prepared[:limit], min(limit, len(prepared)), [], 0, format=about.format)
+    return ReadResult(prepared, about.rows, [], about.duplicates, about.skipped, about.format)
+
+
+def _settings(data_format: str, template: str, tie_margin: float, on_bad_row: str, annotators: str) -> Settings:
+    for key, value, options in (
+        ("format", data_format, FORMATS),
+        ("on_bad_row", on_bad_row, ("error", "skip")),
+        ("annotators", annotators, ANNOTATORS),
+    ):
+        if value not in options:
+            raise UserError(f"data.{key}: {value!r} is not one of {', '.join(options)}")
+    if "{prompt}" not in template:
+        raise UserError(f"data.template: {template!r} does not contain {{prompt}}")
+    return Settings(template, tie_margin, annotators)
