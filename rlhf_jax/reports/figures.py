@@ -12,11 +12,19 @@ from matplotlib.ticker import MaxNLocator
 from rlhf_jax.console import shorten
 from rlhf_jax.diagnostics import rank_profile, wasserstein_1
 from rlhf_jax.reports.records import RewardLists, Run, type_order
+from rlhf_jax.reports.reward_model import Reading, draw_readings, evaluation_readings, stage_readings
 from rlhf_jax.reports.style import INK, NEUTRAL, PROXY, colour_of, figure_style, panels, to_png, to_svg
 
 ACCURACY = "validation.pair_accuracy"
 BINS = 25
 SMOOTH_FROM = 60
+TRUST = (
+    "Held-out pairs. Left: how often the predicted winner of a pair won, by the probability that the model gives it, "
+    "σ(reward gap / T), at T = 1 and at the T that fits these pairs best; dots grow with their share of pairs, and on "
+    "the dashed line the probabilities are right. Middle: pairs far apart in rank should be easier. Right: pairs whose "
+    "better response is the shorter, about as long, or the longer, and how many those are; without length bias the "
+    "bars are equal."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +63,18 @@ def draw_pictures(run: Run) -> list[Picture]:
             "rank, with one standard deviation either side; dashed, the best rewards of the utility that the type is "
             "trained under.",
             rewards_figure,
+        ),
+        (
+            "reward_model",
+            "Reward model: calibration, rank distance, length",
+            TRUST,
+            lambda run: _trust_figure(stage_readings(run)),
+        ),
+        (
+            "evaluation",
+            "Reward model: evaluations",
+            "The same on what rlhf-jax evaluate was asked to score.",
+            lambda run: _trust_figure(evaluation_readings(run)),
         ),
         (
             "ppo",
@@ -171,6 +191,10 @@ def policy_figure(run: Run) -> Figure | None:
             _dress(axis, f"{stage}: {title}", "iteration", label)
         kl.set_ylim(bottom=min(0.0, kl.get_ylim()[0]))
     return figure
+
+
+def _trust_figure(readings: Mapping[str, Reading]) -> Figure | None:
+    return draw_readings(readings) if readings else None
 
 
 def _draw_histogram(axis: Axes, stage: str, lists: Mapping[str, RewardLists]) -> None:

@@ -17,6 +17,13 @@ from rlhf_jax.reports.collapse import collapse_warnings
 from rlhf_jax.reports.figures import draw_pictures
 from rlhf_jax.reports.headline import headline, reward_table, sample_rows, sentences
 from rlhf_jax.reports.records import read_run
+from rlhf_jax.reports.reward_model import (
+    evaluation_readings,
+    reading_table,
+    rewardbench_table,
+    robustness_table,
+    stage_readings,
+)
 
 PAGE = "report.html"
 
@@ -41,6 +48,12 @@ def write_report(workdir: Path | str) -> Path:
         # Drawn here, with the names in them escaped by matplotlib.
         pictures=[{"picture": picture, "svg": Markup(picture.svg)} for picture in pictures],  # noqa: S704
         reward_table=reward_table(run),
+        readings={
+            "reward_model": reading_table(stage_readings(run)),
+            "evaluation": reading_table(evaluation_readings(run)),
+        },
+        robustness=robustness_table(run.evaluations),
+        rewardbench=rewardbench_table(run.evaluations),
         samples=samples,
         compared=any(sample["before"] for sample in samples),
         config=_pretty(run.config),

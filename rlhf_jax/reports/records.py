@@ -19,7 +19,8 @@ Value = TypeVar("Value")
 class RewardLists:
     """Held-out rewards of N lists of one prompt type, padded to K responses; ranks count from 0 = best.
 
-    ``best`` and ``gold``: the reward at the optimum of the list, and the true one; NaN where unknown.
+    ``best`` and ``gold``: the reward at the optimum of the list, and the true one; ``lengths`` are in tokens; NaN where
+    unknown.
     """
 
     rewards: Float[np.ndarray, "N K"]
@@ -27,6 +28,7 @@ class RewardLists:
     mask: Bool[np.ndarray, "N K"]
     best: Float[np.ndarray, "N K"]
     gold: Float[np.ndarray, "N K"]
+    lengths: Float[np.ndarray, "N K"]
 
     @property
     def values(self) -> Float[np.ndarray, "M"]:
@@ -36,7 +38,9 @@ class RewardLists:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one run directory holds. ``rewards``, ``samples`` and ``optimum`` are by stage, in the order they ran."""
+    """What one run directory holds. ``rewards``, ``samples`` and ``optimum`` are by stage, in the order they ran;
+    ``evaluations`` are those of ``rlhf-jax evaluate`` by name.
+    """
 
     workdir: Path
     config: Mapping[str, Any]
@@ -47,6 +51,7 @@ class Run:
     rewards: Mapping[str, Mapping[str, RewardLists]]
     samples: Mapping[str, list[Row]]
     optimum: Mapping[str, Mapping[str, Any]]
+    evaluations: Mapping[str, Mapping[str, Any]]
 
     @property
     def stages(self) -> list[str]:
@@ -86,6 +91,7 @@ def read_run(workdir: Path) -> Run:
         rewards=_in_order(rewards, order),
         samples=_in_order(samples, order),
         optimum=_in_order({path.stem: read_json(path) for path in (workdir / "optimum").glob("*.json")}, order),
+        evaluations={path.stem: read_json(path) for path in sorted((workdir / "evaluation").glob("*.json"))},
     )
 
 
@@ -100,6 +106,21 @@ def lists_by_type(rows: list[Row]) -> dict[str, RewardLists]:
     """Rows of one evaluation, by prompt type in the order in which types are shown; lists as they come."""
     types = sorted({str(row.get("prompt_type") or "") for row in rows}, key=type_order)
     return {kind: _lists([row for row in rows if (row.get("prompt_type") or "") == kind]) for kind in types}
+
+
+def stacked(lists: Mapping[str, RewardLists]) -> tuple[RewardLists, list[str]]:
+    """The lists of all prompt types (at least one) under each other, padded alike; and the type of each list."""
+    width = max(one.rewards.shape[1] for one in lists.values())
+
+    def together(name: str, fill: float | int) -> np.ndarray:
+        parts = [getattr(one, name) for one in lists.values()]
+        return np.concatenate(
+            [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=fill) for part in parts]
+        )
+
+    fills = {"rewards": 0.0, "ranks": 0, "mask": False, "best": np.nan, "gold": np.nan, "lengths": np.nan}
+    whole = RewardLists(**{name: together(name, fill) for name, fill in fills.items()})
+    return whole, [kind for kind, one in lists.items() for _ in one.rewards]
 
 
 def type_order(kind: str) -> tuple[int, str]:
@@ -139,16 +160,16 @@ def _lists(rows: list[Row]) -> RewardLists:
         lists.setdefault(row["list"], []).append(row)
     shape = (len(lists), max(map(len, lists.values())))
     rewards, ranks, mask = np.zeros(shape), np.zeros(shape, dtype=int), np.zeros(shape, dtype=bool)
-    best, gold = np.full(shape, np.nan), np.full(shape, np.nan)
+    best, gold, lengths = (np.full(shape, np.nan) for _ in range(3))
     for index, members in enumerate(lists.values()):
         size = len(members)
         rewards[index, :size] = [float(row["reward"]) for row in members]
         ranks[index, :size] = [row["rank"] for row in members]
         mask[index, :size] = np.isfinite(rewards[index, :size])
-        for values, name in ((best, "best"), (gold, "gold")):
+        for values, name in ((best, "best"), (gold, "gold"), (lengths, "length")):
             known = [row.get(name) for row in members]
             values[index, :size] = [np.nan if value is None else float(value) for value in known]
-    return RewardLists(rewards, ranks, mask, best, gold)
+    return RewardLists(rewards, ranks, mask, best, gold, lengths)
 
 
 def _last_samples(directory: Path) -> list[Row]:

@@ -55,13 +55,20 @@ def test_a_full_run_has_every_section_and_a_png_of_each_figure(full_run):
         "Loss",
         "Reward model: accuracy",
         "Reward model: distribution",
+        "Reward model: calibration, rank distance, length",
         "PPO",
         "Completions before and after",
         "This run",
     ]
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("svg") == 5
     pngs = sorted((full_run / "figures").iterdir())
-    assert [path.name for path in pngs] == ["loss.png", "pair_accuracy.png", "ppo.png", "rewards.png"]
+    assert [path.name for path in pngs] == [
+        "loss.png",
+        "pair_accuracy.png",
+        "ppo.png",
+        "reward_model.png",
+        "rewards.png",
+    ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pngs)
     assert "goes from 0.47 after SFT to 0.85 (+0.38)" in page.text
     assert "95.8 % of the held-out pairs" in page.text
