@@ -32,11 +32,16 @@ def gradient_task_parts(
     executor: Executor, loss_sums: Callable[..., Any], spec: OptimizerSpec, init: Callable[[], Params], key: jax.Array
 ) -> tuple[TrainState, Callable[..., Any], Finish]:
     """(initial state, compiled step, finish) of a learner that makes one update a batch."""
+    return task_parts(executor, partial(train_step, loss_sums), spec, init, key)
+
+
+def task_parts(
+    executor: Executor, update: Callable[..., Any], spec: OptimizerSpec, init: Callable[[], Params], key: jax.Array
+) -> tuple[TrainState, Callable[..., Any], Finish]:
+    """The same of a learner with a step of its own, ``update(optimizer, state, batch, axis_name=...)``."""
     optimizer = make_optimizer(spec)
     state = executor.place(init_state(init(), optimizer, key), "state")
-    compiled = executor.compile(
-        partial(train_step, loss_sums, optimizer), ("state", "rows"), ("state", "replicated"), donated()
-    )
+    compiled = executor.compile(partial(update, optimizer), ("state", "rows"), ("state", "replicated"), donated())
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         state, metrics = compiled(state, executor.place(batch, "rows"))

@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
+from rlhf_jax.build.language import check_separator, with_language
 from rlhf_jax.build.specs import check_utilities, decoder_spec
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import default_config, from_json, leaves, validate
@@ -56,8 +57,9 @@ def make_context(config: ConfigDict, workdir: Path) -> Context:
     executor = make_executor(config.parallel)
     check_rows(config, executor.row_shards)
     check_utilities(config)
-    data = load_data(config, rejects_path=workdir / "rejects.jsonl")
+    data = with_language(config, load_data(config, rejects_path=workdir / "rejects.jsonl"))
     tokenizer = _tokenizer(config, workdir, data)
+    check_separator(config, tokenizer)
     check_tokenizer(config.data.path, tokenizer)
     return Context(config, workdir, executor, data, tokenizer)
 
@@ -75,6 +77,7 @@ def check_rows(config: ConfigDict, devices: int) -> None:
         ("reward.batch_size", config.reward.batch_size, "reward" in stages or "reward_common" in stages),
         ("critique.batch_size", config.critique.batch_size, "critique" in stages),
         ("segments.batch_size", config.segments.batch_size, "segments" in stages),
+        ("critique.batch_size", config.critique.batch_size, "critique" in stages),
         ("ppo.prompts_per_iteration", episodes, "sft" in stages or "ppo" in stages),
         ("ppo.minibatches", episodes // ppo.minibatches, "ppo" in stages),
     ):

@@ -77,6 +77,14 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             reward = decoder_spec(stage_config(config, "reward").model, spec.vocab_size)
             value = count_parameters(reward) + reward.width + 1  # starts as the reward model
             yield stage, text(steps, count + value, count + value, rows, length, data.max_response)
+        elif stage == "critique":
+            lists, tokens = config.critique.batch_size, config.critique.max_tokens
+            steps = (
+                f"{config.critique.steps} steps of {lists} lists of {data.list_size}, critiques up to {tokens} tokens"
+            )
+            # A separator of one token; rewards after critiques of the model's own need rows of their own.
+            rows = lists * data.list_size * (1 if config.critique.source == "data" else 2)
+            yield stage, text(steps, scored, 0, rows, length + 1 + tokens, tokens)
         else:
             lists = config.reward.batch_size
             steps = f"{config.reward.steps} steps of {lists} lists of {data.list_size}"

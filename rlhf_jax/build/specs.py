@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation import RolloutSpec, SamplingSpec
+from rlhf_jax.learners.critique import CritiqueSpec
 from rlhf_jax.learners.optimizer import OptimizerSpec
 from rlhf_jax.learners.ppo import KLSpec, PPOSpec
 from rlhf_jax.learners.reward import FeedbackSpec, RewardSpec
@@ -53,9 +54,10 @@ def check_utilities(config: ConfigDict) -> None:
     Raises:
       UserError: one does not; names the key.
     """
-    for stage in sorted({"reward", "reward_common"} & set(config.stages)):
-        reward_bounded(config.reward, prompt_aware=stage == "reward")
-        for utility in utility_table(config.reward, prompt_aware=stage == "reward")[0]:
+    for stage in sorted({"reward", "reward_common", "critique"} & set(config.stages)):
+        prompt_aware = stage != "reward_common"
+        reward_bounded(config.reward, prompt_aware=prompt_aware)
+        for utility in utility_table(config.reward, prompt_aware=prompt_aware)[0]:
             _check_gaps(utility, config.data.list_size)
 
 
@@ -113,6 +115,25 @@ def reward_spec(reward: ConfigDict, decoder: DecoderSpec, *, prompt_aware: bool)
             **reward.weights,
             **reward.scores,
         ),
+    )
+
+
+def critique_spec(config: ConfigDict, decoder: DecoderSpec, *, eos_id: int, pad_id: int) -> CritiqueSpec:
+    """The model of the critique stage: utilities and range of the rewards as in the reward stage."""
+    section = config.critique
+    utilities, _ = utility_table(config.reward, prompt_aware=True)
+    return CritiqueSpec(
+        decoder=decoder,
+        bounded=reward_bounded(config.reward),
+        utilities=utilities,
+        max_critique=section.max_tokens,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        weights=tuple(1.0 / unit_range(utility) for utility in utilities) if config.reward.balance_utilities else None,
+        lm_weight=section.lm_weight,
+        own={"data": 0.0, "mixed": 0.5, "own": 1.0}[section.source],
+        first_steps=section.first_steps,
+        temperature=section.temperature,
     )
 
 

@@ -1,6 +1,7 @@
 """Stages by name."""
 
 from rlhf_jax.build.context import Context
+from rlhf_jax.build.critique import critique_task
 from rlhf_jax.build.ppo import ppo_task
 from rlhf_jax.build.reward import reward_task
 from rlhf_jax.build.sft import sft_task
@@ -13,4 +14,6 @@ def make_task(context: Context, stage: str) -> Task:
         return sft_task(context)
     if stage == "ppo":
         return ppo_task(context)
+    if stage == "critique":
+        return critique_task(context)
     return reward_task(context, stage)
