@@ -34,8 +34,20 @@ def _export(words: Sequence[str]) -> None:
     export(words)
 
 
+def _evaluate(words: Sequence[str]) -> None:
+    from rlhf_jax.evaluate_command import evaluate
+
+    evaluate(words)
+
+
 # The first word of a command line -> what is done with the words after it. Each imports its module when it is called.
-COMMANDS: dict[str, Command] = {"theory": _theory, "collapse": _collapse, "prepare": _prepare, "export": _export}
+COMMANDS: dict[str, Command] = {
+    "theory": _theory,
+    "collapse": _collapse,
+    "evaluate": _evaluate,
+    "prepare": _prepare,
+    "export": _export,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,0 +1,125 @@
+"""A trained reward model, from its run directory to the rewards of any texts."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_directory
+from rlhf_jax.build.data import Data, load_data
+from rlhf_jax.build.specs import reward_bounded
+from rlhf_jax.checkpoints import Checkpoints
+from rlhf_jax.config import did_you_mean, from_json
+from rlhf_jax.data.readers import read_file
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.tokenizers import load_tokenizer
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation.scoring import Reader, ScoreRows
+from rlhf_jax.models import DecoderSpec, apply_reward_model
+from rlhf_jax.parallel import Executor, MeshExecutor
+from rlhf_jax.types import Array, Params
+
+ROWS = 64  # responses at once, rounded up to what the devices can share
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardModel:
+    """A reward model that can score: where it comes from (``step`` updates of ``stage``) and how it reads texts."""
+
+    context: Context
+    stage: str
+    step: int
+    reader: Reader
+    score: ScoreRows
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Records to evaluate on: their name, the format that they were read as, and what reading them found."""
+
+    name: str
+    format: str
+    records: list[Record]
+    notes: tuple[str, ...]
+
+
+def load_reward_model(workdir: Path, stage: str = "") -> RewardModel:
+    """The newest checkpoint of a reward stage, on all devices of this process.
+
+    ``stage`` "" is "reward", or the only reward stage that the run has.
+
+    Raises:
+      UserError: the directory is not a run, has no such stage, or its checkpoint cannot be read.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir}: not a run directory (no config.json)")
+    config = from_json(path.read_text())
+    stages = [name for name in ("reward", "reward_common") if (workdir / "checkpoints" / name).is_dir()]
+    if config.parents.reward and "reward" not in stages:
+        stages.insert(0, "reward")
+    if not stages:
+        raise UserError(f"{workdir}: no checkpoints of a reward model in this run directory")
+    chosen = stage or stages[0]
+    if chosen not in stages:
+        hint = did_you_mean(chosen, stages) or f"; it has {', '.join(stages)}"
+        raise UserError(f"evaluate: --stage: {workdir} has no reward model {chosen!r}{hint}")
+    tokenizer = load_tokenizer(workdir / "tokenizer")
+    executor = MeshExecutor(jax.devices())
+    context = Context(config, workdir, executor, _no_data(), tokenizer)
+    decoder = stage_decoder(context, chosen)
+    params = load_parent(context, chosen, decoder)
+    with Checkpoints(stage_directory(context, chosen)) as checkpoints:
+        step = checkpoints.latest() or 0
+    bounded = reward_bounded(stage_config(config, chosen).reward, prompt_aware=chosen == "reward")
+    score = make_scorer(executor, decoder, params, bounded=bounded, pad_id=tokenizer.pad_id)
+    return RewardModel(
+        context, chosen, step, Reader(tokenizer, config.data.max_prompt, config.data.max_response), score
+    )
+
+
+def make_scorer(
+    executor: Executor, decoder: DecoderSpec, params: Params, *, bounded: bool, pad_id: int, rows: int = ROWS
+) -> ScoreRows:
+    """Rewards of any number of rows, ``rows`` of them at once; the last batch is filled up with rows without tokens."""
+    size = -(-rows // executor.row_shards) * executor.row_shards
+
+    def batch(params: Params, ids: Array, mask: Array, axis_name: str | None) -> tuple[Array]:
+        return (apply_reward_model(decoder, params, ids, mask, bounded=bounded),)
+
+    compiled = executor.compile(batch, ("state", "rows", "rows"), ("rows",))
+
+    def score(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        extra = ((0, -len(ids) % size), (0, 0))
+        padded_ids, padded_mask = np.pad(ids, extra, constant_values=pad_id), np.pad(mask, extra)
+        place = partial(executor.place, kind="rows")
+        found = [
+            compiled(params, place(padded_ids[start : start + size]), place(padded_mask[start : start + size]))[0]
+            for start in range(0, len(padded_ids), size)
+        ]
+        return np.concatenate([np.asarray(part, np.float64) for part in jax.device_get(found)])[: len(ids)]
+
+    return score
+
+
+def read_source(model: RewardModel, path: str, data_format: str) -> Source:
+    """The records of a file, or with no path those that the run held out.
+
+    Raises:
+      UserError: a bad row, as ``file:line: field: reason``.
+    """
+    data = model.context.config.data
+    if not path:
+        held_out = load_data(model.context.config)
+        name = data.path or "the embedded world"
+        return Source(f"held out of {name}", data.format if data.path else "world", [*held_out.lists_validation], ())
+    found = read_file(path, data_format, data.template, data.tie_margin, data.on_bad_row, annotators=data.annotators)
+    notes = [f"{len(found.rejected)} bad rows left out"] * bool(found.rejected)
+    notes += [f"{found.duplicates} repeated responses left out"] * bool(found.duplicates)
+    return Source(path, found.format, list(found.records), tuple(notes))
+
+
+def _no_data() -> Data:
+    return Data((), (), (), (), (), (), None)
