@@ -1,0 +1,64 @@
+"""Tasks for people: what Label Studio imports, and how its page asks. The readers take the export back."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_jax.data.records import Record
+
+KINDS = ("pairwise", "ranking")
+SIDES = ("answer1", "answer2")
+_PROMPT = """  <View style="padding: 0.8em; border: 1px solid #ccc; white-space: pre-wrap">
+    <Text name="prompt" value="$prompt"/>
+  </View>
+"""
+_PAIRWISE = f"""<View>
+  <Header value="Which answer is better?"/>
+{_PROMPT}  <Pairwise name="choice" toName="{",".join(SIDES)}" leftClass="{SIDES[0]}" rightClass="{SIDES[1]}"/>
+  <View style="display: grid; grid-template-columns: 1fr 1fr; column-gap: 1em; white-space: pre-wrap">
+    <Text name="{SIDES[0]}" value="${SIDES[0]}"/>
+    <Text name="{SIDES[1]}" value="${SIDES[1]}"/>
+  </View>
+</View>
+"""
+_RANKING = f"""<View>
+  <Header value="Drag the answers into order, the best one first."/>
+{_PROMPT}  <List name="answers" value="$items" title="Best first"/>
+  <Ranker name="order" toName="answers"/>
+</View>
+"""
+
+
+def labelling_config(kind: str) -> str:
+    """The labelling configuration (XML) of a project of ``pairwise`` or ``ranking`` tasks."""
+    return {"pairwise": _PAIRWISE, "ranking": _RANKING}[kind]
+
+
+def task(kind: str, prompt: str, texts: Sequence[str], meta: dict[str, Any]) -> dict[str, Any]:
+    """One task about ``texts`` in the order in which they are shown: two of them for ``pairwise``.
+
+    Nothing shown tells where a text came from; ``meta`` travels with the task and is not shown.
+    """
+    if kind == "pairwise":
+        left, right = texts
+        return {"data": {"prompt": prompt, SIDES[0]: left, SIDES[1]: right}, "meta": meta}
+    items = [
+        {"id": f"answer-{place}", "title": f"Answer {place + 1}", "body": text} for place, text in enumerate(texts)
+    ]
+    return {"data": {"prompt": prompt, "items": items}, "meta": meta}
+
+
+def lists_row(record: Record) -> str:
+    """A record with an order as one line of a file in the ``lists`` format; the id is left to the reader."""
+    row: dict[str, Any] = {"prompt": record.prompt}
+    if record.prompt_type:
+        row["prompt_type"] = record.prompt_type
+    if record.annotator:
+        row["annotator"] = record.annotator
+    row["responses"] = [
+        {"text": response.text} | ({} if record.edges is not None else {"rank": response.rank})
+        for response in record.responses
+    ]
+    if record.edges is not None:
+        row["edges"] = record.edges
+    return json.dumps(row, ensure_ascii=False) + "\n"
