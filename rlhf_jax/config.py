@@ -28,6 +28,7 @@ DATA_FORMATS = (
 )  # fmt: skip
 LEVELS = ("sequence", "sentence", "sub_sentence", "token")  # at which a fine-grained reward is paid
 OWN = "this"  # in ppo.dense.models: the fine-grained reward model that this run makes itself
+FEEDBACK = ("lists", "pairs", "margins", "ties", "edges", "labels", "scores", "mixed")  # of the embedded world
 WORLD_PROMPT_TYPES = ("open", "closed")  # of the embedded data; users' files may have any others
 
 
@@ -106,6 +107,11 @@ def default_config() -> ConfigDict:
     c.data.on_bad_row = "error"  # error: stop at the first bad row; skip: count it and go on
     c.data.task = "classic"  # embedded world: classic, or local (answers of several phrases, defects marked in each)
     c.data.ties = "broken"  # embedded world: broken (a forced total order) or kept (tiers)
+    c.data.feedback = "lists"  # embedded world: lists, pairs, margins (graded pairs), ties (pairs that may be equal),
+    #                            edges (lists in two piles), labels (good or bad), scores, or mixed (by record)
+    c.data.noise = 0.0  # embedded world: temperature of the annotators' choices, of scores the standard deviation, both
+    #                     in units of gold reward; 0: exact; lists are always exact
+    c.data.judges = 1  # embedded world: annotators, 1 to 3: careful, hasty and careless, with 1, 2 and 4 times the noise
     c.data.tie_margin = 0.0  # scored lists of a file: scores closer than this are tied
     c.data.list_size = 8  # responses per list; of a longer list so many are kept, evenly spaced from best to worst
 
@@ -304,6 +310,9 @@ RULES: dict[str, Rule] = {
     "data.on_bad_row": _one_of("error", "skip"),
     "data.task": _one_of("classic", "local"),
     "data.ties": _one_of("broken", "kept"),
+    "data.feedback": _one_of(*FEEDBACK),
+    "data.noise": _NOT_NEGATIVE,
+    "data.judges": Rule(lambda v: 1 <= v <= 3, "1, 2 or 3"),
     "data.tie_margin": _NOT_NEGATIVE,
     "data.list_size": Rule(lambda v: v >= 2, "at least 2"),
     "data.refinements": _one_of("none", "sft", "pairs", "both"),
@@ -528,6 +537,13 @@ def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "data.task", f"{d.task} is of the embedded world; config.data.path names a file"
     if not d.path and d.format != "auto":
         yield "data.format", f"{d.format} describes a file; name it by config.data.path"
+    for key, default in (("feedback", "lists"), ("noise", 0.0), ("judges", 1)):
+        if d.path and d[key] != default:
+            yield f"data.{key}", f"{d[key]} is of the embedded world, but config.data.path names a file"
+        if d.feedback == "lists" and d[key] != default:
+            yield f"data.{key}", f"{d[key]} would go unused: config.data.feedback is lists, which are exact"
+    if d.feedback != "lists" and d.ties != "broken":
+        yield "data.ties", f"{d.ties} would go unused: config.data.feedback is {d.feedback}"
     if t.kind == "pretrained" and not t.path:
         yield (
             "tokenizer.path",
@@ -627,6 +643,9 @@ def _feedback_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
             yield f"reward.{key}", f"{reward[key]} would go unused: config.reward.loss is {reward.loss}"
     if reward.loss != "utility" and reward.utility_by_type:
         yield "reward.utility_by_type", f"would go unused: config.reward.loss is {reward.loss}"
+    for key, default in (("low", 0.0), ("high", 1.0), ("huber", 0.0)):
+        if reward.scores[key] != default and not reward.weights.scores:
+            yield f"reward.scores.{key}", f"{reward.scores[key]} would go unused: config.reward.weights.scores is 0"
     if not any(reward.weights.values()):
         yield "reward.weights", "all 0: nothing would be trained on"
     if reward.scores.low >= reward.scores.high:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.language import check_separator, with_language
+from rlhf_jax.build.feedback import check_feedback
 from rlhf_jax.build.specs import check_utilities, decoder_spec
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import default_config, from_json, leaves, validate
@@ -58,6 +59,7 @@ def make_context(config: ConfigDict, workdir: Path) -> Context:
     check_rows(config, executor.row_shards)
     check_utilities(config)
     data = with_language(config, load_data(config, rejects_path=workdir / "rejects.jsonl"))
+    check_feedback(config, data.lists)
     tokenizer = _tokenizer(config, workdir, data)
     check_separator(config, tokenizer)
     check_tokenizer(config.data.path, tokenizer)

@@ -12,6 +12,7 @@ from rlhf_jax.data.readers import read_file, sft_pairs, split_records
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizers import Tokenizer, build_tokenizer, texts_of
 from rlhf_jax.data.world_builder import load_world
+from rlhf_jax.data.world_feedback import Annotators, give_feedback
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.policy import Gold
 
@@ -22,7 +23,8 @@ SPLIT_SEED = 0
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Everything a run reads: demonstrations as (prompt, response), ranked lists, prompts to be answered, and the
-    true reward where it is known. Each with its held-out part; ``notes`` say what reading them found.
+    true reward where it is known. Each with its held-out part; ``notes`` say what reading them found. ``annotators``
+    judged the lists, None where their probabilities are not known; ``whole`` is False of the head of a longer file.
     """
 
     sft: Sequence[tuple[str, str]]
@@ -33,6 +35,8 @@ class Data:
     prompts_validation: Sequence[Record]
     gold: Gold | None
     notes: tuple[str, ...] = ()
+    annotators: Annotators | None = None
+    whole: bool = True
 
 
 def load_data(config: ConfigDict, rejects_path: Path | None = None, limit: int | None = None) -> Data:
@@ -45,6 +49,7 @@ def load_data(config: ConfigDict, rejects_path: Path | None = None, limit: int |
     if data.path:
         return _file_data(config, rejects_path, limit)
     form = "total" if data.ties == "broken" else "tiers"
+    annotators = Annotators(data.feedback, data.noise, data.judges)
 
     def split(name: str) -> Sequence[Record]:
         return load_world(form, name, list_size=data.list_size)
@@ -54,11 +59,12 @@ def load_data(config: ConfigDict, rejects_path: Path | None = None, limit: int |
     return Data(
         sft=[pair for place, pair in enumerate(demonstrations) if place % every],
         sft_validation=demonstrations[::every],
-        lists=split("lists")[:],
-        lists_validation=split("lists_validation")[:],
+        lists=[give_feedback(record, annotators) for record in split("lists")[:]],
+        lists_validation=[give_feedback(record, annotators) for record in split("lists_validation")[:]],
         prompts=split("prompts")[:],
         prompts_validation=split("prompts_validation")[:],
         gold=world.gold,
+        annotators=annotators if data.feedback != "lists" else None,
     )
 
 
@@ -100,6 +106,7 @@ def _file_data(config: ConfigDict, rejects_path: Path | None, limit: int | None)
         prompts_validation=validation,
         gold=None,
         notes=tuple(notes),
+        whole=limit is None or found.rows < limit,
     )
 
 

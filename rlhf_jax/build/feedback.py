@@ -1,38 +1,80 @@
-"""See that the data hold the feedback that a reward stage is to be trained on."""
+"""See that the data hold the feedback that a reward stage is to be trained on, before anything is trained."""
 
 from collections.abc import Sequence
 
-import numpy as np
+from ml_collections import ConfigDict
 
-from rlhf_jax.data.examples import ListExample
+from rlhf_jax.build.specs import reward_bounded
+from rlhf_jax.config import did_you_mean
+from rlhf_jax.data.records import Record
 from rlhf_jax.errors import UserError
-from rlhf_jax.learners.reward import FeedbackSpec
+
+STAGES = ("reward", "reward_common")
+TIES = ("rao_kupper", "davidson")  # losses that are trained on ties too
 
 
-def check_feedback(lists: Sequence[ListExample], feedback: FeedbackSpec) -> None:
-    """See that some list can be trained on, and that scores lie where the configuration says.
+def check_feedback(config: ConfigDict, records: Sequence[Record]) -> None:
+    """See that some record can be trained on, that scores lie where the configuration says, and that every annotator
+    with a weight of his own occurs. Without a reward stage there is nothing to see.
 
     Raises:
-      UserError: none can; names the kinds of feedback that there are. Or a score is out of its range.
+      UserError: none can be trained on; names the kinds of feedback that there are. Or a score is out of its range, or
+        an annotator is unknown.
     """
-    scores = [score for example in lists for score in example.scores if score is not None]
+    stages = [stage for stage in STAGES if stage in config.stages]
+    if not stages:
+        return
+    missing = missing_feedback(config.reward, records)
+    if missing:
+        raise UserError(missing)
+    for stage in stages:
+        _check_scores(config.reward, records, bounded=reward_bounded(config.reward, prompt_aware=stage == "reward"))
+    known = {record.annotator for record in records} - {""}
+    for annotator in config.reward.annotator_weights:
+        if annotator not in known:
+            hint = did_you_mean(annotator, known)
+            raise UserError(f"config.reward.annotator_weights.{annotator}: nobody of this name judged anything{hint}")
+
+
+def missing_feedback(reward: ConfigDict, records: Sequence[Record]) -> str:
+    """What is wrong if no record holds feedback that is trained on, empty if one does."""
+    responses = [response for record in records for response in record.responses]
     there = {
-        "ranks": any(np.any(better) for better, _ in (example.comparisons() for example in lists)),
-        "labels": any(label is not None for example in lists for label in example.labels),
-        "scores": bool(scores),
+        "ranks": any(_compared(record, ties=reward.loss in TIES) for record in records),
+        "labels": any(response.label is not None for response in responses),
+        "scores": any(response.score is not None for response in responses),
     }
-    if feedback.loss in ("rao_kupper", "davidson"):
-        there["ranks"] |= any(np.any(tied) for _, tied in (example.comparisons() for example in lists))
-    if not any(there[kind] and getattr(feedback, kind) for kind in there):
-        found = " and ".join(kind for kind, held in there.items() if held) or "no feedback"
-        mend = next((kind for kind, held in there.items() if held), "ranks")
+    if any(there[kind] and reward.weights[kind] for kind in there):
+        return ""
+    found = [kind for kind, held in there.items() if held]
+    if not found:
+        mend = " but ties, which need config.reward.loss=davidson" if _only_ties(records) else ""
+        return f"config.reward.weights: the data hold no feedback to train a reward model on{mend}"
+    return (
+        f"config.reward.weights: the data hold {' and '.join(found)}, but nothing that is trained on; "
+        f"set config.reward.weights.{found[0]} above 0"
+    )
+
+
+def _compared(record: Record, *, ties: bool) -> bool:
+    """Whether two responses were compared (and, unless ``ties`` count, one was better)."""
+    ranks = [response.rank for response in record.responses if response.rank is not None]
+    if record.edges is not None:
+        return bool(record.edges)
+    return len(set(ranks)) > 1 or (ties and len(ranks) > 1)
+
+
+def _only_ties(records: Sequence[Record]) -> bool:
+    return any(_compared(record, ties=True) for record in records)
+
+
+def _check_scores(reward: ConfigDict, records: Sequence[Record], *, bounded: bool) -> None:
+    """Rewards in [0, 1] cannot follow scores beyond those that become 0 and 1; others can."""
+    low, high = reward.scores.low, reward.scores.high
+    scores = [one.score for record in records for one in record.responses if one.score is not None]
+    if reward.weights.scores and bounded and scores and not low <= min(scores) <= max(scores) <= high:
+        key, value = ("low", low) if min(scores) < low else ("high", high)
         raise UserError(
-            f"config.reward.weights: the data hold {found}, but nothing that is trained on; "
-            f"set config.reward.weights.{mend} above 0"
-        )
-    if feedback.scores and scores and not feedback.low <= min(scores) <= max(scores) <= feedback.high:
-        bound = "low" if min(scores) < feedback.low else "high"
-        raise UserError(
-            f"config.reward.scores.{bound}: {getattr(feedback, bound)}, but scores go from {min(scores):g} to "
-            f"{max(scores):g}"
+            f"config.reward.scores.{key}: {value}, but scores go from {min(scores):g} to {max(scores):g} and rewards "
+            "lie in [0, 1]"
         )

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build.context import parents_tokenizer, stage_config
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
+from rlhf_jax.build.feedback import check_feedback
 from rlhf_jax.build.specs import check_utilities, decoder_spec
 from rlhf_jax.models import DecoderSpec, init_decoder
 
@@ -38,6 +39,8 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
     """
     check_utilities(config)
     data = load_data(config, limit=HEAD_ROWS)
+    if data.whole:  # what the head of a file lacks may come later
+        check_feedback(config, data.lists)
     spec = decoder_spec(config.model, _vocabulary(config, data))
     count = count_parameters(spec)
     lines = [f"model: {count:,} parameters, {spec.depth} layers of width {spec.width}, vocabulary {spec.vocab_size:,}"]

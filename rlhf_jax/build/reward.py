@@ -10,11 +10,11 @@ import numpy as np
 from rlhf_jax.build.best import best_of_lists, optimum_record, w1_between_types
 from rlhf_jax.build.common import floats, gradient_task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, init_scored, load_parent
-from rlhf_jax.build.feedback import check_feedback
 from rlhf_jax.build.specs import decoder_spec, optimizer_spec, reward_spec, utility_table
 from rlhf_jax.data.examples import ListExample, list_examples, types_in_turn
 from rlhf_jax.data.loader import rank_batches, rank_eval_batches
 from rlhf_jax.evaluation.reward import RewardEvaluation, evaluate_reward_model
+from rlhf_jax.evaluation.verdicts import bayes_optimal, gold_accuracy, rewards_of_responses, verdict_metrics
 from rlhf_jax.learners import reward
 from rlhf_jax.learners.step import sum_over_devices
 from rlhf_jax.loop import Evaluation, Task
@@ -36,7 +36,6 @@ def reward_task(context: Context, stage: str) -> Task:
         context.data.lists_validation, tokenizer, data.max_prompt, data.max_response
     )
     seen = types_in_turn(lists, config.reward.eval_train)
-    check_feedback(lists, spec.feedback)
     length = data.max_prompt + data.max_response
     key = context.stage_key(stage)
 
@@ -84,15 +83,26 @@ def reward_task(context: Context, stage: str) -> Task:
             return float(loss), float(weight), rewards
 
         records = context.data.lists if split == "train" else context.data.lists_validation
-        gold = [[response.score for response in records[example.index].responses] for example in examples]
+        true = context.data.gold
+        gold = [
+            [one.score if true is None else true(record.prompt, one.text) for one in record.responses]
+            for record in (records[example.index] for example in examples)
+        ]
         batches = rank_eval_batches(examples, utility_index, batch_size, data.list_size, length, tokenizer.pad_id)
         return evaluate_reward_model(
             loss_and_rewards, batches, examples, gold, best=best[split], apart=apart, split=split, detailed=detailed
         )
 
+    true, annotators = context.data.gold, context.data.annotators
+    bayes = bayes_optimal(context.data.lists_validation, annotators, true) if true and annotators else {}
+
     def evaluate(state: TrainState, final: bool) -> Evaluation:
         found = score(state, held_out, "validation", detailed=final)
         metrics, rows = found.metrics, found.rows
+        rewards = rewards_of_responses(rows, held_out, data.list_size)
+        metrics |= verdict_metrics(held_out, rewards, spec.feedback, bounded=spec.bounded) | bayes
+        if true and annotators:
+            metrics |= gold_accuracy(context.data.lists_validation, rewards, true)
         if seen:
             trained = score(state, seen, "train")
             metrics |= {f"train.{name}": value for name, value in trained.metrics.items()}

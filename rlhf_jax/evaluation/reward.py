@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from rlhf_jax.data.examples import ListExample
 from rlhf_jax.data.loader import thin
-from rlhf_jax.diagnostics import Collapse, coincide, measure_collapse, pair_accuracy_of_lists, rows_of_types
+from rlhf_jax.diagnostics import Collapse, coincide, measure_collapse, rows_of_types
 from rlhf_jax.diagnostics.reward_model import measure_reward_model, reading_metrics
 from rlhf_jax.types import RankBatch
 
@@ -37,7 +37,7 @@ def evaluate_reward_model(
     split: str = "validation",
     detailed: bool = False,
 ) -> RewardEvaluation:
-    """Loss, pair accuracy (ties in rank left out) and how far prompt types' reward distributions have collapsed.
+    """Loss, pair accuracy (of compared pairs) and how far prompt types' reward distributions have collapsed.
 
     ``loss_and_rewards`` gives (loss numerator, its weight in lists, rewards (B, K)) of a batch; ``batches`` are one
     pass over ``lists`` in order, ``scores`` the known gold rewards of their responses. ``best`` are the rewards at each
@@ -58,12 +58,12 @@ def evaluate_reward_model(
         masks.append(batch.response_mask)
         judged.append(batch.better)
     count = len(lists)
-    reward, rank, mask = (np.concatenate(parts)[:count] for parts in (rewards, ranks, masks))
+    reward, rank, mask, better = (np.concatenate(parts)[:count] for parts in (rewards, ranks, masks, judged))
     types = [example.prompt_type for example in lists]
-    metrics = {"loss": losses / max(weights, 1.0), "pair_accuracy": _accuracy(reward, rank, mask)}
+    metrics = {"loss": losses / max(weights, 1.0), **_accuracy(reward, better, "pair_accuracy")}
     for kind, rows_of_type in rows_of_types(types).items():
         if kind:
-            metrics[f"pair_accuracy.{kind}"] = _accuracy(*(part[rows_of_type] for part in (reward, rank, mask)))
+            metrics |= _accuracy(reward[rows_of_type], better[rows_of_type], f"pair_accuracy.{kind}")
     gold, optimum, lengths = (np.full(reward.shape, np.nan) for _ in range(3))
     rows = []
     for place, example in enumerate(lists):
@@ -87,7 +87,6 @@ def evaluate_reward_model(
             for column, response in enumerate(kept)
         ]
     if detailed:
-        better = np.concatenate(judged)[:count]
         metrics |= reading_metrics(measure_reward_model(reward, rank, mask, types, better=better, lengths=lengths))
     found = measure_collapse(reward, rank, mask, types, best=optimum, apart=apart, gold=gold)
     return RewardEvaluation(metrics | collapse_metrics(found), rows, tuple(coincide(found)))
@@ -123,6 +122,8 @@ def _or_nan(score: float | None) -> float:
     return np.nan if score is None else score
 
 
-def _accuracy(reward: np.ndarray, rank: np.ndarray, mask: np.ndarray) -> float:
-    correct, pairs = pair_accuracy_of_lists(reward, rank, mask)
-    return correct / max(pairs, 1)
+def _accuracy(reward: Float[np.ndarray, "N K"], better: Bool[np.ndarray, "N K K"], name: str) -> dict[str, float]:
+    """The share of compared pairs in the right order, equal rewards one half; {} where nothing was compared."""
+    gap = reward[:, :, None] - reward[:, None, :]
+    right = np.where(gap == 0, 0.5, gap > 0)
+    return {name: float(right[better].mean())} if better.any() else {}
