@@ -2,7 +2,7 @@
 
 Axis letters, the same everywhere: ``B`` rows of a batch, ``K`` responses in a ranked list, ``T`` tokens of a row,
 ``P`` prompt tokens, ``R`` response tokens, ``C`` critique tokens, ``N`` episodes of a rollout, ``V`` vocabulary,
-``D`` width, ``L`` layers.
+``D`` width, ``L`` layers, ``A`` aspects of a fine-grained reward.
 
 Each struct is a pytree whose leaves are NumPy arrays when the data room makes it and JAX arrays on the device. The
 annotations give the batched shapes of one global batch; inside a device-parallel step the leading axis is local.
@@ -107,6 +107,18 @@ class CritiqueBatch:
 
 
 @_struct
+class SegmentBatch:
+    """Single responses whose segments were judged, prompt and response in one row.
+
+    ``labels[b, t, a]`` in [0, 1], 1 good, stands at the last token of each segment of aspect a, NaN elsewhere.
+    """
+
+    ids: Int[Array, "B T"]
+    mask: Bool[Array, "B T"]
+    labels: Float[Array, "B T A"]
+
+
+@_struct
 class PromptBatch:
     """Left-padded prompts to be answered. ``index`` is the prompt's place in its split, for the host to find the text.
 
@@ -128,6 +140,8 @@ class Rollout:
     first end-of-sequence token. ``logprobs`` and ``ref_logprobs`` are natural logs under the sampling policy (at the
     sampling temperature) and the reference. ``values[t]`` estimates the return from before token t on. ``scores`` is
     the reward model's reward of the whole response, after the missing-EOS rule; ``raw_scores`` before it.
+    ``dense[t]`` is what fine-grained reward models pay for token t, None without any; ``raw_scores`` then is the sum of
+    all rewards of a response.
     """
 
     prompt_ids: Int[Array, "N P"]
@@ -140,6 +154,7 @@ class Rollout:
     scores: Float[Array, "N"]
     raw_scores: Float[Array, "N"]
     index: Int[Array, "N"]
+    dense: Float[Array, "N R"] | None = None
 
 
 @_struct

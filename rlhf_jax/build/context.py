@@ -2,6 +2,7 @@
 
 import dataclasses
 import filecmp
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -173,15 +174,23 @@ def load_parent(context: Context, stage: str, spec: DecoderSpec) -> Params:
     Raises:
       UserError: there is no checkpoint, or it does not fit the decoder.
     """
-    directory = stage_directory(context, stage)
-    if not directory.is_dir():
-        raise UserError(f"config.parents.{stage}: no checkpoints in {directory}")
     init = init_decoder if stage == "sft" else init_scored
-    shapes = jax.eval_shape(partial(init, spec), jax.random.key(0))
+    return restore(context, stage_directory(context, stage), f"config.parents.{stage}", partial(init, spec))
+
+
+def restore(context: Context, directory: Path, named: str, init: Callable[[jax.Array], Params]) -> Params:
+    """The last parameters in a folder of checkpoints, of the shapes that ``init`` would make.
+
+    Raises:
+      UserError: there is no checkpoint (begins with ``named``, the key that led there), or it has other shapes.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{named}: no checkpoints in {directory}")
+    shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = context.executor.shardings(shapes, "state")
     like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
     with Checkpoints(directory) as checkpoints:
         step = checkpoints.latest()
         if step is None:
-            raise UserError(f"config.parents.{stage}: no checkpoints in {directory}")
+            raise UserError(f"{named}: no checkpoints in {directory}")
         return checkpoints.restore_params(step, like)

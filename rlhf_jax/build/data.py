@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rlhf_jax.config import did_you_mean
-from rlhf_jax.data import world
+from rlhf_jax.data import world, world_local
 from rlhf_jax.data.readers import read_file, sft_pairs, split_records
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizers import Tokenizer, build_tokenizer, texts_of
@@ -50,8 +50,11 @@ def load_data(config: ConfigDict, rejects_path: Path | None = None, limit: int |
         return _file_data(config, rejects_path, limit)
     form = "total" if data.ties == "broken" else "tiers"
     annotators = Annotators(data.feedback, data.noise, data.judges)
+    local = data.task == "local"
 
     def split(name: str) -> Sequence[Record]:
+        if local:
+            return world_local.load_local(name, data.list_size, kept=data.ties == "kept")
         return load_world(form, name, list_size=data.list_size)
 
     demonstrations = sft_pairs(split("sft")[:])
@@ -63,7 +66,7 @@ def load_data(config: ConfigDict, rejects_path: Path | None = None, limit: int |
         lists_validation=[give_feedback(record, annotators) for record in split("lists_validation")[:]],
         prompts=split("prompts")[:],
         prompts_validation=split("prompts_validation")[:],
-        gold=world.gold,
+        gold=world_local.gold_local if local else world.gold,
         annotators=annotators if data.feedback != "lists" else None,
     )
 

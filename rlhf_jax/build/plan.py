@@ -72,6 +72,11 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
         if stage == "sft":
             rows, row_length = config.sft.batch_size, config.sft.row_length
             yield stage, text(f"{config.sft.steps} steps of {rows} packed rows", count, 0, rows, row_length, row_length)
+        elif stage == "segments":
+            heads = count + len(config.segments.kinds) * (spec.width + 1)
+            rows = config.segments.batch_size
+            steps = f"{config.segments.steps} steps of {rows} responses"
+            yield stage, text(steps, heads, 0, rows, length, 0)
         elif stage == "ppo":
             ppo = config.ppo
             episodes = ppo.prompts_per_iteration * ppo.samples_per_prompt

@@ -1,5 +1,6 @@
 """The PPO stage."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from rlhf_jax.build.common import donated, evaluation_stream, floats, sample_rows
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder
+from rlhf_jax.build.segments import load_judges, make_payer
 from rlhf_jax.build.specs import optimizer_spec, ppo_spec, reward_bounded, rollout_spec
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_batches, prompt_eval_batches
@@ -20,20 +22,25 @@ from rlhf_jax.loop import Evaluation, Task
 from rlhf_jax.models import value_from_reward
 from rlhf_jax.types import Params, PromptBatch, Rollout, TrainState
 
+Answer = Callable[[Params, dict[str, Any], PromptBatch, jax.Array], Rollout]
+
 
 def ppo_task(context: Context) -> Task:
     """Optimise the SFT policy against the reward model, both taken from their checkpoints."""
     config, executor, tokenizer = context.config, context.executor, context.tokenizer
     settings, gold = config.ppo, context.data.gold
     episodes = settings.prompts_per_iteration * settings.samples_per_prompt
-    policy_decoder, reward_decoder = stage_decoder(context, "sft"), stage_decoder(context, "reward")
-    bounded = reward_bounded(stage_config(config, "reward").reward)
+    judges = load_judges(context)
+    whole = bool(settings.dense.sequence)  # whether a reward model of whole responses is followed
+    policy_decoder = stage_decoder(context, "sft")
+    reward_decoder = stage_decoder(context, "reward") if whole else judges[0].decoder
+    bounded = whole and reward_bounded(stage_config(config, "reward").reward)
     rolling = rollout_spec(
         config, policy_decoder, reward_decoder, bounded=bounded, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
     )
     spec = ppo_spec(settings, policy_decoder, reward_decoder)
     reference = load_parent(context, "sft", policy_decoder)
-    reward_model = load_parent(context, "reward", reward_decoder)
+    reward_model = load_parent(context, "reward", reward_decoder) if whole else judges[0].silent_reward_model()
     updates = settings.iterations * settings.epochs * settings.minibatches
     optimizer = ppo.make_ppo_optimizer(
         optimizer_spec(settings.optimizer, updates),
@@ -70,15 +77,20 @@ def ppo_task(context: Context) -> Task:
         partial(ppo.update, spec, optimizer, tokenizer.eos_id), ("state", "rows"), ("state", "replicated"), donated()
     )
 
-    def answer(params: Params, extra: dict[str, Any], prompts: PromptBatch, key: jax.Array) -> Rollout:
+    pay = make_payer(context, judges)
+
+    def sample(params: Params, extra: dict[str, Any], prompts: PromptBatch, key: jax.Array) -> Rollout:
         return compiled_roll(
             params["policy"], params["value"], reference, reward_model, executor.place(prompts, "rows"), (key, extra)
         )[0]
 
+    def answer(params: Params, extra: dict[str, Any], prompts: PromptBatch, key: jax.Array) -> Rollout:
+        return pay(sample(params, extra, prompts, key))
+
     prompts = prompt_rows(context.data.prompts, tokenizer, config.data.max_prompt)[0]
     held_out = prompt_rows(context.data.prompts_validation, tokenizer, config.data.max_prompt)[0]
 
-    def held_out_answers(params: Params, extra: dict[str, Any]) -> Rollout:
+    def held_out_answers(params: Params, extra: dict[str, Any], answer: Answer = answer) -> Rollout:
         """All held-out prompts answered once, as one host-side rollout in their order."""
         parts = []
         stream = evaluation_stream(key)
@@ -94,11 +106,11 @@ def ppo_task(context: Context) -> Task:
     extra = {
         "kl_coefficient": jnp.float32(settings.kl.coefficient),
         "reward_bias": jnp.float32(0.0),
-        "reward_gain": jnp.float32(1.0),
+        "reward_gain": jnp.float32(settings.dense.sequence),
     }
     if settings.normalize_reward:
-        scores = held_out_answers(start, extra).raw_scores
-        gain = 1.0 / max(float(scores.std()), 1e-6)
+        scores = held_out_answers(start, extra, sample).raw_scores
+        gain = settings.dense.sequence / max(float(scores.std()), 1e-6)
         extra |= {"reward_gain": jnp.float32(gain), "reward_bias": jnp.float32(-gain * float(scores.mean()))}
     state = executor.place(init_state(start, optimizer, key, extra), "state")
 

@@ -4,6 +4,7 @@ from rlhf_jax.build.context import Context
 from rlhf_jax.build.critique import critique_task
 from rlhf_jax.build.ppo import ppo_task
 from rlhf_jax.build.reward import reward_task
+from rlhf_jax.build.segments import segments_task
 from rlhf_jax.build.sft import sft_task
 from rlhf_jax.loop import Task
 
@@ -12,6 +13,8 @@ def make_task(context: Context, stage: str) -> Task:
     """The task of a stage; its parents must have ended."""
     if stage == "sft":
         return sft_task(context)
+    if stage == "segments":
+        return segments_task(context)
     if stage == "ppo":
         return ppo_task(context)
     if stage == "critique":

@@ -12,7 +12,8 @@ import grain
 import numpy as np
 
 from rlhf_jax.data.examples import ListExample, PromptRow
-from rlhf_jax.types import PromptBatch, RankBatch, TokenBatch
+from rlhf_jax.data.segments import SegmentExample
+from rlhf_jax.types import PromptBatch, RankBatch, SegmentBatch, TokenBatch
 
 Batch = TypeVar("Batch")
 # In a batch of places in a split, the place of a row that is only padding.
@@ -60,6 +61,20 @@ def rank_eval_batches(
     """All lists once, in order; the last batch is filled up with lists without responses."""
     make = rank_maker(lists, utility_index, list_size, length, pad_id, annotator_weights)
     return one_pass(len(lists), batch_size, make)
+
+
+def segment_batches(
+    examples: Sequence[SegmentExample], batch_size: int, length: int, seed: int, pad_id: int
+) -> grain.DatasetIterator:
+    """Endless SegmentBatch of ``batch_size`` responses, T = ``length`` (max_prompt + max_response)."""
+    return stream(len(examples), batch_size, seed, _segment_maker(examples, length, pad_id))
+
+
+def segment_eval_batches(
+    examples: Sequence[SegmentExample], batch_size: int, length: int, pad_id: int
+) -> Iterator[SegmentBatch]:
+    """All responses once, in order; the last batch is filled up with empty rows without labels."""
+    return one_pass(len(examples), batch_size, _segment_maker(examples, length, pad_id))
 
 
 def prompt_batches(
@@ -169,6 +184,29 @@ def rank_maker(
 def _prompt_maker(
     prompts: Sequence[PromptRow], repeats: int, max_prompt: int, pad_id: int
 ) -> Callable[[np.ndarray], PromptBatch]:
+def _segment_maker(
+    examples: Sequence[SegmentExample], length: int, pad_id: int
+) -> Callable[[np.ndarray], SegmentBatch]:
+    aspects = examples[0].labels.shape[1] if examples else 0
+
+    def make(places: np.ndarray) -> SegmentBatch:
+        shape = (len(places), length)
+        ids, mask = np.full(shape, pad_id, np.int32), np.zeros(shape, bool)
+        labels = np.full((*shape, aspects), np.nan, np.float32)
+        for row, place in enumerate(places):
+            if place == PADDING:
+                continue
+            example = examples[place]
+            begin = len(example.prompt)
+            end = begin + len(example.response)
+            ids[row, :end] = np.concatenate([example.prompt, example.response])
+            mask[row, :end] = True
+            labels[row, begin:end] = example.labels
+        return SegmentBatch(ids=ids, mask=mask, labels=labels)
+
+    return make
+
+
     def make(places: np.ndarray) -> PromptBatch:
         places = np.repeat(places, repeats)
         shape = (len(places), max_prompt)

@@ -32,6 +32,33 @@ class Tokenizer:
         """The text of the ids; padding and end-of-sequence tokens leave no trace."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """``encode``, and the half-open range of characters of the text that each token stands for.
+
+        A character of several byte tokens is the range of each. A tokenizer in Python alone knows no ranges: they are
+        then those of the decoded text, and right as far as that is the text.
+        """
+        if not self.backend.is_fast:
+            ids = self.encode(text)
+            return ids, self.decode_with_offsets(ids)[1]
+        found = self.backend(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        return found["input_ids"], [(int(start), int(end)) for start, end in found["offset_mapping"]]
+
+    def decode_with_offsets(self, ids: Sequence[int] | np.ndarray) -> tuple[str, list[tuple[int, int]]]:
+        """``decode`` of ids without special tokens, and the range of characters that each token added to the text.
+
+        Sampled ids need not be those that their text would be encoded to, so that the ranges are read off the ids. A
+        token that only goes on with a character has the range of the one before.
+        """
+        text = self.decode(ids)
+        offsets: list[tuple[int, int]] = []
+        length = 0
+        for place in range(len(ids)):
+            end = min(max(len(self.decode(ids[: place + 1])), length), len(text))
+            offsets.append((length, end) if end > length or not offsets else (offsets[-1][0], end))
+            length = end
+        return text, offsets
+
 
 def build_tokenizer(kind: str, vocab_size: int = 4096, path: str = "", texts: Iterable[str] = ()) -> Tokenizer:
     """Build or load a tokenizer.

@@ -88,18 +88,20 @@ def targets(spec: PPOSpec, rollout: Rollout, kl_coefficient: Float[Array, ""]) -
     """What the policy and the value model are to be moved to."""
 
     def episode(
-        score: Array, logprobs: Array, ref_logprobs: Array, values: Array, mask: Array
+        score: Array, logprobs: Array, ref_logprobs: Array, values: Array, mask: Array, dense: Array | None
     ) -> tuple[Float[Array, "R"], Float[Array, "R"]]:
         rewards = token_rewards(
             score=score, logprobs=logprobs, ref_logprobs=ref_logprobs, mask=mask, kl_coefficient=kl_coefficient
         )
+        if dense is not None:
+            rewards += jnp.where(mask, dense, 0.0)
         advantages = generalized_advantages(
             rewards=rewards, values=values, mask=mask, gamma=spec.gamma, lambda_=spec.lambda_
         )
         return advantages, jnp.where(mask, advantages + values, 0.0)
 
     advantages, returns = jax.vmap(episode)(
-        rollout.scores, rollout.logprobs, rollout.ref_logprobs, rollout.values, rollout.response_mask
+        rollout.scores, rollout.logprobs, rollout.ref_logprobs, rollout.values, rollout.response_mask, rollout.dense
     )
     if spec.whiten_advantages:
         advantages = masked_whiten(advantages, rollout.response_mask)

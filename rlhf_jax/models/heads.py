@@ -58,6 +58,24 @@ def apply_value_model(
     return _head(params["head"], hidden)
 
 
+def init_token_heads(spec: DecoderSpec, key: jax.Array, count: int) -> Params:
+    """``count`` heads that judge every token, each as a reward head but with a bias: verdicts have base rates."""
+    kernel = jax.random.normal(key, (spec.width, count), spec.param_dtype) * (spec.width + 1) ** -0.5
+    return {"kernel": kernel, "bias": jnp.zeros((count,), spec.param_dtype)}
+
+
+def apply_token_heads(
+    spec: DecoderSpec, params: Params, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B T A"]:
+    """The logit of each of A heads at each token, having read the tokens up to and including it.
+
+    ``params`` holds ``decoder`` and ``heads``. Padding may stand on either side.
+    """
+    hidden, _ = apply_decoder(spec, params["decoder"], ids, positions_of(mask), causal_mask(mask))
+    wide = hidden.astype(params["heads"]["kernel"].dtype)
+    return wide @ params["heads"]["kernel"] + params["heads"]["bias"]
+
+
 def value_from_reward(params: Params, *, bounded: bool) -> Params:
     """Value-model parameters started from a reward model: the same decoder, its head, and a bias of its own.
 

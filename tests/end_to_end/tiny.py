@@ -62,10 +62,10 @@ FILE = (
 
 
 @functools.cache
-def small_world(ties: str, list_size: int) -> Data:
+def small_world(task: str, ties: str, list_size: int) -> Data:
     """A slice of the embedded world: reading all of it takes longer than the steps of these tests."""
     config = default_config()
-    config.data.ties, config.data.list_size = ties, list_size
+    config.data.task, config.data.ties, config.data.list_size = task, ties, list_size
     data = load_data(config)
     return dataclasses.replace(
         data,
@@ -81,7 +81,7 @@ def small_world(ties: str, list_size: int) -> Data:
 def load(config: Any, rejects_path: pathlib.Path | None = None, limit: int | None = None) -> Data:
     if config.data.path:
         return load_data(config, rejects_path, limit)
-    return small_world(config.data.ties, config.data.list_size)
+    return small_world(config.data.task, config.data.ties, config.data.list_size)
 
 
 def launch(*words: str, report: bool = True) -> None:
