@@ -111,7 +111,7 @@ def default_config() -> ConfigDict:
     #                            edges (lists in two piles), labels (good or bad), scores, or mixed (by record)
     c.data.noise = 0.0  # embedded world: temperature of the annotators' choices, of scores the standard deviation, both
     #                     in units of gold reward; 0: exact; lists are always exact
-    c.data.judges = 1  # embedded world: annotators, 1 to 3: careful, hasty and careless, with 1, 2 and 4 times the noise
+    c.data.judges = 1  # embedded world: annotators, up to 3: careful, hasty, careless, with 1, 2 and 4 times the noise
     c.data.tie_margin = 0.0  # scored lists of a file: scores closer than this are tied
     c.data.list_size = 8  # responses per list; of a longer list so many are kept, evenly spaced from best to worst
 

@@ -10,8 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
-from rlhf_jax.build.language import check_separator, with_language
 from rlhf_jax.build.feedback import check_feedback
+from rlhf_jax.build.language import check_separator, with_language
 from rlhf_jax.build.specs import check_utilities, decoder_spec
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import default_config, from_json, leaves, validate
