@@ -97,6 +97,21 @@ class Checkpoints:
             raise UserError(f"{self.directory / str(step)}: cannot be restored: {_first_line(error)}") from error
         return found["params"]
 
+    def read_params(self, step: int) -> Params:
+        """The parameters of ``step`` as they were saved, all on the first device, wherever they were in training.
+
+        Raises:
+          UserError: the checkpoint cannot be read.
+        """
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                saved = reader.metadata(self.directory / str(step) / "params").item_metadata.tree
+            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved)
+        except (ValueError, KeyError, OSError, AttributeError) as error:
+            raise UserError(f"{self.directory / str(step)}: cannot be read: {_first_line(error)}") from error
+        return self.restore_params(step, like)
+
     def wait(self) -> None:
         """Return when everything saved is on disk; raises what the writing raised."""
         self._manager.wait_until_finished()
