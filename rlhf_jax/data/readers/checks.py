@@ -125,6 +125,11 @@ def table(value: Any, field: str) -> Row:
     return value
 
 
+def filled(value: Any, field: str) -> Row:
+    """An object without its null fields."""
+    return {key: found for key, found in table(value, field).items() if found is not None}
+
+
 def messages(value: Any, field: str, empty: str = "empty text") -> tuple[Message, ...]:
     """The turns of a dialogue, at least one."""
     if not isinstance(value, list):

@@ -16,13 +16,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from rlhf_jax.data.readers.checks import BadRow, Row, listed, table, text, type_of, whole
+from rlhf_jax.data.readers.checks import BadRow, Row, filled, has, listed, table, text, type_of, whole
 from rlhf_jax.data.readers.dialogue import prompt_of
 from rlhf_jax.data.readers.formats.common import Found, Settings, ranked_list
 from rlhf_jax.data.records import Record, Response
 
 PROMPTS = ("prompt", "instruction", "input", "question", "query", "context", "chat", "text")
 FLAT = ".responses"
+_PARTS = ("users", "status")
 _OTHER = {"id", "_server_id", "external_id", "status", "metadata", "vectors", "suggestions", "responses", "fields"}
 
 
@@ -89,7 +90,7 @@ def _record(
 def _nested(row: Row) -> Iterator[_Judgement]:
     responses = row.get("responses")
     if isinstance(responses, dict):  # 2.x, by question
-        for question in responses:
+        for question in filled(responses, "responses"):
             for place, item in enumerate(listed(responses, question, f"responses.{question}")):
                 at = f"responses.{question}[{place}]"
                 answer = table(item, at)
@@ -97,7 +98,7 @@ def _nested(row: Row) -> Iterator[_Judgement]:
         return
     for place, item in enumerate(listed(row, "responses")):  # 1.x, by user
         response = table(item, f"responses[{place}]")
-        for question, answer in table(response.get("values") or {}, f"responses[{place}].values").items():
+        for question, answer in filled(response.get("values") or {}, f"responses[{place}].values").items():
             at = f"responses[{place}].values.{question}"
             value = table(answer, at).get("value")
             yield _Judgement(_name(response, "user_id"), _name(response, "status"), at, value)
@@ -106,7 +107,7 @@ def _nested(row: Row) -> Iterator[_Judgement]:
 def _columns(row: Row) -> Iterator[_Judgement]:
     for key, answers in row.items():
         if key.endswith(FLAT) and answers is not None:  # 2.x
-            users, states = row.get(f"{key}.users") or [], row.get(f"{key}.status") or []
+            users, states = (listed(row, f"{key}.{part}") if has(row, f"{key}.{part}") else () for part in _PARTS)
             for place, value in enumerate(listed(row, key)):
                 user = users[place] if place < len(users) else None
                 state = states[place] if place < len(states) else None

@@ -9,7 +9,7 @@ counted, not read.
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_jax.data.readers.checks import BadRow, Row, listed, table, text, type_of
+from rlhf_jax.data.readers.checks import BadRow, Row, filled, has, listed, table, text, type_of
 from rlhf_jax.data.readers.dialogue import prompt_of
 from rlhf_jax.data.readers.formats.common import Found, Settings, pair, ranked_list
 from rlhf_jax.data.readers.ranking import distinct, ordered
@@ -55,7 +55,7 @@ def _judged(annotation: Row, data: Row, settings: Settings, field: str) -> Found
 def _pairwise(result: Row, value: Row, data: Row, settings: Settings, who: str, at: str) -> Found:
     prompt, turns = _prompt(data, settings)
     named = tuple(name.strip() for name in str(result.get("to_name") or "").split(","))
-    sides = [pair for pair in (named, *_SIDES) if len(pair) == 2 and all(name in data for name in pair)]
+    sides = [names for names in (named, *_SIDES) if len(names) == 2 and has(data, *names)]
     if not sides:
         raise BadRow(f"{at}.to_name: {result.get('to_name')!r:.60} names no two texts of data")
     left, right = (Response(text(data, name, f"data.{name}", EMPTY)) for name in sides[0])
@@ -74,7 +74,8 @@ def _ranking(found: Any, data: Row, settings: Settings, who: str, at: str) -> Fo
     items = _items(data)
     buckets: dict[str, list[Response]] = {}
     seen: set[str] = set()
-    for bucket in table(found, at):
+    found = filled(found, at)
+    for bucket in found:
         ids = listed(found, bucket, f"{at}.{bucket}")
         for place, name in enumerate(ids):
             if str(name) not in items:

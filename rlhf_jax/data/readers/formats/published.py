@@ -6,6 +6,7 @@ from typing import Any
 from rlhf_jax.data.readers.checks import (
     BadRow,
     Row,
+    filled,
     listed,
     messages,
     number,
@@ -123,7 +124,7 @@ def _score(completion: Mapping[str, Any], field: str) -> float | None:
     if aspects is not None:
         ratings = [
             _rating(table(found, f"{field}.annotations.{aspect}").get("Rating"), f"{field}.annotations.{aspect}.Rating")
-            for aspect, found in table(aspects, f"{field}.annotations").items()
+            for aspect, found in filled(aspects, f"{field}.annotations").items()
         ]
         rated = [rating for rating in ratings if rating is not None]
         if rated:
