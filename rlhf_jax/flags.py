@@ -50,6 +50,7 @@ usage: python -m rlhf_jax --config=FILE.py[:ARG] --workdir=DIR [--dry_run] [--co
 commands (each with a --help of its own):
   theory            the rewards that a utility asks for, without training: rlhf-jax theory --utility=power:0.5 --n=8
   collapse          whether types of prompt share one reward distribution: rlhf-jax collapse FILE.jsonl
+  export            a trained model as a Hugging Face folder: rlhf-jax export runs/a --stage=reward --out=DIR
 
 examples:
   python -m rlhf_jax --config=configs/quickstart.py --workdir=runs/a

@@ -1,0 +1,312 @@
+"""``rlhf-jax export``: a stage of a run as a Hugging Face folder, for transformers, vLLM and whatever reads those."""
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from rlhf_jax import __version__
+from rlhf_jax.build.context import init_scored
+from rlhf_jax.build.specs import decoder_spec, reward_bounded
+from rlhf_jax.checkpoints import Checkpoints
+from rlhf_jax.config import did_you_mean, from_json
+from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer
+from rlhf_jax.data.world_builder import PreferenceWorld
+from rlhf_jax.errors import UserError
+from rlhf_jax.metrics import read_json, read_summary
+from rlhf_jax.models import DecoderSpec, init_decoder
+from rlhf_jax.models.hf import CONFIG, model_config, policy_tensors, reward_tensors, write_model
+from rlhf_jax.reports.card import model_card
+from rlhf_jax.types import Params
+
+STAGES = ("reward", "reward_common", "sft", "ppo")  # those whose model has a counterpart
+_OPTIONS = ("--stage", "--out", "--overwrite", "--help")
+_HELP = """Write a trained model as a Hugging Face folder: config.json, model.safetensors, tokenizer, model card.
+
+usage: rlhf-jax export RUN --stage=reward|reward_common|sft|ppo --out=DIR [--overwrite]
+
+  RUN               a run directory; the newest checkpoint of the stage is written
+  --stage=STAGE     reward, reward_common: ...ForSequenceClassification, which returns the raw logit;
+                    sft, ppo (its policy): ...ForCausalLM
+  --out=DIR         the folder to make, all at once or not at all
+  --overwrite       replace a folder that this command has written
+
+A model with norm=rms, positions=rotary, activation=swiglu becomes Llama, one with norm=layer, positions=learned,
+activation=gelu GPT-2; others have no counterpart. docs/export.md has the conventions.
+
+examples:
+  rlhf-jax export runs/quickstart --stage=reward --out=exported/reward
+  rlhf-jax export runs/quickstart --stage=ppo --out=exported/policy"""
+
+# Of config.reward, what says how it was trained and not what it prefers.
+_HOW = ("steps", "batch_size", "init", "optimizer", "eval_every", "eval_train")
+# Texts on which the tokenizer that was written has to agree with the run's own.
+_PROBES = ("a b", " two  spaces\n\nlines\t", "Zürich, 東京 and 🙂", "0123456789 ... ?! ()", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What the command line asked for."""
+
+    run: Path
+    stage: str
+    out: Path
+    overwrite: bool
+
+
+def export(words: Sequence[str]) -> None:
+    """Do what the words after ``export`` ask for.
+
+    Raises:
+      UserError: one line, for anything that cannot be exported.
+    """
+    order = _order(words)
+    if order is None:
+        print(_HELP)
+        return
+    config = _config(order)
+    tokenizer = _tokenizer(order.run / "tokenizer")
+    spec = decoder_spec(config.model, tokenizer.vocab_size)
+    reward = order.stage in ("reward", "reward_common")
+    # What cannot be exported is told before anything large is read.
+    model_config(spec, reward=reward, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id, about={})
+    about = _about(config, order.stage)
+    params, step = _params(order, spec)
+    settings = model_config(
+        spec, reward=reward, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id, about={**about, "steps": step}
+    )
+    tensors = (reward_tensors if reward else policy_tensors)(spec, params)
+    size = sum(tensor.size for tensor in tensors.values())
+    card = model_card(settings, config.to_dict(), read_summary(order.run), parameters=size)
+
+    def fill(folder: Path) -> None:
+        write_model(folder, settings, tensors)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        _write_tokenizer(tokenizer, folder, spec.max_positions, padding_side="right" if reward else "left")
+
+    write_folder(order.out, fill, overwrite=order.overwrite)
+    print(f"{order.out}: {settings['architectures'][0]}, {size:,} parameters, {order.stage} after {step} steps")
+
+
+def _order(words: Sequence[str]) -> Order | None:
+    """None: help was asked for."""
+    runs: list[str] = []
+    values = {"--stage": "", "--out": ""}
+    overwrite = False
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not word.startswith("--"):
+            runs.append(word)
+        elif name == "--help":
+            return None
+        elif name == "--overwrite" and not equals:
+            overwrite = True
+        elif name in values and text:
+            values[name] = text
+        elif name in _OPTIONS:
+            wanted = {"--stage": f"--stage={'|'.join(STAGES)}", "--out": "--out=DIR"}.get(name, name)
+            raise UserError(f"export: {word}: must be {wanted}")
+        else:
+            hint = did_you_mean(name, _OPTIONS) or f"; the options are {', '.join(_OPTIONS)}"
+            raise UserError(f"export: {word}: no such option{hint}")
+    if len(runs) != 1:
+        raise UserError(f"export: name one run directory, not {len(runs)}; see rlhf-jax export --help")
+    for name, text in values.items():
+        if not text:
+            raise UserError(f"export: {name}: missing; see rlhf-jax export --help")
+    if values["--stage"] not in STAGES:
+        hint = did_you_mean(values["--stage"], STAGES)
+        raise UserError(f"export: --stage: {values['--stage']!r} is not one of {', '.join(STAGES)}{hint}")
+    return Order(Path(runs[0]), values["--stage"], Path(values["--out"]), overwrite)
+
+
+# ------------------------------------------------------------------------- what a run holds
+
+
+def _config(order: Order) -> ConfigDict:
+    path = order.run / "config.json"
+    if not path.is_file():
+        raise UserError(f"{order.run}: no run directory, it has no config.json")
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    """The run's tokenizer, whose padding must differ from its end of sequence as it was saved."""
+    saved = read_json(folder / "tokenizer_config.json")
+    pad, eos = (value.get("content") if isinstance(value, dict) else value for value in _special(saved))
+    if saved and (pad is None or pad == eos):
+        raise UserError(
+            f"{folder / 'tokenizer_config.json'}: pad_token: {pad!r}, eos_token: {eos!r}; they must differ, for a "
+            "sequence classifier is read at the last token that is not padding"
+        )
+    return load_tokenizer(folder)
+
+
+def _special(saved: dict[str, Any]) -> tuple[Any, Any]:
+    return saved.get("pad_token"), saved.get("eos_token")
+
+
+def _params(order: Order, spec: DecoderSpec) -> tuple[Params, int]:
+    """The parameters that the stage has come to, and after how many steps."""
+    root = order.run / "checkpoints"
+    directory = root / order.stage
+    if not directory.is_dir():
+        there = [stage for stage in STAGES if (root / stage).is_dir()]
+        raise UserError(f"{order.run}: no checkpoints of stage {order.stage}; there are some of {there or 'none'}")
+    with Checkpoints(directory) as checkpoints:
+        step = checkpoints.latest()
+        if step is None:
+            raise UserError(f"{directory}: no checkpoint yet")
+        params = checkpoints.read_params(step)
+    reward = order.stage.startswith("reward")
+    params = params["policy"] if order.stage == "ppo" else params
+    like = jax.eval_shape(partial(init_scored if reward else init_decoder, spec), jax.random.key(0))
+    found, wanted = (_shapes(tree) for tree in (params, like))
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise UserError(
+                f"{directory / str(step)}: {name}: shape {found.get(name, 'none')}, but a decoder of the run's "
+                f"config.model has {wanted.get(name, 'none')}"
+            )
+    return params, step
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+
+
+def _about(config: ConfigDict, stage: str) -> dict[str, Any]:
+    """What ``config.json`` keeps of the run."""
+    about: dict[str, Any] = {"rlhf_jax_version": __version__, "stage": stage, "data": _fingerprint(config)}
+    if stage in ("reward", "reward_common"):
+        reward = config.reward.to_dict()
+        about |= {name: value for name, value in reward.items() if name not in _HOW}
+        about["bounded"] = reward_bounded(config.reward, prompt_aware=stage == "reward")
+        if stage == "reward_common":
+            about["utility_by_type"] = {}
+    return about
+
+
+def _fingerprint(config: ConfigDict) -> dict[str, Any]:
+    """Where the data came from, and the SHA-256 of it as it is now: of a file its bytes, of a folder its files'."""
+    source = config.data.path
+    if not source:
+        return {"source": "embedded world", "version": str(PreferenceWorld.VERSION), "ties": config.data.ties}
+    path = Path(source)
+    try:
+        if path.is_dir():
+            digest = hashlib.sha256()
+            for file in sorted(file for file in path.rglob("*") if file.is_file()):
+                digest.update(f"{file.relative_to(path).as_posix()}\0{_sha256(file)}\n".encode())
+            return {"source": source, "sha256": digest.hexdigest()}
+        return {"source": source, "sha256": _sha256(path)}
+    except OSError:
+        return {"source": source, "sha256": None}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------- what is written
+
+
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int, *, padding_side: str) -> None:
+    """The tokenizer as ``AutoTokenizer`` reads it, giving the ids that ``Tokenizer.encode`` gives without being asked.
+
+    That is, adding no beginning of sequence and reading special tokens that are spelled in a text as text. A chat
+    template is left behind: the model has never seen one.
+
+    Raises:
+      UserError: the tokenizer is not one of the tokenizers library, or reads other ids when it is back.
+    """
+    import tokenizers
+    import transformers
+
+    backend = getattr(tokenizer.backend, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError("export: only tokenizers of the tokenizers library can be exported")
+    # A copy: neither the padding nor the truncation of a call, nor anything that adds tokens, is to be kept.
+    plain = tokenizers.Tokenizer.from_str(backend.to_str())
+    plain.no_padding()
+    plain.no_truncation()
+    plain.post_processor = None
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain,
+        **tokenizer.backend.special_tokens_map,
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
+        model_max_length=longest,
+        padding_side=padding_side,
+    ).save_pretrained(str(folder))
+    back = transformers.AutoTokenizer.from_pretrained(str(folder))
+    special = " ".join(["x", *back.all_special_tokens, "y"])
+    for text in (*_PROBES, special):
+        if back(text)["input_ids"] != tokenizer.encode(text):
+            raise UserError(
+                f"export: the tokenizer as AutoTokenizer reads it has other ids for {text!r} than the run's"
+            )
+    if (back.pad_token_id, back.eos_token_id) != (tokenizer.pad_id, tokenizer.eos_id):
+        raise UserError("export: the tokenizer as AutoTokenizer reads it has other special tokens than the run's")
+
+
+def write_folder(out: Path, fill: Callable[[Path], None], *, overwrite: bool) -> None:
+    """Make a folder by ``fill``, all at once or not at all; with ``overwrite`` in the place of an earlier export.
+
+    Raises:
+      UserError: something else is there, or the disk will not have it.
+    """
+    final = Path(os.path.realpath(out))
+    if final.exists():
+        if not overwrite:
+            raise UserError(f"--out: {out} exists; name another folder, or add --overwrite to replace an export")
+        if not _replaceable(final):
+            raise UserError(f"--out: {out} holds something other than an export; name another folder")
+    scratch, old = (final.with_name(f".{final.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir()
+        fill(scratch)
+        for path in (*scratch.iterdir(), scratch):
+            _sync(path)
+        if final.exists():
+            final.rename(old)
+        scratch.rename(final)
+        _sync(final.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"--out: {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether a folder is empty or was written by this command."""
+    if not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    try:
+        return "rlhf_jax" in read_json(folder / CONFIG)
+    except UserError:
+        return False
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
