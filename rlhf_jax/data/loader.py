@@ -181,9 +181,6 @@ def rank_maker(
     return make
 
 
-def _prompt_maker(
-    prompts: Sequence[PromptRow], repeats: int, max_prompt: int, pad_id: int
-) -> Callable[[np.ndarray], PromptBatch]:
 def _segment_maker(
     examples: Sequence[SegmentExample], length: int, pad_id: int
 ) -> Callable[[np.ndarray], SegmentBatch]:
@@ -207,6 +204,9 @@ def _segment_maker(
     return make
 
 
+def _prompt_maker(
+    prompts: Sequence[PromptRow], repeats: int, max_prompt: int, pad_id: int
+) -> Callable[[np.ndarray], PromptBatch]:
     def make(places: np.ndarray) -> PromptBatch:
         places = np.repeat(places, repeats)
         shape = (len(places), max_prompt)
