@@ -1,4 +1,4 @@
-"""What the experiments measure: calibration of pairs, best-of-n, the KL-regularised optimum on finitely many answers.
+"""What the experiments measure: calibration of pairs, the KL-regularised optimum on finitely many answers.
 
 NumPy in, numbers out; no JAX.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import brentq, minimize_scalar
-from scipy.special import expit, gammaln, log_expit, logsumexp
+from scipy.special import expit, log_expit, logsumexp
 from scipy.stats import t
 
 BINS = 10
@@ -44,22 +44,6 @@ def pair_ece(gaps: Float[np.ndarray, "P"], right: Bool[np.ndarray, "P"], bins: i
     counts = np.bincount(place, minlength=bins)
     difference = np.abs(np.bincount(place, hit, bins) - np.bincount(place, confidence, bins))
     return float(difference.sum() / counts.sum())
-
-
-def best_of_n(proxy: Float[np.ndarray, "N"], gold: Float[np.ndarray, "N"], n: int) -> float:
-    """Mean gold of the answer with the highest proxy among n drawn without replacement from these N, unbiased for n.
-
-    Sorted by proxy, answer i (from 1) is the winner of C(i-1, n-1) of the C(N, n) draws. Equal proxies are broken at
-    random, so each of them counts with the mean gold of all.
-    """
-    order = np.argsort(proxy, kind="stable")
-    _, group = np.unique(proxy[order], return_inverse=True)
-    shared = (np.bincount(group, gold[order]) / np.bincount(group))[group]
-    size = len(proxy)
-    place = np.arange(n, size + 1)
-    log_choose = gammaln(place) - gammaln(n) - gammaln(place - n + 1)
-    log_all = gammaln(size + 1) - gammaln(n + 1) - gammaln(size - n + 1)
-    return float(np.exp(log_choose - log_all) @ shared[n - 1 :])
 
 
 def tilted(rewards: Float[np.ndarray, "N"], reference: Float[np.ndarray, "N"], beta: float) -> Float[np.ndarray, "N"]:

@@ -28,6 +28,7 @@ DATA_FORMATS = (
 )  # fmt: skip
 LEVELS = ("sequence", "sentence", "sub_sentence", "token")  # at which a fine-grained reward is paid
 OWN = "this"  # in ppo.dense.models: the fine-grained reward model that this run makes itself
+AGGREGATES = ("mean", "worst", "uncertainty", "lower")  # of the members of a reward ensemble
 FEEDBACK = ("lists", "pairs", "margins", "ties", "edges", "labels", "scores", "mixed")  # of the embedded world
 WORLD_PROMPT_TYPES = ("open", "closed")  # of the embedded data; users' files may have any others
 
@@ -174,6 +175,10 @@ def default_config() -> ConfigDict:
     #                                     no prompt type's gradients drown those of the others
     c.reward.optimizer = optimizer(1e-3, warmup=20)
     c.reward.eval_every = 700  # steps between evaluations on held-out data
+    c.reward.ensemble = ConfigDict()
+    c.reward.ensemble.members = 1  # reward models trained at once; 1: no ensemble
+    c.reward.ensemble.kind = "models"  # models: they share nothing but the data; heads: one decoder, a head each
+    c.reward.ensemble.bootstrap = False  # each member counts each list Poisson(1) times instead of once
     c.reward.eval_train = 0  # training lists scored at each evaluation too: the first of each prompt type in turn
 
     c.critique = ConfigDict()  # a reward model that first writes a critique; utilities and the range of its rewards
@@ -233,6 +238,9 @@ def default_config() -> ConfigDict:
     c.ppo.dense.weights = ()  # KIND:WEIGHT, what the rewards of a kind are multiplied by; others count for 1
     c.ppo.dense.sequence = 1.0  # what the reward model's own rewards are multiplied by; 0: there need be no such model
     c.ppo.normalize_reward = False  # affine, to mean 0 and deviation 1 on samples of the SFT policy
+    c.ppo.aggregate = "mean"  # of the members of a reward ensemble: mean, worst (least), uncertainty (mean - penalty x
+    #                           variance) or lower (mean - penalty x standard deviation)
+    c.ppo.uncertainty_penalty = 1.0  # of uncertainty, per unit of reward, and of lower, in deviations; others: unused
     c.ppo.optimizer = optimizer(3e-4, warmup=20)  # of the policy
     c.ppo.value_learning_rate = 1e-3  # peak, of the value network; its schedule is the policy's
     c.ppo.eval_every = 20  # iterations between evaluations on held-out prompts
@@ -343,6 +351,8 @@ RULES: dict[str, Rule] = {
     "reward.scores.huber": _NOT_NEGATIVE,
     "reward.scores.*": _ANY,
     "reward.balance_utilities": Rule(lambda v: isinstance(v, bool), "True or False"),
+    "reward.ensemble.kind": _one_of("models", "heads"),
+    "reward.ensemble.bootstrap": Rule(lambda v: isinstance(v, bool), "True or False"),
     "reward.utility*.name": Rule(lambda v: v in UTILITIES or ":" in v, "|".join((*UTILITIES, "FILE.py:CLASS"))),
     "reward.utility*.extension": _one_of("tangent", "shift"),
     "reward.utility*": _ANY,  # the ranges depend on the name: _utility_problems
@@ -388,6 +398,8 @@ RULES: dict[str, Rule] = {
     "ppo.whiten_advantages": Rule(lambda v: isinstance(v, bool), "True or False"),
     "ppo.normalize_reward": Rule(lambda v: isinstance(v, bool), "True or False"),
     "ppo.*": _COUNT,
+    "ppo.aggregate": _one_of(*AGGREGATES),
+    "ppo.uncertainty_penalty": _NOT_NEGATIVE,
 }
 
 
@@ -521,6 +533,7 @@ def _problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from _utility_problems(c.reward)
     yield from _feedback_problems(c.reward)
     if "critique" in stages:
+    yield from _ensemble_problems(c)
         yield from _critique_problems(c)
 
 
@@ -597,6 +610,22 @@ def _dense_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
 
 def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
     named = {f"utility_by_type.{kind}": u for kind, u in reward.utility_by_type.items()}
+def _ensemble_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    if c.reward.ensemble.bootstrap and c.reward.ensemble.members == 1:
+        yield "reward.ensemble.bootstrap", "True would go unused: config.reward.ensemble.members is 1"
+    if "reward" in c.stages and "ppo" in c.stages:
+        yield from aggregate_problems(c, c.reward.ensemble.members)
+    if c.ppo.uncertainty_penalty != default_config().ppo.uncertainty_penalty and c.ppo.aggregate in ("mean", "worst"):
+        value = f"{c.ppo.uncertainty_penalty} would go unused: config.ppo.aggregate is {c.ppo.aggregate}"
+        yield "ppo.uncertainty_penalty", value
+
+
+def aggregate_problems(c: ConfigDict, members: int) -> Iterator[tuple[str, str]]:
+    """What is wrong with PPO's aggregate against a reward model of so many members."""
+    if c.ppo.aggregate != "mean" and members == 1:
+        yield "ppo.aggregate", f"{c.ppo.aggregate} would go unused: the reward model is no ensemble"
+
+
     for key, u in {"utility": reward.utility, **named}.items():
         key = f"reward.{key}"
         path, own, _ = u.name.rpartition(":")

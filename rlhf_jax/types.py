@@ -77,7 +77,8 @@ class RankBatch:
     prompt type is trained under. ``better[b, i, j]`` says that i was judged better than j, ``tied`` (symmetric) that
     they were judged equal; of a partial order most pairs are neither. ``margin`` is how much better the source says the
     better one is, on its own scale, ``weight`` what the list counts for (that of its annotator). ``labels`` in [0, 1]
-    and ``scores`` are verdicts on single responses, NaN where there is none.
+    and ``scores`` are verdicts on single responses, NaN where there is none. ``index`` is the list's place in its split,
+    -1 for padding.
     """
 
     ids: Int[Array, "B K T"]
@@ -91,6 +92,7 @@ class RankBatch:
     weight: Float[Array, "B"]
     labels: Float[Array, "B K"]
     scores: Float[Array, "B K"]
+    index: Int[Array, "B"]
 
 
 @_struct
@@ -139,7 +141,8 @@ class Rollout:
     Response arrays have one entry per response slot, t in [0, R); ``response_mask`` is True up to and including the
     first end-of-sequence token. ``logprobs`` and ``ref_logprobs`` are natural logs under the sampling policy (at the
     sampling temperature) and the reference. ``values[t]`` estimates the return from before token t on. ``scores`` is
-    the reward model's reward of the whole response, after the missing-EOS rule; ``raw_scores`` before it.
+    the reward model's reward of the whole response, after the missing-EOS rule; ``raw_scores`` before it. ``spread`` is
+    the standard deviation of that reward over the members of an ensemble, None of a single model.
     ``dense[t]`` is what fine-grained reward models pay for token t, None without any; ``raw_scores`` then is the sum of
     all rewards of a response.
     """
@@ -155,6 +158,7 @@ class Rollout:
     raw_scores: Float[Array, "N"]
     index: Int[Array, "N"]
     dense: Float[Array, "N R"] | None = None
+    spread: Float[Array, "N"] | None = None
 
 
 @_struct

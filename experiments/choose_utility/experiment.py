@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Int
 from scipy.stats import wasserstein_distance
 
 from experiments.choose_utility.sweep import NOISES, SEEDS, SETTINGS
-from experiments.measures import best_of_n, beta_at_kl, pair_ece, temperature, tilted
+from experiments.measures import beta_at_kl, pair_ece, temperature, tilted
 from experiments.small import Answers, Lists, noisy_ranks, rewards_of, sample_answers, sample_lists, train
+from rlhf_jax.diagnostics.best_of_n import best_of_n
 from rlhf_jax.metrics import update_summary
 from rlhf_jax.objectives.utilities import make_utility
 

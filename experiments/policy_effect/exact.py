@@ -5,9 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from experiments.measures import best_of_n, beta_at_kl, entropy, kl, tilted
+from experiments.measures import beta_at_kl, entropy, kl, tilted
 from experiments.policy_effect.sweep import BEST_OF, BETAS, EXACT_SEEDS, KLS, LAWS
 from experiments.small import noisy_ranks, rewards_of, sample_answers, sample_lists, train
+from rlhf_jax.diagnostics.best_of_n import best_of_n
 from rlhf_jax.objectives.utilities import LimitLaw, Log, make_utility
 from rlhf_jax.theory.limits import quantile
 

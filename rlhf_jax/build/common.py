@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from rlhf_jax.data.examples import TruncationCounts
 from rlhf_jax.data.records import Record
@@ -36,10 +37,18 @@ def gradient_task_parts(
 
 
 def task_parts(
-    executor: Executor, update: Callable[..., Any], spec: OptimizerSpec, init: Callable[[], Params], key: jax.Array
+    executor: Executor,
+    update: Callable[..., Any],
+    spec: OptimizerSpec,
+    init: Callable[[], Params],
+    key: jax.Array,
+    make: Callable[[OptimizerSpec], optax.GradientTransformation] = make_optimizer,
 ) -> tuple[TrainState, Callable[..., Any], Finish]:
-    """The same of a learner with a step of its own, ``update(optimizer, state, batch, axis_name=...)``."""
-    optimizer = make_optimizer(spec)
+    """The same of a learner with a step of its own, ``update(optimizer, state, batch, axis_name=...)``.
+
+    ``make`` makes the optimizer.
+    """
+    optimizer = make(spec)
     state = executor.place(init_state(init(), optimizer, key), "state")
     compiled = executor.compile(partial(update, optimizer), ("state", "rows"), ("state", "replicated"), donated())
 

@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.feedback import check_feedback
 from rlhf_jax.build.language import check_separator, with_language
-from rlhf_jax.build.specs import check_utilities, decoder_spec
+from rlhf_jax.build.specs import check_utilities, decoder_spec, ensemble_spec
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import default_config, from_json, leaves, validate
+from rlhf_jax.config import aggregate_problems, default_config, from_json, leaves, validate
 from rlhf_jax.data.prepared import check_tokenizer
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
-from rlhf_jax.models import DecoderSpec, init_decoder, init_scalar_head
+from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
 from rlhf_jax.types import Params
 
@@ -133,6 +133,22 @@ def inherit_model(config: ConfigDict) -> None:
                 if own != other:
                     raise UserError(f"config.model.{key}: {own}, but {parent} was trained with {other}")
         config.model.update(theirs)
+    _check_ensembles(config)
+
+
+def _check_ensembles(config: ConfigDict) -> None:
+    """See that the ensembles of parent runs are those that this run goes on from or aggregates."""
+    if config.parents.reward_start:
+        for (key, own), (_, other) in zip(
+            leaves(config.reward.ensemble), leaves(stage_config(config, "reward_start").reward.ensemble), strict=True
+        ):
+            if own != other and key != "bootstrap":
+                raise UserError(
+                    f"config.reward.ensemble.{key}: {own}, but {config.parents.reward_start} was trained with {other}"
+                )
+    if config.parents.reward:
+        for key, text in aggregate_problems(config, stage_ensemble(config, "reward").members):
+            raise UserError(f"config.{key}: {text}")
     validate(config)
 
 
@@ -164,17 +180,22 @@ def stage_decoder(context: Context, stage: str) -> DecoderSpec:
 
 def init_scored(spec: DecoderSpec, key: jax.Array) -> Params:
     """A fresh decoder with a scalar head: a reward or value model."""
-    key_decoder, key_head = jax.random.split(key)
-    return {"decoder": init_decoder(spec, key_decoder), "head": init_scalar_head(spec, key_head)}
+    return init_reward_model(spec, key)
+
+
+def stage_ensemble(config: ConfigDict, stage: str) -> EnsembleSpec:
+    """How many reward models a reward stage trains together (its parent run's, where it is taken from another run)."""
+    return ensemble_spec(stage_config(config, stage).reward)
 
 
 def load_parent(context: Context, stage: str, spec: DecoderSpec) -> Params:
-    """The parameters that ``stage`` ended with: a decoder (sft), or decoder and head (reward).
+    """The parameters that ``stage`` ended with: a decoder (sft), or decoder and head (reward), of an ensemble all.
 
     Raises:
       UserError: there is no checkpoint, or it does not fit the decoder.
     """
-    init = init_decoder if stage == "sft" else init_scored
+    members = stage_ensemble(context.config, stage)
+    init = init_decoder if stage == "sft" else partial(init_reward_model, ensemble=members)
     return restore(context, stage_directory(context, stage), f"config.parents.{stage}", partial(init, spec))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.context import parents_tokenizer, stage_config
+from rlhf_jax.build.context import parents_tokenizer, stage_config, stage_ensemble
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.feedback import check_feedback
 from rlhf_jax.build.specs import check_utilities, decoder_spec
@@ -84,7 +84,8 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             rows = episodes // ppo.minibatches
             reward = decoder_spec(stage_config(config, "reward").model, spec.vocab_size)
             value = count_parameters(reward) + reward.width + 1  # starts as the reward model
-            yield stage, text(steps, count + value, count + value, rows, length, data.max_response)
+            frozen = count + _members(config, "reward", count_parameters(reward), reward.width)
+            yield stage, text(steps, count + value, frozen, rows, length, data.max_response)
         elif stage == "critique":
             lists, tokens = config.critique.batch_size, config.critique.max_tokens
             steps = (
@@ -96,4 +97,13 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
         else:
             lists = config.reward.batch_size
             steps = f"{config.reward.steps} steps of {lists} lists of {data.list_size}"
-            yield stage, text(steps, scored, 0, lists * data.list_size, length, 0)
+            form = config.reward.ensemble
+            models = form.members if form.kind == "models" else 1  # of which each reads every response
+            trained = _members(config, stage, count, spec.width)
+            yield stage, text(steps, trained, 0, models * lists * data.list_size, length, 0)
+
+
+def _members(config: ConfigDict, stage: str, decoder: int, width: int) -> int:
+    """Parameters of the reward model of a stage, all members of an ensemble together."""
+    form = stage_ensemble(config, stage)
+    return form.members * (decoder + width) if form.kind == "models" else decoder + form.members * width

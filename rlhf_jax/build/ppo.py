@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax.build.common import donated, evaluation_stream, floats, sample_rows
-from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder
+from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
 from rlhf_jax.build.segments import load_judges, make_payer
 from rlhf_jax.build.specs import optimizer_spec, ppo_spec, reward_bounded, rollout_spec
 from rlhf_jax.data.examples import prompt_rows
@@ -19,7 +19,7 @@ from rlhf_jax.generation import sample_rollout
 from rlhf_jax.learners import ppo
 from rlhf_jax.learners.step import init_state
 from rlhf_jax.loop import Evaluation, Task
-from rlhf_jax.models import value_from_reward
+from rlhf_jax.models import ONE_MODEL, representative, value_from_reward
 from rlhf_jax.types import Params, PromptBatch, Rollout, TrainState
 
 Answer = Callable[[Params, dict[str, Any], PromptBatch, jax.Array], Rollout]
@@ -35,8 +35,15 @@ def ppo_task(context: Context) -> Task:
     policy_decoder = stage_decoder(context, "sft")
     reward_decoder = stage_decoder(context, "reward") if whole else judges[0].decoder
     bounded = whole and reward_bounded(stage_config(config, "reward").reward)
+    form = stage_ensemble(config, "reward") if whole else ONE_MODEL
     rolling = rollout_spec(
-        config, policy_decoder, reward_decoder, bounded=bounded, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
+        config,
+        policy_decoder,
+        reward_decoder,
+        bounded=bounded,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        ensemble=form,
     )
     spec = ppo_spec(settings, policy_decoder, reward_decoder)
     reference = load_parent(context, "sft", policy_decoder)
@@ -102,7 +109,7 @@ def ppo_task(context: Context) -> Task:
             parts.append(jax.tree.map(lambda leaf, kept=real: leaf[kept], found))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
-    start = {"policy": reference, "value": value_from_reward(reward_model, bounded=bounded)}
+    start = {"policy": reference, "value": value_from_reward(representative(reward_model, form), bounded=bounded)}
     extra = {
         "kl_coefficient": jnp.float32(settings.kl.coefficient),
         "reward_bias": jnp.float32(0.0),
@@ -135,6 +142,8 @@ def ppo_task(context: Context) -> Task:
             "length": float(tokens / len(texts)),
             "entropy": float(-np.sum(found.logprobs, where=found.response_mask) / tokens),
         }
+        if found.spread is not None:
+            metrics["reward.spread"] = float(found.spread.mean())
         metrics |= diversity_metrics(texts) | gold_metrics(context.data.prompts_validation, texts, gold)
         before = None
         if final:

@@ -1,24 +1,32 @@
 """The reward-model stages: ``reward`` (prompt-aware if so configured) and ``reward_common`` (one utility for all)."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from rlhf_jax.build.best import best_of_lists, optimum_record, w1_between_types
-from rlhf_jax.build.common import floats, gradient_task_parts, truncation_metrics, truncation_note
-from rlhf_jax.build.context import Context, init_scored, load_parent
-from rlhf_jax.build.specs import decoder_spec, optimizer_spec, reward_spec, utility_table
+from rlhf_jax.build.common import floats, task_parts, truncation_metrics, truncation_note
+from rlhf_jax.build.context import Context, load_parent
+from rlhf_jax.build.specs import decoder_spec, ensemble_spec, optimizer_spec, reward_spec, utility_table
 from rlhf_jax.data.examples import ListExample, list_examples, types_in_turn
 from rlhf_jax.data.loader import rank_batches, rank_eval_batches
+from rlhf_jax.diagnostics.spread import measure_spread, spread_metrics
 from rlhf_jax.evaluation.reward import RewardEvaluation, evaluate_reward_model
 from rlhf_jax.evaluation.verdicts import bayes_optimal, gold_accuracy, rewards_of_responses, verdict_metrics
-from rlhf_jax.learners import reward
-from rlhf_jax.learners.step import sum_over_devices
+from rlhf_jax.learners import ensemble, reward
+from rlhf_jax.learners.optimizer import make_optimizer
+from rlhf_jax.learners.step import sum_over_devices, train_step
 from rlhf_jax.loop import Evaluation, Task
+from rlhf_jax.models import EnsembleSpec, init_reward_model, with_decoder
 from rlhf_jax.types import Params, RankBatch, TrainState
+
+RESAMPLING = 2**32 - 3  # the stream of a stage's key from which lists are resampled
 
 
 def reward_task(context: Context, stage: str) -> Task:
@@ -29,6 +37,7 @@ def reward_task(context: Context, stage: str) -> Task:
     prompt_aware = stage == "reward"
     decoder = decoder_spec(config.model, tokenizer.vocab_size)
     spec = reward_spec(config.reward, decoder, prompt_aware=prompt_aware)
+    form = ensemble_spec(config.reward)
     table = utility_table(config.reward, prompt_aware=prompt_aware)
     utility_index = table[1]
     lists, counts = list_examples(context.data.lists, tokenizer, data.max_prompt, data.max_response)
@@ -42,22 +51,26 @@ def reward_task(context: Context, stage: str) -> Task:
     def init() -> Params:
         if config.reward.init == "reward":
             return load_parent(context, "reward_start", decoder)
-        params = jax.jit(partial(init_scored, decoder))(key)
+        params = jax.jit(partial(init_reward_model, decoder, ensemble=form))(key)
         from_sft = config.reward.init == "sft"
-        return {**params, "decoder": load_parent(context, "sft", decoder)} if from_sft else params
+        return with_decoder(params, load_parent(context, "sft", decoder), form) if from_sft else params
 
-    state, step, finish = gradient_task_parts(
+    training, held_out_loss, make, norm = _losses(
+        spec, form, jax.random.fold_in(key, RESAMPLING) if config.reward.ensemble.bootstrap else None
+    )
+    state, step, finish = task_parts(
         executor,
-        partial(reward.loss_sums, spec),
+        partial(train_step, training, norm=norm),
         optimizer_spec(config.reward.optimizer, config.reward.steps),
         init,
         key,
+        make,
     )
 
     def held_out_batch(params: Params, batch: RankBatch, axis_name: str | None) -> tuple[Any, Any]:
-        sums = reward.loss_sums(spec, params, batch)
-        totals = sum_over_devices((sums.numerator, sums.weight), axis_name)
-        return totals, reward.list_rewards(spec, params, batch)
+        totals = sum_over_devices(held_out_loss(params, batch), axis_name)
+        members = reward.member_rewards(spec, form, params, batch)
+        return totals, jnp.moveaxis(members, 0, -1)
 
     compiled = executor.compile(held_out_batch, ("state", "rows"), ("replicated", "rows"))
 
@@ -78,9 +91,14 @@ def reward_task(context: Context, stage: str) -> Task:
     def score(
         state: TrainState, examples: Sequence[ListExample], split: str, detailed: bool = False
     ) -> RewardEvaluation:
+        members: list[np.ndarray] = []
+        batches_seen: list[RankBatch] = []
+
         def loss_and_rewards(batch: RankBatch) -> tuple[float, float, np.ndarray]:
             (loss, weight), rewards = jax.device_get(compiled(state.params, executor.place(batch, "rows")))
-            return float(loss), float(weight), rewards
+            members.append(rewards)
+            batches_seen.append(batch)
+            return float(loss), float(weight), rewards.mean(axis=-1)
 
         records = context.data.lists if split == "train" else context.data.lists_validation
         true = context.data.gold
@@ -89,9 +107,17 @@ def reward_task(context: Context, stage: str) -> Task:
             for record in (records[example.index] for example in examples)
         ]
         batches = rank_eval_batches(examples, utility_index, batch_size, data.list_size, length, tokenizer.pad_id)
-        return evaluate_reward_model(
+        found = evaluate_reward_model(
             loss_and_rewards, batches, examples, gold, best=best[split], apart=apart, split=split, detailed=detailed
         )
+        if form.members == 1 or not detailed:
+            return found
+        apart_by = measure_spread(
+            np.concatenate(members).astype(float),
+            np.concatenate([batch.better for batch in batches_seen]),
+            np.concatenate([batch.response_mask for batch in batches_seen]),
+        )
+        return dataclasses.replace(found, metrics=found.metrics | spread_metrics(apart_by))
 
     true, annotators = context.data.gold, context.data.annotators
     bayes = bayes_optimal(context.data.lists_validation, annotators, true) if true and annotators else {}
@@ -133,3 +159,28 @@ def reward_task(context: Context, stage: str) -> Task:
         notes=(truncation_note(counts),),
         optimum=optimum,
     )
+
+
+def _losses(
+    spec: reward.RewardSpec, form: EnsembleSpec, bootstrap: jax.Array | None
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Of one model or an ensemble: the training loss, the held-out one as (numerator, weight), what makes the
+    optimizer, and the norm of gradients that is logged.
+    """
+    if form.members == 1:
+        one = partial(reward.loss_sums, spec)
+
+        def alone(params: Params, batch: RankBatch) -> tuple[Any, Any]:
+            sums = one(params, batch)
+            return sums.numerator, sums.weight
+
+        return one, alone, make_optimizer, optax.tree.norm
+    parts = partial(reward.member_rewards, spec, form), partial(reward.loss_of_rewards, spec)
+
+    def mean(params: Params, batch: RankBatch) -> tuple[Any, Any]:
+        return ensemble.loss_sums(*parts, None, params, batch).metrics["loss"]
+
+    training = partial(ensemble.loss_sums, *parts, bootstrap)
+    if form.kind == "heads":
+        return training, mean, make_optimizer, optax.tree.norm
+    return training, mean, lambda chosen: ensemble.per_member(make_optimizer(chosen)), ensemble.mean_norm

@@ -10,7 +10,7 @@ from rlhf_jax.learners.critique import CritiqueSpec
 from rlhf_jax.learners.optimizer import OptimizerSpec
 from rlhf_jax.learners.ppo import KLSpec, PPOSpec
 from rlhf_jax.learners.reward import FeedbackSpec, RewardSpec
-from rlhf_jax.models import DecoderSpec
+from rlhf_jax.models import ONE_MODEL, DecoderSpec, EnsembleSpec
 from rlhf_jax.objectives.utilities import Quantile, Utility, make_utility, unit_range
 
 
@@ -137,15 +137,27 @@ def critique_spec(config: ConfigDict, decoder: DecoderSpec, *, eos_id: int, pad_
     )
 
 
+def ensemble_spec(reward: ConfigDict) -> EnsembleSpec:
+    """How many reward models a stage trains together."""
+    return EnsembleSpec(reward.ensemble.members, reward.ensemble.kind)
+
+
 def sampling_spec(ppo: ConfigDict) -> SamplingSpec:
     """How PPO samples."""
     return SamplingSpec(temperature=ppo.temperature, top_k=ppo.top_k, top_p=ppo.top_p)
 
 
 def rollout_spec(
-    config: ConfigDict, policy: DecoderSpec, reward: DecoderSpec, *, bounded: bool, eos_id: int, pad_id: int
+    config: ConfigDict,
+    policy: DecoderSpec,
+    reward: DecoderSpec,
+    *,
+    bounded: bool,
+    eos_id: int,
+    pad_id: int,
+    ensemble: EnsembleSpec = ONE_MODEL,
 ) -> RolloutSpec:
-    """The fixed side of a rollout."""
+    """The fixed side of a rollout, scored by a reward model or an ``ensemble`` of them."""
     missing = config.ppo.missing_eos
     return RolloutSpec(
         policy=policy,
@@ -156,6 +168,9 @@ def rollout_spec(
         pad_id=pad_id,
         sampling=sampling_spec(config.ppo),
         missing_eos_score=missing.score if missing.rule == "replace" else None,
+        ensemble=ensemble,
+        aggregate=config.ppo.aggregate,
+        uncertainty_penalty=config.ppo.uncertainty_penalty,
     )
 
 

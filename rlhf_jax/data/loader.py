@@ -142,6 +142,7 @@ def rank_maker(
         utility = np.zeros(len(places), np.int32)
         better, tied = (np.zeros((*shape[:2], list_size), bool) for _ in range(2))
         margin, weight = np.zeros(len(places), np.float32), np.ones(len(places), np.float32)
+        index = np.full(len(places), PADDING, np.int32)
         labels, scores = (np.full(shape[:2], np.nan, np.float32) for _ in range(2))
         for row, place in enumerate(places):
             if place == PADDING:
@@ -160,6 +161,7 @@ def rank_maker(
             own = slice(len(kept))
             better[row, own, own], tied[row, own, own] = (judged[pairs] for judged in example.comparisons())
             margin[row] = example.margin
+            index[row] = example.index
             weight[row] = annotator_weights.get(example.annotator, 1.0)
             for found, verdicts in ((labels, example.labels), (scores, example.scores)):
                 if verdicts:
@@ -176,6 +178,7 @@ def rank_maker(
             weight=weight,
             labels=labels,
             scores=scores,
+            index=index,
         )
 
     return make

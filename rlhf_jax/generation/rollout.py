@@ -9,14 +9,17 @@ from jaxtyping import Array, Bool, Float, Int
 from rlhf_jax.generation.decode import Completions, generate
 from rlhf_jax.generation.sampling import SamplingSpec
 from rlhf_jax.models import (
+    ONE_MODEL,
     DecoderSpec,
+    EnsembleSpec,
     apply_decoder,
-    apply_reward_model,
+    apply_reward_members,
     apply_value_model,
     causal_mask,
     output_logits,
     positions_of,
 )
+from rlhf_jax.objectives.aggregation import Aggregation, aggregate, spread
 from rlhf_jax.objectives.likelihood import token_logprobs
 from rlhf_jax.objectives.ppo import missing_eos_scores
 from rlhf_jax.types import Params, PromptBatch, Rollout
@@ -24,7 +27,10 @@ from rlhf_jax.types import Params, PromptBatch, Rollout
 
 @dataclasses.dataclass(frozen=True)
 class RolloutSpec:
-    """What is frozen during a run of PPO, apart from parameters. Lengths in tokens."""
+    """What is frozen during a run of PPO, apart from parameters. Lengths in tokens.
+
+    The members of ``ensemble`` give one reward by ``aggregate`` with its ``uncertainty_penalty``.
+    """
 
     policy: DecoderSpec
     reward: DecoderSpec
@@ -34,6 +40,9 @@ class RolloutSpec:
     pad_id: int
     sampling: SamplingSpec
     missing_eos_score: float | None
+    ensemble: EnsembleSpec = ONE_MODEL
+    aggregate: Aggregation = "mean"
+    uncertainty_penalty: float = 1.0
 
 
 def complete(spec: RolloutSpec, policy: Params, prompts: PromptBatch, key: jax.Array) -> Completions:
@@ -97,7 +106,9 @@ def sample_rollout(
         temperature=spec.sampling.temperature or 1.0,
     )
     values = apply_value_model(spec.reward, value, ids, mask)[:, -length - 1 : -1]
-    raw = apply_reward_model(spec.reward, reward, ids, mask, bounded=spec.reward_bounded)
+    members = apply_reward_members(spec.reward, spec.ensemble, reward, ids, mask, bounded=spec.reward_bounded)
+    alone = spec.ensemble.members == 1
+    raw = members[0] if alone else aggregate(members, spec.aggregate, spec.uncertainty_penalty)
     has_eos = jnp.any((completions.ids == spec.eos_id) & completions.mask, axis=1)
     return Rollout(
         prompt_ids=prompts.ids,
@@ -110,4 +121,5 @@ def sample_rollout(
         scores=missing_eos_scores(reward_gain * raw + reward_bias, has_eos, spec.missing_eos_score),
         raw_scores=raw,
         index=prompts.index,
+        spread=None if alone else spread(members),
     )

@@ -147,7 +147,8 @@ def rollout_metrics(rollout: Rollout, returns: Float[Array, "N R"], eos_id: int)
     ended = jnp.any((rollout.response_ids == eos_id) & mask, axis=1)
     centred = returns - masked_mean(returns, mask)
     residual = masked_mean((returns - rollout.values) ** 2, mask)
-    return {
+    spread = {} if rollout.spread is None else {"reward.spread": jnp.mean(rollout.spread)}
+    return spread | {
         "reward.mean": jnp.mean(rollout.raw_scores),
         "reward.std": jnp.std(rollout.raw_scores),
         "score.mean": jnp.mean(rollout.scores),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.learners.step import LossSums
-from rlhf_jax.models import DecoderSpec, apply_reward_model
+from rlhf_jax.models import DecoderSpec, EnsembleSpec, apply_reward_members, apply_reward_model
 from rlhf_jax.objectives.choices import plackett_luce_loss
 from rlhf_jax.objectives.masked import masked_sum
 from rlhf_jax.objectives.numeric import centering_loss, label_loss, score_loss
@@ -70,9 +70,31 @@ def list_rewards(spec: RewardSpec, params: Params, batch: RankBatch) -> Float[Ar
     return flat.reshape(rows, responses)
 
 
+def member_rewards(
+    spec: RewardSpec, ensemble: EnsembleSpec, params: Params, batch: RankBatch
+) -> Float[Array, "M B K"]:
+    """The reward of every response by every member of an ensemble."""
+    rows, responses, length = batch.ids.shape
+    flat = apply_reward_members(
+        spec.decoder,
+        ensemble,
+        params,
+        batch.ids.reshape(rows * responses, length),
+        batch.mask.reshape(rows * responses, length),
+        bounded=spec.bounded,
+    )
+    return flat.reshape(ensemble.members, rows, responses)
+
+
 def loss_sums(spec: RewardSpec, params: Params, batch: RankBatch) -> LossSums:
     """The loss of each list that has feedback to train on, summed with the lists' weights."""
-    rewards = list_rewards(spec, params, batch)
+    return loss_of_rewards(spec, list_rewards(spec, params, batch), batch)
+
+
+def loss_of_rewards(
+    spec: RewardSpec, rewards: Float[Array, "B K"], batch: RankBatch, counts: Float[Array, "B"] | None = None
+) -> LossSums:
+    """``loss_sums`` of these rewards; ``counts`` multiply the losses of the lists, but not what they are divided by."""
     losses, counted = jax.vmap(lambda own, one: _list_loss(spec, own, one))(rewards, batch)
     weight = counted * batch.weight
     gaps = rewards[:, :, None] - rewards[:, None, :]
@@ -83,7 +105,8 @@ def loss_sums(spec: RewardSpec, params: Params, batch: RankBatch) -> LossSums:
         "reward_mean": (masked_sum(rewards, batch.response_mask), real),
         "gap_mean": (masked_sum(gaps, batch.better), jnp.sum(batch.better)),
     }
-    return LossSums(masked_sum(losses * batch.weight, counted), jnp.sum(weight), metrics)
+    taken = batch.weight if counts is None else batch.weight * counts
+    return LossSums(masked_sum(losses * taken, counted), jnp.sum(weight), metrics)
 
 
 def _list_loss(

@@ -1,6 +1,7 @@
 """The decoder and its heads, behind pure ``init`` and ``apply`` functions; nothing outside this room imports flax."""
 
 from rlhf_jax.models.decoder import Cache, apply_decoder, init_cache, init_decoder, output_logits
+from rlhf_jax.models.ensemble import apply_reward_members, init_reward_model, representative, with_decoder
 from rlhf_jax.models.heads import (
     apply_reward_model,
     apply_token_heads,
@@ -12,24 +13,30 @@ from rlhf_jax.models.heads import (
     value_from_reward,
 )
 from rlhf_jax.models.masks import causal_mask, positions_of, segment_mask
-from rlhf_jax.models.spec import DecoderSpec
+from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
 
 __all__ = [
+    "ONE_MODEL",
     "Cache",
     "DecoderSpec",
+    "EnsembleSpec",
     "apply_decoder",
+    "apply_reward_members",
     "apply_reward_model",
     "apply_token_heads",
     "apply_value_model",
     "causal_mask",
     "init_cache",
     "init_decoder",
+    "init_reward_model",
     "init_scalar_head",
     "init_token_heads",
     "last_token",
     "output_logits",
     "positions_of",
     "read_reward",
+    "representative",
     "segment_mask",
     "value_from_reward",
+    "with_decoder",
 ]

@@ -40,3 +40,14 @@ class DecoderSpec:
     @property
     def param_dtype(self) -> jnp.dtype:
         return jnp.dtype("float64" if self.dtype == "float64" else "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleSpec:
+    """How many reward models score together; ``heads`` share one decoder, ``models`` share nothing. 1: no ensemble."""
+
+    members: int = 1
+    kind: Literal["heads", "models"] = "models"
+
+
+ONE_MODEL = EnsembleSpec()

@@ -10,7 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
 
-# Stacked layers have a leading layer axis, which is never split.
+# Stacked layers have a leading layer axis, which is never split, and neither is the one that the members of an ensemble
+# have before it.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"layers/attention/[qkv]/kernel$", PartitionSpec(None, FSDP, TENSOR)),
     (r"layers/attention/o/kernel$", PartitionSpec(None, TENSOR, FSDP)),
@@ -26,10 +27,12 @@ def partition_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec
     """The rule for one leaf; an axis that the mesh does not divide is left whole, and so is a leaf without a rule."""
     for pattern, spec in RULES:
         if re.search(pattern, path):
+            members = len(shape) - len(spec)
             fitted = (
-                name if name and size % mesh.shape[name] == 0 else None for name, size in zip(spec, shape, strict=True)
+                name if name and size % mesh.shape[name] == 0 else None
+                for name, size in zip(spec, shape[members:], strict=True)
             )
-            return PartitionSpec(*fitted)
+            return PartitionSpec(*[None] * members, *fitted)
     return PartitionSpec()
 
 

@@ -1,23 +1,9 @@
 """What the experiments measure, against enumeration and figures worked by hand."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from experiments.measures import best_of_n, beta_at_kl, entropy, interval, kl, pair_ece, temperature, tilted
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 5])
-@pytest.mark.parametrize("proxy", [(0.3, 0.1, 0.9, 0.4, 0.2), (0.3, 0.9, 0.9, 0.3, 0.9)], ids=["strict", "ties"])
-def test_best_of_n_is_the_mean_over_all_subsets(n: int, proxy: tuple[float, ...]) -> None:
-    """Among equal winners the choice is by chance."""
-    scores, gold = np.array(proxy), np.array([1.0, 0.0, 0.25, 0.5, 0.75])
-    wins = []
-    for subset in itertools.combinations(range(5), n):
-        best = max(scores[i] for i in subset)
-        wins.append(np.mean([gold[i] for i in subset if scores[i] == best]))
-    assert best_of_n(scores, gold, n) == pytest.approx(np.mean(wins))
+from experiments.measures import beta_at_kl, entropy, interval, kl, pair_ece, temperature, tilted
 
 
 def test_the_optimum_on_three_answers_by_hand() -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from experiments.choose_utility import sweep as choosing
-from experiments.measures import best_of_n
 from experiments.new_utilities.bimodal import Bimodal
 from experiments.new_utilities.experiment import OWN, best_rewards, unreachable, wanted_rewards, wanted_utility
 from experiments.policy_effect import sweep as policies
 from experiments.policy_effect.exact import distinct, rank_wise
 from experiments.small import CITIES, KEYS, WORDS, features_of, noisy_ranks
 from rlhf_jax.build.specs import utility_table
+from rlhf_jax.diagnostics.best_of_n import best_of_n
 from rlhf_jax.flags import parse
 from rlhf_jax.objectives.utilities import LimitLaw, make_utility
 

@@ -88,6 +88,7 @@ def rank_batch(seed: int) -> RankBatch:
         weight=np.ones(2 * ROWS, np.float32),
         labels=none,
         scores=none,
+        index=np.arange(2 * ROWS, dtype=np.int32),
     )
 
 
