@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 from rlhf_jax.config import UTILITIES
 from rlhf_jax.main import main
@@ -74,6 +75,43 @@ def test_forms_and_tiers(capsys, words, ascending):
     np.testing.assert_allclose(rewards[::-1][: len(ascending)], ascending, atol=1e-6)
 
 
+@pytest.mark.parametrize("eps", [0.03, 0.3])
+def test_eps_is_the_shift_of_the_utility(capsys, eps):
+    """Four rewards 1, r, 1 - r, 0 under log(x + eps): the pulls on r are 1 / (1 - r + eps) up and, by the other two
+    below, down; where no r < 1 balances them it is 1.
+    """
+
+    def pull(r):
+        return 1 / (1 - r + eps) - 1 / (2 * r - 1 + eps) - 1 / (r + eps)
+
+    wanted = brentq(pull, 0.5, 1.0) if pull(1.0) > 0 else 1.0
+    found = json.loads(printed(capsys, "--utility=log", "--n=4", f"--eps={eps}", "--json"))["r"]
+    np.testing.assert_allclose(found, [1.0, wanted, 1 - wanted, 0.0], atol=1e-10)
+
+
+def table(out):
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    return [tuple(row) for row in cells]
+
+
+def test_the_table_has_rank_reward_and_distance(capsys):
+    """Under log, four rewards are the Gauss-Lobatto points: the inner two at 1/2 +- 1 / (2 sqrt 5)."""
+    inner = 0.5 - 0.5 / np.sqrt(5)
+    assert table(printed(capsys, "--utility=log", "--n=4")) == [
+        ("1", "1.000000000000", "0"),
+        ("2", f"{1 - inner:.12f}", f"{inner:.12g}"),
+        ("3", f"{inner:.12f}", f"{inner:.12g}"),
+        ("4", "0.000000000000", "0"),
+    ]
+
+
+def test_of_many_rewards_the_first_and_the_last_ten_are_shown(capsys):
+    rows = table(printed(capsys, "--utility=log", "--n=30"))
+    assert [row[0] for row in rows] == [*map(str, range(1, 11)), "...", *map(str, range(21, 31))]
+    r = best_rewards(Log(), 30).rewards
+    assert [row[1] for row in rows if row[0] != "..."] == [f"{value:.12f}" for value in [*r[:10], *r[-10:]]]
+
+
 def test_a_class_of_ones_own(capsys, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
@@ -95,6 +133,8 @@ def test_the_table_says_what_the_law_is(capsys):
     assert "W1 0.00" in out
     assert "Beta(0.5, 0.5)" in printed(capsys, "--utility=log", "--n=4")
     assert "free" in printed(capsys, "--utility=linear", "--n=3")
+    assert "limit law: half at 0, half at 1; distance W1 0.0" in printed(capsys, "--utility=linear", "--n=4")
+    assert "limit law" not in printed(capsys, "--utility=log", "--tiers=2,3,3")
 
 
 @pytest.mark.parametrize(("name", "head"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml")])
@@ -102,6 +142,18 @@ def test_a_picture(capsys, tmp_path, name, head):
     out = printed(capsys, "--utility=log", "--n=12", "--json", f"--plot={tmp_path / name}")
     assert len(json.loads(out)["r"]) == 12
     assert (tmp_path / name).read_bytes().startswith(head)
+
+
+def test_the_picture_has_the_rewards_at_their_ranks_and_the_law_from_its_upper_end(capsys, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("rlhf_jax.reports.style.to_png", lambda figure: figures.append(figure) or b"")
+    printed(capsys, "--utility=log", "--n=12", "--json", f"--plot={tmp_path / 'a.png'}")
+    law, dots = figures[0].axes[0].lines
+    np.testing.assert_array_equal(dots.get_xdata(), np.arange(1, 13))
+    np.testing.assert_array_equal(dots.get_ydata(), best_rewards(Log(), 12).rewards)
+    # The arcsine law: the share u of the best lies above cos(pi u / 2)^2, and rank i is the middle of its share.
+    share = (np.asarray(law.get_xdata()) - 0.5) / 12
+    np.testing.assert_allclose(law.get_ydata(), np.cos(np.pi * share / 2) ** 2, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +175,7 @@ def test_a_picture(capsys, tmp_path, name, head):
         (["--utility=log", "--n=4.5"], "not a whole number"),
         (["--utility=log", "--n=5001"], "theory: --n: 5001 is not allowed, must be from 2 to 5000\n"),
         (["--utility=log", "--n=8", "--tiers=2,2"], "4 responses"),
+        (["--utility=log", "--n=5000", "--tiers=1,1"], "2 responses, but --n=5000"),
         (["--utility=log", "--tiers=2,0"], "theory: --tiers: 0 is not allowed, must be from 1 to 5000\n"),
         (["--utility=log", "--tiers=3"], "theory: --tiers: 3 is one tier, and only different tiers are compared\n"),
         (["--utility=log", "--tiers=3000,2001"], "5001 responses, at most 5000"),
