@@ -40,10 +40,17 @@ def _evaluate(words: Sequence[str]) -> None:
     evaluate(words)
 
 
+def _best_of_n(words: Sequence[str]) -> None:
+    from rlhf_jax.best_of_n_command import best_of_n_command
+
+    best_of_n_command(words)
+
+
 # The first word of a command line -> what is done with the words after it. Each imports its module when it is called.
 COMMANDS: dict[str, Command] = {
     "theory": _theory,
     "collapse": _collapse,
+    "best-of-n": _best_of_n,
     "evaluate": _evaluate,
     "prepare": _prepare,
     "export": _export,

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_directory
+from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_directory, stage_ensemble
 from rlhf_jax.build.data import Data, load_data
 from rlhf_jax.build.specs import reward_bounded
 from rlhf_jax.checkpoints import Checkpoints
@@ -17,7 +17,8 @@ from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizers import load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.scoring import Reader, ScoreRows
-from rlhf_jax.models import DecoderSpec, apply_reward_model
+from rlhf_jax.models import ONE_MODEL, DecoderSpec, EnsembleSpec, apply_reward_members
+from rlhf_jax.objectives.aggregation import mean
 from rlhf_jax.parallel import Executor, MeshExecutor
 from rlhf_jax.types import Array, Params
 
@@ -74,20 +75,31 @@ def load_reward_model(workdir: Path, stage: str = "") -> RewardModel:
     with Checkpoints(stage_directory(context, chosen)) as checkpoints:
         step = checkpoints.latest() or 0
     bounded = reward_bounded(stage_config(config, chosen).reward, prompt_aware=chosen == "reward")
-    score = make_scorer(executor, decoder, params, bounded=bounded, pad_id=tokenizer.pad_id)
+    form = stage_ensemble(config, chosen)
+    score = make_scorer(executor, decoder, params, bounded=bounded, pad_id=tokenizer.pad_id, ensemble=form)
     return RewardModel(
         context, chosen, step, Reader(tokenizer, config.data.max_prompt, config.data.max_response), score
     )
 
 
 def make_scorer(
-    executor: Executor, decoder: DecoderSpec, params: Params, *, bounded: bool, pad_id: int, rows: int = ROWS
+    executor: Executor,
+    decoder: DecoderSpec,
+    params: Params,
+    *,
+    bounded: bool,
+    pad_id: int,
+    rows: int = ROWS,
+    ensemble: EnsembleSpec = ONE_MODEL,
 ) -> ScoreRows:
-    """Rewards of any number of rows, ``rows`` of them at once; the last batch is filled up with rows without tokens."""
+    """Rewards of any number of rows, ``rows`` of them at once; the last batch is filled up with rows without tokens.
+
+    Those of an ensemble are the means over its members.
+    """
     size = -(-rows // executor.row_shards) * executor.row_shards
 
     def batch(params: Params, ids: Array, mask: Array, axis_name: str | None) -> tuple[Array]:
-        return (apply_reward_model(decoder, params, ids, mask, bounded=bounded),)
+        return (mean(apply_reward_members(decoder, ensemble, params, ids, mask, bounded=bounded)),)
 
     compiled = executor.compile(batch, ("state", "rows", "rows"), ("rows",))
 

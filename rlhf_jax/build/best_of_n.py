@@ -1,0 +1,121 @@
+"""Best-of-n of a run's policy under its reward model: everything between a run directory and the scored answers."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from rlhf_jax.build.context import (
+    Context,
+    init_scored,
+    load_parent,
+    restore,
+    stage_config,
+    stage_decoder,
+    stage_ensemble,
+)
+from rlhf_jax.build.data import load_data
+from rlhf_jax.build.specs import reward_bounded, rollout_spec
+from rlhf_jax.config import from_json
+from rlhf_jax.data.examples import prompt_rows
+from rlhf_jax.data.loader import prompt_eval_batches
+from rlhf_jax.data.readers import read_file
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.tokenizers import load_tokenizer
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation.policy import decode_responses
+from rlhf_jax.generation.best_of_n import Candidates, sample_candidates, sample_scored
+from rlhf_jax.models import DecoderSpec, init_decoder, value_from_reward
+from rlhf_jax.parallel import MeshExecutor
+from rlhf_jax.types import Params, PromptBatch
+
+ROWS = 512  # responses at once, rounded up to what the devices can share
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """n answers to each of P prompts; ``gold`` is their true reward where the world is known."""
+
+    records: list[Record]
+    texts: list[list[str]]
+    candidates: Candidates
+    gold: Float[np.ndarray, "P n"] | None
+
+
+def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: int) -> Answers:
+    """Sample n answers a prompt from the ``sft`` or the ``ppo`` policy of a run, and score them by its reward model.
+
+    ``prompts`` is a number of held-out prompts, the first ones, or a file of prompts; "" takes all held-out ones.
+
+    Raises:
+      UserError: the directory is no run, it lacks the policy or the reward model, or there are no such prompts.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir}: not a run directory (no config.json)")
+    config = from_json(path.read_text())
+    data = load_data(config)
+    tokenizer = load_tokenizer(workdir / "tokenizer")
+    context = Context(config, workdir, MeshExecutor(jax.devices()), data, tokenizer)
+    records = _prompts(context, prompts)
+    decoder, judge = stage_decoder(context, "sft"), stage_decoder(context, "reward")
+    spec = rollout_spec(
+        config,
+        decoder,
+        judge,
+        bounded=reward_bounded(stage_config(config, "reward").reward),
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        ensemble=stage_ensemble(config, "reward"),
+    )
+    reward = load_parent(context, "reward", judge)
+    actor = _policy(context, policy, decoder, judge)
+    executor = context.executor
+    compiled = executor.compile(
+        lambda actor, reward, batch, key, axis_name: sample_scored(spec, actor, reward, batch, key),
+        ("state", "state", "rows", "replicated"),
+        ("rows", "rows", "rows"),
+    )
+    key = jax.random.key(seed)
+
+    def sampler(batch: PromptBatch) -> tuple[Any, ...]:
+        return compiled(actor, reward, executor.place(batch, "rows"), key)
+
+    rows = prompt_rows(records, tokenizer, config.data.max_prompt)[0]
+    (batch,) = prompt_eval_batches(rows, len(rows), config.data.max_prompt, tokenizer.pad_id)
+    shards = executor.row_shards
+    found = sample_candidates(sampler, batch, n, -(-min(ROWS, n * len(rows)) // shards) * shards)
+    texts = [decode_responses(tokenizer, ids, mask) for ids, mask in zip(found.ids, found.mask, strict=True)]
+    gold = None
+    if data.gold is not None:
+        gold = np.array(
+            [[data.gold(one.prompt, text) for text in own] for one, own in zip(records, texts, strict=True)]
+        )
+    return Answers(records, texts, found, gold)
+
+
+def _prompts(context: Context, prompts: str) -> list[Record]:
+    held_out = list(context.data.prompts_validation)
+    if not prompts:
+        return held_out
+    if prompts.isdecimal():
+        if not 1 <= int(prompts) <= len(held_out):
+            raise UserError(f"best-of-n: --prompts: {prompts}, but the run held out {len(held_out)} prompts")
+        return held_out[: int(prompts)]
+    data = context.config.data
+    return list(read_file(prompts, "prompt", data.template).records)
+
+
+def _policy(context: Context, stage: str, decoder: DecoderSpec, judge: DecoderSpec) -> Params:
+    if stage == "sft":
+        return load_parent(context, "sft", decoder)
+
+    def both(key: jax.Array) -> Params:
+        value = value_from_reward(init_scored(judge, key), bounded=False)
+        return {"policy": init_decoder(decoder, key), "value": value}
+
+    directory = context.workdir / "checkpoints" / stage
+    return restore(context, directory, "best-of-n: --policy", both)["policy"]
