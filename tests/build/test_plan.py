@@ -100,5 +100,5 @@ def test_a_head_of_which_nothing_would_be_held_out_is_no_fault(tmp_path: pathlib
     config.data.validation_fraction = 1e-6
     config.tokenizer.vocab_size = 999
     plan = describe_plan(config, None)
-    assert "48 rows looked at" in plan
+    assert "48 rows of format lists looked at" in plan
     assert _vocabulary(plan) == 999
