@@ -22,7 +22,8 @@ from scipy.special import expit
 
 @dataclasses.dataclass(frozen=True)
 class SlopeFor:
-    """A slope U'(x) = sum_k mass_k corner_k(x), all masses >= 0: U is increasing and concave.
+    """A slope U'(x) = sum_k mass_k corner_k(x), all masses >= 0: U is increasing and concave. The sum of the
+    slopes of all gaps of a response, averaged over the inner responses, is 1.
 
     ``corners``: rows (c, s) of the falling slopes: 1 if s is infinite, exp(-x / s) if c is -infinite, else
     sigmoid((c - x) / s). ``residual``: the largest left-over pull on a response, over the sum of the pulls on it, as in

@@ -146,6 +146,20 @@ def test_the_outermost_gap_is_the_smaller(utility, n):
     assert r[0] - r[1] < r[1] - r[2]
 
 
-def test_wanted_rewards_have_to_descend_from_one_to_zero():
+def test_the_found_slope_balances_gaps_of_very_different_size():
+    """Pull by pull, with the slope as a function: the gaps go from 3e-5 to 0.6. The mean force on a response is 1."""
+    r = best_rewards(Power(gamma=0.8), 8).rewards
+    found = slope_for(r)
+    assert found.feasible
+    forces = []
+    for i in range(1, 7):
+        up, down = (float(np.sum(found.slope(np.abs(r[i] - others)))) for others in (r[i + 1 :], r[:i]))
+        assert up == pytest.approx(down, rel=1e-9)
+        forces.append(up + down)
+    assert np.mean(forces) == pytest.approx(1.0, rel=1e-9)
+
+
+@pytest.mark.parametrize("wanted", [(1.0, 0.5, 0.5, 0.0), (0.9, 0.5, 0.3, 0.0), (1.0, 0.5, 0.3, 0.1), (1.0,)], ids=str)
+def test_wanted_rewards_have_to_descend_from_one_to_zero(wanted):
     with pytest.raises(ValueError, match="descend"):
-        slope_for(np.array([1.0, 0.5, 0.5, 0.0]))
+        slope_for(np.array(wanted))
