@@ -1,7 +1,9 @@
 """``rlhf-jax evaluate``: files of scores by hand, a tiny run on its own data and on files, and what it refuses."""
 
 import contextlib
+import gzip
 import io
+import itertools
 import json
 import pathlib
 import subprocess
@@ -63,6 +65,15 @@ def test_scores_by_hand(tmp_path):
     assert json.loads((tmp_path / "out" / "evaluation" / "scores.json").read_text()) == found
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<h2>Reward model: evaluations</h2>" in page
+
+
+def test_every_key_of_the_file_is_documented(tmp_path):
+    path = tiny.write_jsonl(tmp_path / "scores.jsonl", ROWS)
+    found = answer(f"--scores={path}", f"--out={tmp_path}")
+    nested = [key for part in ("raw", "length") for key in found[part]]
+    text = (tiny.ROOT / "docs" / "evaluation.md").read_text()
+    for key in (*found, *nested):
+        assert f"`{key}`" in text, key
 
 
 def test_the_table_says_what_the_file_says(tmp_path, capsys):
@@ -261,6 +272,22 @@ def test_a_file_of_rewardbench_2_with_ties(run, tmp_path):
     ties += 0.01 * np.tanh(smaller / spread - 1)
     assert found["rewardbench"]["version"] == 2
     assert found["rewardbench"]["subsets"] == pytest.approx({"Math": float(best > max(others)), "Ties": ties}, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["alpaca_eval_lists.jsonl.gz", "hh_harmless_base.jsonl.gz"])
+def test_real_lists_and_real_pairs(name, run, real_data, tmp_path):
+    """The head of a real file, which is read as it is: some 30 rows."""
+    with gzip.open(real_data / name, "rt") as file:
+        rows = [json.loads(line) for line in itertools.islice(file, 30)]
+    path = tiny.write_jsonl(tmp_path / "head.jsonl", rows)
+    found = answer(str(run), f"--data={path}", f"--out={tmp_path}", page=True)
+    assert found["format"] == ("lists" if "alpaca" in name else "hh")
+    assert found["lists"] > 20
+    assert sum(found["raw"]["reliability"]["pairs"]) == found["pairs"]
+    assert 0 < found["calibrated"]["log_loss"] <= found["raw"]["log_loss"] + 1e-9
+    page = (tmp_path / "report.html").read_text()
+    assert "accuracy by rank distance" in page
+    assert "length bias" in page
 
 
 def test_a_stage_that_a_run_has_not_and_a_file_with_a_bad_row(run, tmp_path, capsys):
