@@ -234,6 +234,7 @@ def default_config() -> ConfigDict:
     c.ppo.missing_eos.score = -1.0  # in units of reward
     c.ppo.dense = ConfigDict()  # fine-grained reward models, which pay at the last token of each part of a response
     c.ppo.dense.models = ()  # run directories with a stage segments, "this" for this run; empty: no such model
+    c.ppo.dense.at = "parts"  # where they pay: parts (each at its last token), or end (all at the response's last token)
     c.ppo.dense.value = "sign"  # reward of a part: sign (+1 good, -1 not), probability (of good) or logit
     c.ppo.dense.weights = ()  # KIND:WEIGHT, what the rewards of a kind are multiplied by; others count for 1
     c.ppo.dense.sequence = 1.0  # what the reward model's own rewards are multiplied by; 0: there need be no such model
@@ -386,6 +387,7 @@ RULES: dict[str, Rule] = {
     "ppo.kl.target": _POSITIVE,
     "ppo.kl.horizon": _COUNT,
     "ppo.dense.models": Rule(lambda v: len(set(v)) == len(v) and all(v), "different run directories"),
+    "ppo.dense.at": _one_of("parts", "end"),
     "ppo.dense.value": _one_of("sign", "probability", "logit"),
     "ppo.dense.weights": Rule(
         lambda v: all(_is_number(one.rpartition(":")[2]) and ":" in one for one in v) and _different(v),
@@ -608,8 +610,6 @@ def _dense_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "ppo.dense.weights", "would go unused: config.ppo.dense.models names no model"
 
 
-def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
-    named = {f"utility_by_type.{kind}": u for kind, u in reward.utility_by_type.items()}
 def _ensemble_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     if c.reward.ensemble.bootstrap and c.reward.ensemble.members == 1:
         yield "reward.ensemble.bootstrap", "True would go unused: config.reward.ensemble.members is 1"

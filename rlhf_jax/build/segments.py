@@ -25,7 +25,7 @@ from rlhf_jax.learners import segments
 from rlhf_jax.learners.step import sum_over_devices
 from rlhf_jax.loop import Evaluation, Task
 from rlhf_jax.models import DecoderSpec, apply_token_heads, init_decoder, init_token_heads
-from rlhf_jax.objectives.segments import dense_rewards, segment_values
+from rlhf_jax.objectives.segments import dense_rewards, paid_at_end, segment_values
 from rlhf_jax.types import Params, Rollout, SegmentBatch, TrainState
 
 
@@ -194,6 +194,8 @@ def make_payer(context: Context, judges: tuple[Judge, ...]) -> Callable[[Rollout
         values = segment_values(logits, section.value)
         weights = jnp.asarray(judge.weights, values.dtype)
         dense = jax.vmap(lambda v, e: dense_rewards(values=v, ends=e, weights=weights))(values, ends)
+        if section.at == "end":
+            dense = jax.vmap(paid_at_end)(dense, rollout.response_mask)
         before = section.sequence * rollout.raw_scores if first else rollout.raw_scores
         total = dense if rollout.dense is None else rollout.dense + dense
         return (dataclasses.replace(rollout, dense=total, raw_scores=before + jnp.sum(dense, axis=1)),)

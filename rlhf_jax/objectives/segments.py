@@ -47,3 +47,9 @@ def dense_rewards(
     """
     paid = jnp.where(ends > 0, ends * values, 0.0)
     return jnp.sum(weights * paid, axis=-1)
+
+
+def paid_at_end(rewards: Float[Array, "R"], mask: Bool[Array, "R"]) -> Float[Array, "R"]:
+    """All rewards of ONE response at its last token: the same return, without telling which part earned it."""
+    last = jnp.arange(mask.shape[0]) == jnp.sum(mask) - 1
+    return jnp.where(last, jnp.sum(jnp.where(mask, rewards, 0.0)), 0.0)
