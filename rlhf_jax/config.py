@@ -201,8 +201,12 @@ def default_config() -> ConfigDict:
     c.segments.steps = 800  # updates
     c.segments.batch_size = 64  # responses per update, over all devices
     c.segments.init = "sft"  # sft: start from the SFT checkpoint; scratch: from random parameters
-    c.segments.kinds = ("plain:sub_sentence", "repeated:sub_sentence", "wrong_city:sub_sentence", "short:sequence")
-    #                    # KIND:LEVEL, a head for each: the kind of spans in the data, and the parts judged, one of LEVELS
+    c.segments.kinds = (  # KIND:LEVEL, a head for each: a kind of spans in the data, and the parts judged, of LEVELS
+        "plain:sub_sentence",
+        "repeated:sub_sentence",
+        "wrong_city:sub_sentence",
+        "short:sequence",
+    )
     c.segments.least_words = 5  # of a sub-sentence; a shorter piece is joined to its neighbour
     c.segments.unmarked = "good"  # responses without any span: good (nothing was found) or skip (nobody looked)
     c.segments.optimizer = optimizer(1e-3, warmup=20)
@@ -234,14 +238,14 @@ def default_config() -> ConfigDict:
     c.ppo.missing_eos.score = -1.0  # in units of reward
     c.ppo.dense = ConfigDict()  # fine-grained reward models, which pay at the last token of each part of a response
     c.ppo.dense.models = ()  # run directories with a stage segments, "this" for this run; empty: no such model
-    c.ppo.dense.at = "parts"  # where they pay: parts (each at its last token), or end (all at the response's last token)
+    c.ppo.dense.at = "parts"  # where they pay: parts (each at its last token), or end (all at that of the response)
     c.ppo.dense.value = "sign"  # reward of a part: sign (+1 good, -1 not), probability (of good) or logit
     c.ppo.dense.weights = ()  # KIND:WEIGHT, what the rewards of a kind are multiplied by; others count for 1
     c.ppo.dense.sequence = 1.0  # what the reward model's own rewards are multiplied by; 0: there need be no such model
-    c.ppo.normalize_reward = False  # affine, to mean 0 and deviation 1 on samples of the SFT policy
     c.ppo.aggregate = "mean"  # of the members of a reward ensemble: mean, worst (least), uncertainty (mean - penalty x
     #                           variance) or lower (mean - penalty x standard deviation)
     c.ppo.uncertainty_penalty = 1.0  # of uncertainty, per unit of reward, and of lower, in deviations; others: unused
+    c.ppo.normalize_reward = False  # affine, to mean 0 and deviation 1 on samples of the SFT policy
     c.ppo.optimizer = optimizer(3e-4, warmup=20)  # of the policy
     c.ppo.value_learning_rate = 1e-3  # peak, of the value network; its schedule is the policy's
     c.ppo.eval_every = 20  # iterations between evaluations on held-out prompts
@@ -351,9 +355,9 @@ RULES: dict[str, Rule] = {
     "reward.annotator_weights.*": _NOT_NEGATIVE,
     "reward.scores.huber": _NOT_NEGATIVE,
     "reward.scores.*": _ANY,
-    "reward.balance_utilities": Rule(lambda v: isinstance(v, bool), "True or False"),
     "reward.ensemble.kind": _one_of("models", "heads"),
     "reward.ensemble.bootstrap": Rule(lambda v: isinstance(v, bool), "True or False"),
+    "reward.balance_utilities": Rule(lambda v: isinstance(v, bool), "True or False"),
     "reward.utility*.name": Rule(lambda v: v in UTILITIES or ":" in v, "|".join((*UTILITIES, "FILE.py:CLASS"))),
     "reward.utility*.extension": _one_of("tangent", "shift"),
     "reward.utility*": _ANY,  # the ranges depend on the name: _utility_problems
@@ -398,10 +402,10 @@ RULES: dict[str, Rule] = {
     "ppo.missing_eos.score": _ANY,
     "ppo.value_learning_rate": _POSITIVE,
     "ppo.whiten_advantages": Rule(lambda v: isinstance(v, bool), "True or False"),
-    "ppo.normalize_reward": Rule(lambda v: isinstance(v, bool), "True or False"),
-    "ppo.*": _COUNT,
     "ppo.aggregate": _one_of(*AGGREGATES),
     "ppo.uncertainty_penalty": _NOT_NEGATIVE,
+    "ppo.normalize_reward": Rule(lambda v: isinstance(v, bool), "True or False"),
+    "ppo.*": _COUNT,
 }
 
 
@@ -533,9 +537,9 @@ def _problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from _parent_problems(c)
     yield from _dense_problems(c)
     yield from _utility_problems(c.reward)
+    yield from _ensemble_problems(c)
     yield from _feedback_problems(c.reward)
     if "critique" in stages:
-    yield from _ensemble_problems(c)
         yield from _critique_problems(c)
 
 
@@ -626,6 +630,8 @@ def aggregate_problems(c: ConfigDict, members: int) -> Iterator[tuple[str, str]]
         yield "ppo.aggregate", f"{c.ppo.aggregate} would go unused: the reward model is no ensemble"
 
 
+def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
+    named = {f"utility_by_type.{kind}": u for kind, u in reward.utility_by_type.items()}
     for key, u in {"utility": reward.utility, **named}.items():
         key = f"reward.{key}"
         path, own, _ = u.name.rpartition(":")

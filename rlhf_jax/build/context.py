@@ -80,7 +80,6 @@ def check_rows(config: ConfigDict, devices: int) -> None:
         ("reward.batch_size", config.reward.batch_size, "reward" in stages or "reward_common" in stages),
         ("critique.batch_size", config.critique.batch_size, "critique" in stages),
         ("segments.batch_size", config.segments.batch_size, "segments" in stages),
-        ("critique.batch_size", config.critique.batch_size, "critique" in stages),
         ("ppo.prompts_per_iteration", episodes, "sft" in stages or "ppo" in stages),
         ("ppo.minibatches", episodes // ppo.minibatches, "ppo" in stages),
     ):
@@ -133,6 +132,7 @@ def inherit_model(config: ConfigDict) -> None:
                 if own != other:
                     raise UserError(f"config.model.{key}: {own}, but {parent} was trained with {other}")
         config.model.update(theirs)
+    validate(config)
     _check_ensembles(config)
 
 
@@ -149,7 +149,6 @@ def _check_ensembles(config: ConfigDict) -> None:
     if config.parents.reward:
         for key, text in aggregate_problems(config, stage_ensemble(config, "reward").members):
             raise UserError(f"config.{key}: {text}")
-    validate(config)
 
 
 def stage_directory(context: Context, stage: str) -> Path:
