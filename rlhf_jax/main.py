@@ -46,11 +46,18 @@ def _best_of_n(words: Sequence[str]) -> None:
     best_of_n_command(words)
 
 
+def _labels(words: Sequence[str]) -> None:
+    from rlhf_jax.labels_command import labels
+
+    labels(words)
+
+
 # The first word of a command line -> what is done with the words after it. Each imports its module when it is called.
 COMMANDS: dict[str, Command] = {
     "theory": _theory,
     "collapse": _collapse,
     "best-of-n": _best_of_n,
+    "labels": _labels,
     "evaluate": _evaluate,
     "prepare": _prepare,
     "export": _export,
