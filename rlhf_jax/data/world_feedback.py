@@ -54,7 +54,7 @@ class Annotators:
 def prefers(gap: Float[np.ndarray, "*S"] | float, noise: float) -> Float[np.ndarray, "*S"]:
     """Probability that the first of two answers is preferred, ``gap`` its gold less that of the second."""
     gap = np.asarray(gap, np.float64)
-    return expit(gap / noise) if noise else np.heaviside(gap, 0.5)
+    return np.asarray(expit(gap / noise) if noise else np.heaviside(gap, 0.5))
 
 
 def outcomes(gap: float, noise: float) -> Float[np.ndarray, "3"]:
