@@ -47,6 +47,8 @@ examples:
 
 # Of config.reward, what says how it was trained and not what it prefers.
 _HOW = ("steps", "batch_size", "init", "optimizer", "eval_every", "eval_train")
+# Of config.data, what decides the records of the embedded world.
+_WORLD = ("task", "ties", "feedback", "noise", "judges", "list_size")
 # Texts on which the tokenizer that was written has to agree with the run's own.
 _PROBES = ("a b", " two  spaces\n\nlines\t", "Zürich, 東京 and 🙂", "0123456789 ... ?! ()", "")
 
@@ -75,6 +77,11 @@ def export(words: Sequence[str]) -> None:
     tokenizer = _tokenizer(order.run / "tokenizer")
     spec = decoder_spec(config.model, tokenizer.vocab_size)
     reward = order.stage in ("reward", "reward_common")
+    if reward and config.reward.ensemble.members > 1:
+        raise UserError(
+            f"{order.run}: config.reward.ensemble.members: {config.reward.ensemble.members}; a sequence classifier "
+            "holds one reward model"
+        )
     # What cannot be exported is told before anything large is read.
     model_config(spec, reward=reward, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id, about={})
     about = _about(config, order.stage)
@@ -202,7 +209,8 @@ def _fingerprint(config: ConfigDict) -> dict[str, Any]:
     """Where the data came from, and the SHA-256 of it as it is now: of a file its bytes, of a folder its files'."""
     source = config.data.path
     if not source:
-        return {"source": "embedded world", "version": str(PreferenceWorld.VERSION), "ties": config.data.ties}
+        asked = {key: config.data[key] for key in _WORLD}
+        return {"source": "embedded world", "version": str(PreferenceWorld.VERSION), **asked}
     path = Path(source)
     try:
         if path.is_dir():

@@ -75,7 +75,8 @@ def _utility(settings: Mapping[str, Any]) -> str:
 
 def _data(data: Mapping[str, Any]) -> str:
     if data["source"] == "embedded world":
-        return f"the embedded world of rlhf_jax, version {data['version']}"
+        asked = ", ".join(f"{key}={value}" for key, value in data.items() if key not in ("source", "version"))
+        return f"the embedded world of rlhf_jax, version {data['version']} ({asked})"
     if data["sha256"] is None:
-        return f"{_code(data['source'])}, which was not at hand when the model was exported"
+        return f"{_code(data['source'])}, whose bytes were not at hand when the model was exported"
     return f"{_code(data['source'])}, SHA-256 {data['sha256']} when the model was exported"
