@@ -104,6 +104,19 @@ BAD = {
     "data__ties": ["yes"],
     "data__tie_margin": [-0.1],
     "data__list_size": [1],
+    "data__refinements": ["yes", "sft,pairs"],
+    "critique__steps": [0],
+    "critique__batch_size": [0],
+    "critique__init": ["reward"],
+    "critique__separator": ["", " \n"],
+    "critique__max_tokens": [1],
+    "critique__source": ["given"],
+    "critique__first_steps": [-1],
+    "critique__lm_weight": [-0.5, float("inf")],
+    "critique__temperature": [0.0],
+    "critique__samples": [0],
+    "critique__eval_every": [0],
+    "critique__optimizer__schedule": ["step"],
     "parents__sft": ["/no/such/run", "."],  # the second exists, but the run makes its own
     "parallel__mode": ["jit"],
     "parallel__data": [0, -2],
@@ -173,6 +186,20 @@ def test_a_bad_value_is_one_line_that_begins_with_its_key(key: str, value: objec
             "parents.reward_start",
             "config.reward.init=reward",
         ),
+        ({"stages": ("critique",)}, "parents.sft", "config.critique.init=scratch"),
+        (
+            {"stages": ("sft", "critique"), "reward__loss": "plackett_luce", "reward__utility_by_type": ConfigDict()},
+            "reward.loss",
+            "the critique stage trains under a utility",
+        ),
+        (
+            {"stages": ("sft", "critique"), "reward__weights__ranks": 0.0},
+            "reward.weights.ranks",
+            "comparisons alone",
+        ),
+        ({"stages": ("sft", "critique"), "critique__first_steps": 700}, "critique.first_steps", "critique.source=data"),
+        ({"stages": ("sft", "critique"), "model__max_positions": 48}, "model.max_positions", "= 49 tokens"),
+        ({"critique__source": "mix"}, "critique.source", "did you mean mixed?"),
         ({"parallel__mode": "pmap", "parallel__fsdp": 2}, "parallel.fsdp", "mesh"),
         ({"data__path": __file__}, "tokenizer.kind", "bpe"),
         ({"tokenizer__kind": "pretrained"}, "tokenizer.path", "pretrained"),
@@ -205,6 +232,9 @@ def test_a_bad_combination_says_what_would_mend_it(values: dict[str, Any], key: 
         {"stages": ("reward",), "reward__init": "reward", "parents__reward_start": "."},
         {"stages": ("sft",), "ppo__minibatches": 3},  # of a stage that does not run
         {"stages": ("ppo",), "parents__sft": ".", "parents__reward": "."},
+        {"stages": ("critique",), "critique__init": "scratch", "critique__source": "data", "critique__first_steps": 900},
+        {"stages": ("sft", "critique"), "model__max_positions": 49},  # 12 + 20 + 1 + 16, no more
+        {"stages": ("sft", "ppo"), "parents__reward": ".", "critique__first_steps": 900},  # of a stage that does not run
         {"model__positions": "learned", "model__width": 20},
         {"model__max_positions": 44, "sft__row_length": 44},  # 24 + 20, no more
         {"reward__utility": utility("linear", epsilon=0, gamma=-3)},  # gamma is unused
