@@ -10,7 +10,13 @@ VENV := .venv
 RUN  := $(VENV)/bin/python
 PIP  := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help quickstart test check smoke reproduce golden bench lock clean
+# PyTorch stays out of $(VENV): an environment of its own sees the packages of $(VENV) and adds it. Its builds without
+# CUDA are where TORCH_INDEX says, or in a folder that PIP_FIND_LINKS names.
+PARITY      := .venv-parity
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_FROM  ?= $(if $(PIP_FIND_LINKS),,--extra-index-url $(TORCH_INDEX))
+
+.PHONY: help quickstart test parity check smoke reproduce golden bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -21,6 +27,9 @@ quickstart: $(VENV)/.base  ## SFT, reward model and PPO on the embedded world; W
 
 test: $(VENV)/.dev  ## every test, on WORKERS=2 processes
 	$(RUN) -m pytest -n $(WORKERS) tests
+
+parity: $(PARITY)/.done  ## exported models against transformers' PyTorch models (installs PyTorch into .venv-parity)
+	$(PARITY)/bin/python -m pytest -n 0 tests/parity
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts; changes nothing
 	$(RUN) -m ruff format --check .
@@ -47,13 +56,16 @@ lock:  ## resolve requirements/*.txt anew from setup.py (needs uv); UPGRADE=--up
 	$(UV) pip compile setup.py requirements/build.in $(LOCK_FLAGS) --output-file requirements/base.txt
 	$(UV) pip compile setup.py requirements/build.in --extra test --extra check \
 	  --constraints requirements/base.txt $(LOCK_FLAGS) --output-file requirements/dev.txt
+	$(UV) pip compile setup.py --extra parity --constraints requirements/dev.txt \
+	  $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--index $(TORCH_INDEX)) \
+	  $(LOCK_FLAGS) --output-file requirements/parity.txt
 
 # One version of each package for all Pythons from 3.11 on: the lock is what is tested.
 LOCK_FLAGS = --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command "make lock" --quiet $(UPGRADE)
 
 clean:  ## remove the environment and every cache; runs/ stays
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(PARITY) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -71,4 +83,15 @@ $(VENV)/.base: $(VENV)/.created requirements/base.txt setup.py pyproject.toml
 $(VENV)/.dev: $(VENV)/.base requirements/dev.txt
 	@echo "installing requirements/dev.txt into $(VENV)"
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(PARITY)/.done: $(VENV)/.dev requirements/parity.txt
+	@echo "installing PyTorch of requirements/parity.txt into $(PARITY) (about 0.8 GB)"
+	@$(RUN) -m venv --clear $(PARITY)
+	@$(PARITY)/bin/python -c 'import pathlib, sys, sysconfig; \
+	  link = pathlib.Path(sysconfig.get_path("purelib"), "base.pth"); \
+	  link.write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
+	  "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@$(PARITY)/bin/python -m pip --disable-pip-version-check --quiet install $(TORCH_FROM) \
+	  --require-hashes -r requirements/parity.txt
 	@touch $@
