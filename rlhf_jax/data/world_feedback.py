@@ -89,7 +89,7 @@ def give_feedback(record: Record, annotators: Annotators) -> Record:
 
 
 def _pair(record: Record, gold: np.ndarray, noise: float, rng: np.random.Generator) -> Record:
-    first, second = rng.choice(len(gold), 2, replace=False)
+    first, second = rng.choice(len(gold), 2, replace=False).tolist()
     if rng.random() >= prefers(gold[first] - gold[second], noise):
         first, second = second, first
     size = abs(gold[first] - gold[second])
@@ -105,7 +105,7 @@ def _pair_alone(record: Record, gold: np.ndarray, noise: float, rng: np.random.G
 
 
 def _tie(record: Record, gold: np.ndarray, noise: float, rng: np.random.Generator) -> Record:
-    first, second = rng.choice(len(gold), 2, replace=False)
+    first, second = rng.choice(len(gold), 2, replace=False).tolist()
     better, worse, _ = outcomes(gold[first] - gold[second], noise)
     draw = rng.random()
     if better <= draw < better + worse:
