@@ -286,10 +286,15 @@ FIXTURES: dict[str, Fixture] = {
     ),
     "text": Fixture(
         "text",
-        [{"text": "Cork floats."}, {"text": f"{H}Hi{A} Hello!{H}What floats?{A} Cork."}],
         [
-            Record("f.jsonl:1", "", (Response("Cork floats."),)),
-            Record("f.jsonl:2", f"{H}Hi{A} Hello!{H}What floats?{A}", (Response(" Cork."),)),
+            {"text": " Cork floats. "},
+            {"text": "a b c d e f g h  i j k l m n o p q r s t"},
+            {"text": f"{H}Hi{A} Hello!{H}What floats?{A} Cork."},
+        ],
+        [
+            Record("f.jsonl:1", " Cork", (Response(" floats. "),)),
+            Record("f.jsonl:2", "a b c d e f g h", (Response("  i j k l m n o p q r s t"),)),
+            Record("f.jsonl:3", f"{H}Hi{A} Hello!{H}What floats?{A}", (Response(" Cork."),)),
         ],
     ),
     "prompt": Fixture(
@@ -792,6 +797,7 @@ BAD: list[tuple[str, str, Any, str]] = [
     ("messages", "messages", "Hi", "messages: expected a list of messages, found str"),
     ("messages", "messages/0/content", [], r"messages\[0\].content: expected a string, found list"),
     ("text", "text", "", "text: empty text"),
+    ("text", "text", " Cork ", "text: a single word, at least 2 are needed"),
     ("text", "text", f"{H}Hi{A} Hello!{H}Bye", "text: the last turn is the user's"),
     ("prompt", "prompt", "\n", "prompt: empty text"),
     ("ultrafeedback", "instruction", None, "instruction: missing"),

@@ -1,10 +1,14 @@
 """One answer or none: TRL's unpaired preferences, demonstrations and prompts."""
 
+import re
+
 from rlhf_jax.data.readers.checks import BadRow, Row, label, messages, text, valid_text
 from rlhf_jax.data.readers.dialogue import ASSISTANT, HUMAN, last_turns, prompt_of, render
 from rlhf_jax.data.readers.formats.common import Found, Settings
 from rlhf_jax.data.records import Message, Record, Response
 
+BEGINNING = 8
+_WORD = re.compile(r"\S+")
 EMPTY = "empty response text"
 
 
@@ -27,14 +31,19 @@ def conversation(row: Row, settings: Settings) -> Found:
 
 
 def plain_text(row: Row, settings: Settings) -> Found:
-    """``{"text"}``: a transcript is cut after its last "Assistant:"; any other text is all answer, its prompt empty."""
+    """``{"text"}``: a transcript is cut after its last "Assistant:"; any other text after its first words, half of them
+    but at most ``BEGINNING``: a run has to have something to answer."""
     whole = text(row, "text")
     end = whole.rfind(ASSISTANT)
-    if end < 0:
-        return Found((Record("", "", (Response(whole),)),))
-    end += len(ASSISTANT)
-    if HUMAN in whole[end:]:
-        raise BadRow("text: the last turn is the user's, not the assistant's")
+    if end >= 0:
+        end += len(ASSISTANT)
+        if HUMAN in whole[end:]:
+            raise BadRow("text: the last turn is the user's, not the assistant's")
+    else:
+        words = list(_WORD.finditer(whole))
+        if len(words) < 2:
+            raise BadRow("text: a single word, at least 2 are needed")
+        end = words[min(len(words) // 2, BEGINNING) - 1].end()
     return Found((Record("", whole[:end], (Response(valid_text(whole[end:], "text", EMPTY)),)),))
 
 
