@@ -90,7 +90,7 @@ def best_of_n_command(words: Sequence[str]) -> None:
     members = found.candidates.members
     if question.aggregate != "mean" and members.shape[-1] == 1:
         raise UserError(f"best-of-n: --aggregate: {question.aggregate} needs an ensemble, but {question.run} has none")
-    scores = np.asarray(found.candidates.scores(question.aggregate, question.penalty), float)  # type: ignore[arg-type]
+    scores = found.candidates.scores(question.aggregate, question.penalty).astype(np.float64)  # type: ignore[arg-type]
     rows = by_n(scores, found.gold)
     if question.as_json:
         chosen = best(scores)

@@ -80,6 +80,13 @@ def test_bounded_no_is_refused_exactly_where_the_family_needs_bounds() -> None:
     assert refused == {name for name, member in FAMILY.items() if member.needs_bounded_rewards}
 
 
+def test_an_ensemble_and_its_aggregate_are_allowed() -> None:
+    for how in schema.AGGREGATES:
+        config = changed(reward__ensemble__members=3, reward__ensemble__bootstrap=True, ppo__aggregate=how)
+        config.ppo.uncertainty_penalty = 2.0 if how in ("uncertainty", "lower") else 1.0
+        validate(config)
+
+
 BAD = {
     "seed": [-1, 2**32],
     "stages": [(), ("sft", "sft"), ("reward", "sft"), ("sft", "rewards")],
@@ -133,6 +140,11 @@ BAD = {
     "sft__optimizer__clip_norm": [-1.0],
     "reward__batch_size": [0],
     "reward__eval_train": [-1],
+    "reward__ensemble__members": [0],
+    "reward__ensemble__kind": ["head"],
+    "reward__ensemble__bootstrap": [True],  # of one member
+    "ppo__aggregate": ["min", "worst"],  # the second of one member
+    "ppo__uncertainty_penalty": [-1.0, 2.0],  # the second under the mean
     "reward__init": ["random"],
     "reward__bounded": ["no", "maybe"],
     "reward__utility__name": ["powr"],
