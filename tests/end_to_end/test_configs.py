@@ -18,6 +18,9 @@ TWO_STEPS = (
     *tiny.SIZE,
     "--config.sft.steps=2",
     "--config.reward.steps=2",
+    "--config.critique.batch_size=8",
+    "--config.critique.steps=2",
+    "--config.critique.first_steps=1",
     "--config.ppo.iterations=2",
     "--config.log.every=1",
 )
@@ -46,6 +49,7 @@ def _done(quickstart: Run, folder: pathlib.Path) -> None:
 
 # What each config needs besides its command. A new config gets a line here.
 RECIPES: dict[str, Callable[[Run, pathlib.Path], tuple[str, ...] | None]] = {
+    "critique": _world,
     "hh_file": _hh,
     "lists_file": _lists,
     "ppo": _parents,
