@@ -1,6 +1,8 @@
 """Every published format: what its rows become, how it is told from the others, and what is refused in it."""
 
 import json
+import pathlib
+import re
 
 import pytest
 
@@ -27,6 +29,8 @@ def test_there_is_a_fixture_of_every_format_and_the_configuration_knows_them() -
     assert {FIXTURES[name].format for name, *_ in BAD} == set(FORMATS) - {"auto"}
     assert config.DATA_FORMATS == FORMATS
     assert config.rule_of("data.annotators").text == "|".join(ANNOTATORS)
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \| .* \| `\{", page, re.MULTILINE)) == set(FORMATS) - {"auto"}
 
 
 @pytest.mark.parametrize("name", FIXTURES)
