@@ -110,16 +110,23 @@ class Console:
 
 
 def samples_table(rows: Iterable[Mapping[str, Any]], title: str, *, console: RichConsole | None = None) -> None:
-    """Print a table of prompt, response, proxy and gold reward; text is cleaned and cut by "…"."""
+    """Print a table of prompt, response, proxy and gold reward, and of critiques if there are any; text is cleaned and
+    cut by "…".
+    """
+    rows = list(rows)
+    criticised = any(row.get("critique") for row in rows)
     table = Table(title=Text(clean_text(title)), title_justify="left", expand=False)
     table.add_column("prompt", ratio=2, overflow="fold")
     table.add_column("response", ratio=3, overflow="fold")
+    if criticised:
+        table.add_column("critique", ratio=2, overflow="fold")
     table.add_column("proxy", justify="right", no_wrap=True)
     table.add_column("gold", justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             Text(shorten(str(row["prompt"]), CELL_LIMIT)),
             Text(shorten(str(row["response"]), CELL_LIMIT)),
+            *([Text(shorten(str(row.get("critique") or ""), CELL_LIMIT))] if criticised else []),
             _score(row.get("proxy")),
             _score(row.get("gold")),
         )
