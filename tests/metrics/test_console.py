@@ -49,6 +49,17 @@ def test_shorten_cuts_with_an_ellipsis_within_the_limit():
     assert shorten("abcdefgh", 4) == "abc…"
 
 
+def test_critiques_have_a_column_where_there_are_any():
+    for critique, columns in (("so \x1b[31mso", 5), ("", 4), (None, 4)):
+        file = io.StringIO()
+        row = {"prompt": "p", "response": "r", "critique": critique, "proxy": 0.5, "gold": None}
+        samples_table(iter([row]), "after", console=RichConsole(file=file, width=100))
+        header = next(line for line in file.getvalue().splitlines() if "prompt" in line)
+        assert header.count("┃") == columns + 1
+        assert ("so so" in file.getvalue()) == bool(critique)
+        assert "\x1b" not in file.getvalue()
+
+
 def test_samples_table_shows_text_as_text_and_cuts_it():
     file = io.StringIO()
     rows = [
