@@ -203,13 +203,13 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         kinds, kind = config.reward.utility_by_type, key.split(".")[2]
         if kind not in kinds:
             kinds[kind] = copy.deepcopy(config.reward.utility)
-    if key.startswith(_ANNOTATORS):
-        config.reward.annotator_weights[key.split(".")[2]] = default
     plain = text
     if isinstance(default, tuple):  # sft,reward and ("sft", "reward") alike
         plain = repr(tuple(part.strip(" '\"") for part in text.strip("()[] ").split(",") if part.strip(" '\"")))
     *groups, leaf = key.split(".")
     group = functools.reduce(ConfigDict.__getitem__, groups, config)  # a prompt type may be any word, flags' paths not
+    if key.startswith(_ANNOTATORS):  # nor may an annotator
+        name, leaf, group = leaf, "weight", ConfigDict({"weight": default})
     values, word = flags.FlagValues(), f"--config.{leaf}={plain}"
     config_flags.DEFINE_config_dict("config", group, flag_values=values, lock_config=False, sys_argv=["", word])
     try:
@@ -218,6 +218,8 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         raise UserError(f"config.{key}: {text!r} is not {type_name(default)}") from None
     if isinstance(default, float) and not math.isfinite(float(text)):
         raise UserError(f"config.{key}: {text!r} is not a finite number")
+    if key.startswith(_ANNOTATORS):
+        config.reward.annotator_weights[name] = group.weight
 
 
 # ------------------------------------------------------------------------- config files

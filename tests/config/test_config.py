@@ -109,6 +109,9 @@ BAD = {
     "data__validation_fraction": [0.0, 1.0, float("nan")],
     "data__on_bad_row": ["ignore"],
     "data__ties": ["yes"],
+    "data__feedback": ["pair", 1],
+    "data__noise": [-0.1, float("inf"), 0.5],  # the last would go unused: lists are exact
+    "data__judges": [0, 4, 2],
     "data__tie_margin": [-0.1],
     "data__list_size": [1],
     "data__refinements": ["yes", "sft,pairs"],
@@ -147,6 +150,19 @@ BAD = {
     "ppo__uncertainty_penalty": [-1.0, 2.0],  # the second under the mean
     "reward__init": ["random"],
     "reward__bounded": ["no", "maybe"],
+    "reward__loss": ["bradley_terry"],
+    "reward__top_k": [-1, 3],  # the second, like those below, would go unused
+    "reward__tie": [0.0, -1.0, 0.7],
+    "reward__label_smoothing": [-0.1, 0.5],
+    "reward__margin": [-1.0, float("nan")],
+    "reward__centering": [-0.1, "no"],
+    "reward__weights__ranks": [-1.0],
+    "reward__weights__labels": [-0.5],
+    "reward__weights__scores": [-1.0, float("inf")],
+    "reward__scores__low": [1.0, -2.0],
+    "reward__scores__high": [float("nan"), 5.0],
+    "reward__scores__huber": [-1.0, 0.5],
+    "reward__annotator_weights__ann": [-1.0, 1, float("nan")],
     "reward__utility__name": ["powr"],
     "reward__utility__gamma": [0.0, -1.0, float("-inf")],
     "reward__utility__epsilon": [0.0, -0.1],
@@ -179,6 +195,10 @@ def test_a_bad_value_is_one_line_that_begins_with_its_key(key: str, value: objec
     message = str(caught.value)
     assert message.startswith(f"config.{key.replace('__', '.')}: ")
     assert "\n" not in message
+
+
+PAIRS = {"reward__utility_by_type": ConfigDict()}  # without the prompt type that ``changed`` adds
+FILE = {"data__path": __file__, "tokenizer__kind": "byte"}
 
 
 @pytest.mark.parametrize(
@@ -227,6 +247,26 @@ def test_a_bad_value_is_one_line_that_begins_with_its_key(key: str, value: objec
         ({"sft__optimizer__schedule": "cosin"}, "sft.optimizer.schedule", "did you mean cosine?"),
         ({"reward__utility_by_type__opne": utility("log")}, "reward.utility_by_type.opne", "did you mean open?"),
         ({"sft__step": 3}, "sft.step", "did you mean config.sft.steps?"),
+        ({"reward__loss": "plackett_luce"}, "reward.utility_by_type", "would go unused"),
+        ({"reward__loss": "plackett-luce"}, "reward.loss", "did you mean plackett_luce?"),
+        (
+            {**PAIRS, "reward__loss": "davidson", "reward__top_k": 2},
+            "reward.top_k",
+            "would go unused: config.reward.loss",
+        ),
+        ({**PAIRS, "reward__loss": "plackett_luce", "reward__tie": 1.0}, "reward.tie", "would go unused"),
+        ({**PAIRS, "reward__loss": "davidson", "reward__margin": 1.0}, "reward.margin", "would go unused"),
+        ({**PAIRS, "reward__loss": "rao_kupper", "reward__label_smoothing": 0.1}, "reward.label_smoothing", "unused"),
+        ({"reward__weights__ranks": 0.0, "reward__weights__labels": 0.0}, "reward.weights", "nothing would be trained"),
+        (
+            {"reward__weights__scores": 1.0, "reward__scores__low": 2.0},
+            "reward.scores.low",
+            "not below config.reward.scores.high=1.0",
+        ),
+        ({"data__feedback": "label"}, "data.feedback", "did you mean labels?"),
+        ({"data__feedback": "labels", "data__ties": "kept"}, "data.ties", "config.data.feedback is labels"),
+        ({**FILE, "data__feedback": "labels"}, "data.feedback", "of the embedded world"),
+        ({**FILE, "data__noise": 0.1}, "data.noise", "of the embedded world"),
     ],
 )
 def test_a_bad_combination_says_what_would_mend_it(values: dict[str, Any], key: str, says: str) -> None:
@@ -240,13 +280,28 @@ def test_a_bad_combination_says_what_would_mend_it(values: dict[str, Any], key: 
     "values",
     [
         {"stages": ("sft", "reward_common")},
+        {"data__feedback": "mixed", "data__noise": 0.5, "data__judges": 3},
+        {**PAIRS, "reward__loss": "davidson", "reward__tie": 1.0, "reward__bounded": "no"},
+        {**PAIRS, "reward__loss": "plackett_luce", "reward__top_k": 1},
+        {"reward__margin": 1.0, "reward__label_smoothing": 0.1, "reward__centering": 0.01},
+        {"reward__weights__scores": 1.0, "reward__scores__low": -5.0, "reward__scores__huber": 0.5},
+        {"reward__annotator_weights__ann": 0.0},
         {"stages": ("reward",), "reward__init": "scratch"},
         {"stages": ("reward",), "reward__init": "reward", "parents__reward_start": "."},
         {"stages": ("sft",), "ppo__minibatches": 3},  # of a stage that does not run
         {"stages": ("ppo",), "parents__sft": ".", "parents__reward": "."},
-        {"stages": ("critique",), "critique__init": "scratch", "critique__source": "data", "critique__first_steps": 900},
+        {
+            "stages": ("critique",),
+            "critique__init": "scratch",
+            "critique__source": "data",
+            "critique__first_steps": 900,
+        },
         {"stages": ("sft", "critique"), "model__max_positions": 49},  # 12 + 20 + 1 + 16, no more
-        {"stages": ("sft", "ppo"), "parents__reward": ".", "critique__first_steps": 900},  # of a stage that does not run
+        {
+            "stages": ("sft", "ppo"),
+            "parents__reward": ".",
+            "critique__first_steps": 900,
+        },  # of a stage that does not run
         {"model__positions": "learned", "model__width": 20},
         {"model__max_positions": 44, "sft__row_length": 44},  # 24 + 20, no more
         {"reward__utility": utility("linear", epsilon=0, gamma=-3)},  # gamma is unused
@@ -272,6 +327,7 @@ def test_json_round_trip_keeps_values_types_and_lock() -> None:
     config.stages = ("sft",)
     config.data.template = "\n\nHuman: {prompt}\n\nAssistant: “é”"
     config.reward.utility_by_type["creative-writing"] = utility("log_sigmoid", sigma=2)
+    config.reward.annotator_weights["jane doe"] = 0.25
     again = from_json(to_json(lock(config)))
     assert dict(leaves(again)) == dict(leaves(config))
     assert [type(value) for _, value in leaves(again)] == [type(value) for _, value in leaves(config)]

@@ -64,6 +64,10 @@ def test_a_launch_is_config_workdir_and_overrides() -> None:
         (["--config.stages=sft,reward"], "stages", ("sft", "reward")),
         (["--config.stages", "('sft', 'reward')"], "stages", ("sft", "reward")),
         (["--config.seed=1", "--config.seed=2"], "seed", 2),
+        (["--config.reward.annotator_weights.hasty=0.5"], "reward.annotator_weights.hasty", 0.5),
+        (["--config.reward.annotator_weights.jane-doe", "2"], "reward.annotator_weights.jane-doe", 2.0),
+        (["--config.reward.weights.scores=1"], "reward.weights.scores", 1.0),
+        (["--config.data.feedback=labels"], "data.feedback", "labels"),
     ],
 )
 def test_overrides_are_typed(words: list[str], key: str, value: object) -> None:
@@ -99,6 +103,14 @@ MISTAKES = [
     ("--config.ppo.learning_rate=1", "config.ppo.learning_rate: ", "config.ppo.optimizer.learning_rate?"),
     ("--config.batch_size=1", "config.batch_size: ", "did you mean config.sft.batch_size?"),
     ("--config.reward.utility=log", "config.reward.utility: ", "its keys are a, b, epsilon, extension, gamma, name"),
+    (
+        "--config.reward.annotator_weights.hasty=much",
+        "config.reward.annotator_weights.hasty: 'much' is not a number",
+        "",
+    ),
+    ("--config.reward.annotator_weights.hasty=-1", "config.reward.annotator_weights.hasty: -1.0 is not", "at least 0"),
+    ("--config.reward.annotator_weights=1", "config.reward.annotator_weights: a group", "<"),
+    ("--config.reward.weigths.scores=1", "config.reward.weigths.scores: no such key", "config.reward.weights.scores?"),
     ("--config.reward.utility_by_type.open=log", "config.reward.utility_by_type.open: ", "name"),
     ("--config.reward.utility_by_type.open.gama=1", "config.reward.utility_by_type.open.gama: ", "open.gamma?"),
     ("--config.reward.utility_by_type.opne.gamma=1", "config.reward.utility_by_type.opne: ", "did you mean open?"),

@@ -50,6 +50,8 @@ def _done(quickstart: Run, folder: pathlib.Path) -> None:
 # What each config needs besides its command. A new config gets a line here.
 RECIPES: dict[str, Callable[[Run, pathlib.Path], tuple[str, ...] | None]] = {
     "critique": _world,
+    "feedback": _world,
+    "fine_grained": _world,
     "hh_file": _hh,
     "lists_file": _lists,
     "ppo": _parents,

@@ -15,6 +15,7 @@ import pytest
 
 from rlhf_jax.build.data import Data, load_data
 from rlhf_jax.config import default_config
+from rlhf_jax.data.world_feedback import Annotators, give_feedback
 from rlhf_jax.main import main
 from rlhf_jax.metrics import read_jsonl
 
@@ -81,7 +82,12 @@ def small_world(task: str, ties: str, list_size: int) -> Data:
 def load(config: Any, rejects_path: pathlib.Path | None = None, limit: int | None = None) -> Data:
     if config.data.path:
         return load_data(config, rejects_path, limit)
-    return small_world(config.data.task, config.data.ties, config.data.list_size)
+    data = small_world(config.data.task, config.data.ties, config.data.list_size)
+    if config.data.feedback == "lists":
+        return data
+    who = Annotators(config.data.feedback, config.data.noise, config.data.judges)
+    told = {name: [give_feedback(one, who) for one in getattr(data, name)] for name in ("lists", "lists_validation")}
+    return dataclasses.replace(data, annotators=who, **told)
 
 
 def launch(*words: str, report: bool = True) -> None:
