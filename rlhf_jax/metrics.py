@@ -43,6 +43,12 @@ UNITS: dict[str, str] = {
     "validation.kendall_tau": "Kendall's tau-b of rewards and ranks, mean over lists",
     "validation.ndcg": "normalised discounted cumulative gain, mean over lists",
     "validation.log_loss": "nats per held-out pair, probabilities sigma(reward gap)",
+    "validation.accuracy": "share of held-out parts of responses judged as they were marked, by kind",
+    "validation.accuracy_base": "the same of always saying what is more frequent",
+    "validation.base_rate": "share of defective held-out parts, by kind",
+    "validation.auc": "probability that a good held-out part gets a higher logit than a defective one, by kind",
+    "validation.cross_entropy": "nats per held-out part, by kind",
+    "validation.cross_entropy_base": "the same of always saying the base rate",
     "validation.brier": "mean squared error of those probabilities",
     "validation.ece": "expected calibration error of those probabilities",
     "validation.temperature": "divisor of reward gaps that minimises the log-loss, in reward",
@@ -83,7 +89,18 @@ UNITS: dict[str, str] = {
     "eos_fraction": "share of responses that ended by themselves",
 }
 
-BY_TYPE = ("validation.w1", "validation.ks", "validation.r_star_distance", "validation.accuracy_at_distance")
+BY_TYPE = (
+    "validation.w1",
+    "validation.ks",
+    "validation.r_star_distance",
+    "validation.accuracy_at_distance",
+    "validation.accuracy",
+    "validation.accuracy_base",
+    "validation.base_rate",
+    "validation.auc",
+    "validation.cross_entropy",
+    "validation.cross_entropy_base",
+)
 
 
 def unit_of(name: str) -> str:

@@ -25,7 +25,7 @@ KINDS = (*PHRASE_KINDS, "short")
 VIVID, PLAIN, NOUNS, CITIES = (frozenset(words) for words in (world.VIVID, world.PLAIN, world.NOUNS, world.CITIES))
 ENOUGH = 5  # phrases of a whole answer
 SEED = 20230602
-SPLITS = {"sft": 4000, "lists": 1000, "lists_validation": 128, "prompts": 2000, "prompts_validation": 256}
+SPLITS = {"sft": 4000, "lists": 1000, "lists_validation": 128, "prompts": 2000, "prompts_validation": 128}
 LIST_SIZE = 8
 
 TEMPLATES = (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import expit, xlogy
+from scipy.special import xlogy
 from scipy.stats import rankdata
 
 from rlhf_jax.types import SegmentBatch
@@ -15,9 +15,9 @@ SMALLEST = 1e-6  # a base rate is kept so far from 0 and 1 in the logarithm
 def verdict_metrics(logits: Float[np.ndarray, "M"], labels: Float[np.ndarray, "M"]) -> dict[str, float]:
     """Figures of M verdicts; {} of none. Labels in [0, 1] count as good from 1/2 on for accuracy and AUC.
 
-    ``base_rate`` is the share of defective segments, ``accuracy`` beside ``accuracy_base`` of always saying what is more
-    frequent, ``log_loss`` (nats) beside ``log_loss_base`` of always saying the base rate. ``auc`` is the probability
-    that a good segment has a higher logit than a defective one, ties one half; left out if all are of one class.
+    ``base_rate`` is the share of defective segments, ``accuracy`` beside ``accuracy_base`` of always saying what is
+    more frequent, ``cross_entropy`` (nats) beside ``cross_entropy_base`` of always saying the base rate. ``auc`` is the
+    probability that a good segment has a higher logit than a defective one, ties one half; left out if all are alike.
     """
     if not len(labels):
         return {}
@@ -27,9 +27,8 @@ def verdict_metrics(logits: Float[np.ndarray, "M"], labels: Float[np.ndarray, "M
         "base_rate": float(1 - good.mean()),
         "accuracy": float(np.mean((logits >= 0) == good)),
         "accuracy_base": float(max(good.mean(), 1 - good.mean())),
-        "log_loss": float(np.mean(np.logaddexp(0.0, logits) - labels * logits)),
-        "log_loss_base": float(np.mean(-xlogy(labels, mean) - xlogy(1 - labels, 1 - mean))),
-        "brier": float(np.mean((expit(logits) - labels) ** 2)),
+        "cross_entropy": float(np.mean(np.logaddexp(0.0, logits) - labels * logits)),
+        "cross_entropy_base": float(np.mean(-xlogy(labels, mean) - xlogy(1 - labels, 1 - mean))),
     }
     if 0 < good.sum() < len(good):
         # Mann-Whitney: the mean rank of the good ones tells how many defective ones lie below them.

@@ -1,5 +1,6 @@
 """Segments of texts and their last tokens, by hand; the labels that spans give them; every kind of tokenizer."""
 
+import itertools
 import math
 import pathlib
 
@@ -39,21 +40,18 @@ def test_sentences_end_with_a_stop_at_the_end_of_a_word() -> None:
     ("text", "wanted"),
     [
         # Five words before the comma, and more than five after it.
-        ("one two three four five, one two three four five six.", ["one two three four five,", "one two three four five six."]),
+        ("a b c d e, f g h i j k.", ["a b c d e,", "f g h i j k."]),
         # Only five after it: no cut.
-        ("one two three four five, one two three four five.", ["one two three four five, one two three four five."]),
+        ("a b c d e, f g h i j.", ["a b c d e, f g h i j."]),
         # A first piece that is too short goes on to the next cut.
-        ("one, two three four five; one two three four five six", ["one, two three four five;", "one two three four five six"]),
+        ("a, b c d e; f g h i j k", ["a, b c d e;", "f g h i j k"]),
         # A later piece that is too short is joined to the piece before it.
-        (
-            "a b c d e, f g, h i j k l, m n o p q r.",
-            ["a b c d e, f g,", "h i j k l,", "m n o p q r."],
-        ),
+        ("a b c d e, f g, h i j k l, m n o p q r.", ["a b c d e, f g,", "h i j k l,", "m n o p q r."]),
         # Each sentence begins anew, and a full stop inside a word ends nothing.
         ("a b c 1.5 e f, g h. i j.", ["a b c 1.5 e f, g h.", "i j."]),
         ("a b c d e! f g h i j k", ["a b c d e!", "f g h i j k"]),
     ],
-)  # fmt: skip
+)
 def test_sub_sentences_of_at_least_five_words(text: str, wanted: list[str]) -> None:
     assert texts(text, sub_sentences(text)) == wanted
 
@@ -71,7 +69,7 @@ def test_every_level_covers_all_words_in_order_without_overlap(text: str, least:
     for level in ("sentence", "sub_sentence"):
         found = segments(text, level, (), least)
         assert "".join("".join(part.split()) for part in texts(text, found)) == words
-        assert all(end <= start for (_, end), (start, _) in zip(found, found[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(found))
         assert all(text[start].strip() and text[end - 1].strip() for start, end in found)
     assert len(segments(text, "sub_sentence", (), least)) >= len(segments(text, "sentence", (), least))
     with pytest.raises(ValueError, match="no level 'word'"):
@@ -176,7 +174,10 @@ def test_responses_that_nobody_marked_are_good_or_left_out() -> None:
 
 def test_ends_in_a_rollout_count_the_end_of_sequence_for_the_whole_alone() -> None:
     tokenizer = build_tokenizer("word")
-    rows = [[*tokenizer.encode("red sun , old sky ."), tokenizer.eos_id], tokenizer.encode("red sun , old sky . big"), [tokenizer.eos_id]]  # fmt: skip
+    texts_of_rows = ("red sun , old sky .", "red sun , old sky . big")
+    rows = [tokenizer.encode(text) for text in texts_of_rows] + [[]]
+    for row in (0, 2):
+        rows[row].append(tokenizer.eos_id)
     ids, mask = np.full((4, 8), tokenizer.pad_id), np.zeros((4, 8), bool)
     for row, own in enumerate(rows):
         ids[row, : len(own)], mask[row, : len(own)] = own, True

@@ -28,19 +28,32 @@ def marked(response: str) -> list[tuple[str, str]]:
     return [(span.kind, response[span.start : span.end]) for span in spans_of(PROMPT, response)]
 
 
+REST = " , velvet wind , ghostly sky , fragrant song ."  # three good phrases
+
+
 @pytest.mark.parametrize(
     ("response", "gold", "wanted"),
     [
-        ("golden sea , crimson light , velvet wind in mora , ghostly sky , fragrant song .", 4 / 5, [("repeated", "golden sea")]),
-        ("golden rain , crimson light , velvet wind in mora , ghostly sky , fragrant song .", 1.0, []),
-        ("golden rain , old light , velvet wind , ghostly sky , fragrant song , blazing star .", 5 / 6, [("plain", "old")]),
-        ("golden rain , crimson rain , velvet wind in tisk , ghostly sky , fragrant song .", 3 / 5, [("repeated", "rain"), ("wrong_city", "tisk")]),
-        ("old rain , new rain in lund .", 0.0, [("plain", "old"), ("plain", "new"), ("repeated", "rain"), ("wrong_city", "lund"), ("short", "old rain , new rain in lund .")]),
+        ("golden rain in mora , crimson light" + REST, 1.0, []),
+        ("golden sea , crimson light" + REST, 4 / 5, [("repeated", "golden sea")]),  # no noun of its own
+        ("golden rain , crimson rain in tisk" + REST, 4 / 5, [("repeated", "rain"), ("wrong_city", "tisk")]),
+        ("golden rain , old light , blazing star" + REST, 5 / 6, [("plain", "old")]),
+        (
+            "old rain , new rain in lund .",
+            0.0,
+            [
+                ("plain", "old"),
+                ("plain", "new"),
+                ("repeated", "rain"),
+                ("wrong_city", "lund"),
+                ("short", "old rain , new rain in lund ."),
+            ],
+        ),
         ("golden rain rain . .", 0.0, [("repeated", "rain"), ("short", "golden rain rain . .")]),
         ("", 0.0, [("short", "")]),
         ("surely", 0.0, [("plain", "surely"), ("repeated", "surely"), ("short", "surely")]),
     ],
-)  # fmt: skip
+)
 def test_defects_by_hand(response: str, gold: float, wanted: list[tuple[str, str]]) -> None:
     assert marked(response) == wanted
     assert gold_local(PROMPT, response) == pytest.approx(gold)
@@ -104,7 +117,7 @@ def test_held_out_prompts_are_not_trained_on() -> None:
     train = {record.prompt for split in ("sft", "lists", "prompts") for record in load_local(split)}
     held_out = {record.prompt for split in ("lists_validation", "prompts_validation") for record in load_local(split)}
     assert not train & held_out
-    assert 100 < len(held_out) <= 120  # of every place with every country, once
+    assert 80 < len(held_out) <= 120  # of every place with every country, once
 
 
 def test_the_task_does_not_change_under_an_experiment() -> None:

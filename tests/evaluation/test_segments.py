@@ -7,7 +7,10 @@ import pytest
 from scipy.special import log_expit
 
 from rlhf_jax.evaluation.segments import evaluate_segments, verdict_metrics
+from rlhf_jax.metrics import unit_of
 from rlhf_jax.types import SegmentBatch
+
+UNITLESS = ("auc", "base_rate", "accuracy", "accuracy_base")
 
 
 def test_figures_of_verdicts_by_brute_force() -> None:
@@ -21,11 +24,11 @@ def test_figures_of_verdicts_by_brute_force() -> None:
     assert found["base_rate"] == pytest.approx(len(bad) / 60)
     assert found["accuracy_base"] == pytest.approx(max(len(bad), len(good)) / 60)
     assert found["accuracy"] == pytest.approx(((good >= 0).sum() + (bad < 0).sum()) / 60)
-    assert found["log_loss"] == pytest.approx(-(log_expit(good).sum() + log_expit(-bad).sum()) / 60)
+    assert found["cross_entropy"] == pytest.approx(-(log_expit(good).sum() + log_expit(-bad).sum()) / 60)
     p = len(good) / 60
-    assert found["log_loss_base"] == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p))
-    probability = 1 / (1 + np.exp(-logits))
-    assert found["brier"] == pytest.approx(np.mean((probability - labels) ** 2))
+    assert found["cross_entropy_base"] == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p))
+    assert sorted(found) == sorted([*UNITLESS, "cross_entropy", "cross_entropy_base"])
+    assert all(unit_of(f"segments.{name}.plain") for name in found)
 
 
 def test_of_one_class_there_is_no_curve_and_of_nothing_there_is_nothing() -> None:
