@@ -22,6 +22,7 @@ from rlhf_jax.diagnostics.rewardbench import Item, score_rewardbench, score_rewa
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import read_jsonl, write_text_atomically
 from rlhf_jax.reports import write_report
+from rlhf_jax.reports.fields import Fields, check_fields, is_number
 from rlhf_jax.reports.records import lists_by_type
 from rlhf_jax.reports.reward_model import reading_of, reading_table, rewardbench_table, robustness_table, shown
 
@@ -144,16 +145,14 @@ def _check_choices(values: dict[str, Any]) -> None:
 
 # ------------------------------------------------------------------------- scores to a reading
 
+_LENGTH: Fields = {"length": (lambda value: is_number(value) and value >= 0, "a number from 0")}
+
 
 def _of_scores(options: _Options) -> dict[str, Any]:
     path = Path(options.scores)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    for number, row in enumerate(read_jsonl(path, torn=False), start=1):
-        length = row.get("length")
-        number_like = isinstance(length, int | float) and not isinstance(length, bool)
-        if length is not None and not (number_like and 0 <= length < math.inf):
-            raise UserError(f"{path}:{number}: length: expected a number from 0 or null, found {json.dumps(length)}")
+    check_fields(path, read_jsonl(path, torn=False), {}, _LENGTH)
     reading = reading_of(lists_by_type(read_scores(path)), options.temperature)
     if not reading["pairs"]:
         raise UserError(f"{path}: no list with two responses of different rank")

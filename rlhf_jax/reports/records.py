@@ -149,6 +149,7 @@ _OPTIONAL: Fields = {
     "prompt_type": (is_text, "a text"),
     "gold": (_is_score, "a number"),
     "best": (_is_score, "a number"),
+    "length": (is_number, "a number"),
     "step": (is_whole, "a whole number"),
     "split": (lambda value: isinstance(value, str), "a text"),
 }

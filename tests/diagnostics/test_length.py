@@ -16,19 +16,19 @@ def measured(rewards, lengths, ranks, share=0.1):
 
 
 def test_pairs_by_hand():
-    """(better, worse): lengths 10, 20 right; 20, 10 right; 20, 10 wrong; 100, 91 right; 50, 50 wrong; 30, 60 wrong.
+    """(better, worse): lengths 10, 20 wrong; 20, 10 right; 20, 10 wrong; 100, 91 right; 50, 50 wrong; 30, 60 wrong.
 
-    Of five pairs of different length the longer wins in the 2nd, 4th and 6th, and is the better in the 2nd, 3rd, 4th.
+    Of five pairs of different length the longer wins in all but the 3rd, and is the better in the 2nd, 3rd, 4th.
     """
     found = measured(
-        rewards=[[1, 0], [1, 0], [0, 1], [1, 0], [0, 1], [0, 1]],
+        rewards=[[0, 1], [1, 0], [0, 1], [1, 0], [0, 1], [0, 1]],
         lengths=[[10, 20], [20, 10], [20, 10], [100, 91], [50, 50], [30, 60]],
         ranks=[[0, 1]] * 6,
     )
-    assert found.longer_wins == pytest.approx(3 / 5)
+    assert found.longer_wins == pytest.approx(4 / 5)
     assert found.longer_is_better == pytest.approx(3 / 5)
     assert found.matched == Accuracy(0.5, 2)
-    assert found.better_shorter == Accuracy(0.5, 2)
+    assert found.better_shorter == Accuracy(0.0, 2)
     assert found.better_longer == Accuracy(2 / 3, 3)
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import write_rewards
 from rlhf_jax.reports import write_report
 from rlhf_jax.reports.records import lists_by_type, newest_held_out, read_run
@@ -92,6 +93,12 @@ def test_runs_without_lengths_and_runs_without_pairs(tmp_path):
     assert "lengths are not recorded" in page.read_text()
     page = write_report(run_with(tmp_path / "b", reward=rows([(0, 1.0, 3), (0, 0.0, 3)])).workdir)
     assert "Reward model: calibration" not in page.read_text()
+
+
+def test_a_bad_length_is_named(tmp_path):
+    write_rewards(tmp_path, "reward", 5, rows([(0, 1.0, "long"), (1, 0.0, 3)]))
+    with pytest.raises(UserError, match=r'reward\.jsonl:1: length: expected a number or null, found "long"'):
+        read_run(tmp_path)
 
 
 def test_evaluations_have_their_section_and_tables(tmp_path):
