@@ -745,6 +745,12 @@ BAD: list[tuple[str, str, Any, str]] = [
     ("lists, every field", "responses/2/spans/0/label", -0.5, r"spans\[0\].label: -0.5 is outside"),
     ("lists, every field", "responses/2/spans/0/kind", 1, r"spans\[0\].kind: expected a string"),
     ("lists, every field", "edges", [[0, 1]], "edges: given beside ranks"),
+    (
+        "lists, one response",
+        "responses/0/spans",
+        [{"start": 1, "end": 3, "label": 1, "kind": "x"}, {"start": 0, "end": 2, "label": 0, "kind": "x"}],
+        r"responses\[0\].spans: 1..3 overlaps the span before it of kind 'x'",
+    ),
     ("lists, one response", "responses/0/score", GONE, "responses: 1 distinct, at least 2"),
     ("lists, one response", "edges", [], "responses: 1 distinct, at least 2"),
     ("lists, a partial order", "edges", [], "edges: no comparisons"),
