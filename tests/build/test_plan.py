@@ -64,12 +64,18 @@ def test_the_plan_counts_what_each_stage_trains_and_what_it_keeps() -> None:
     config.stages = ("sft", "reward", "ppo")
     plan = describe_plan(config, pathlib.Path("runs/a"))
     decoder = _decoder(_vocabulary(plan), 64, 2, 128, 4, 2)
-    scored = decoder + 64 + 1
+    reward = decoder + 64  # a reward head has no bias, a value head has one
     assert f"model: {decoder:,} parameters" in plan
     assert _numbers(plan, "sft") == (decoder, 0)
-    assert _numbers(plan, "reward") == (scored, 0)
-    assert _numbers(plan, "ppo") == (decoder + scored, decoder + scored)
+    assert _numbers(plan, "reward") == (reward, 0)
+    assert _numbers(plan, "ppo") == (decoder + reward + 1, decoder + reward)
     assert plan.endswith("run directory: runs/a")
+    config.reward.ensemble.members = 5
+    plan = describe_plan(config, None)
+    assert _numbers(plan, "reward") == (5 * reward, 0)
+    assert _numbers(plan, "ppo") == (decoder + reward + 1, decoder + 5 * reward)
+    config.reward.ensemble.kind = "heads"
+    assert _numbers(describe_plan(config, None), "reward") == (decoder + 5 * 64, 0)
 
 
 def _parent(folder: pathlib.Path, width: int) -> ConfigDict:
@@ -89,8 +95,8 @@ def test_a_plan_with_parents_is_of_their_models_and_their_tokenizer(tmp_path: pa
     config.parents.sft, config.parents.reward = str(tmp_path / "sft"), str(tmp_path / "reward")
     inherit_model(config)
     plan = describe_plan(config, None)
-    policy, value = _decoder(258, 16, 2, 128, 4, 2), _decoder(258, 32, 2, 128, 4, 2) + 33
-    assert _numbers(plan, "ppo") == (policy + value, policy + value)
+    policy, reward = _decoder(258, 16, 2, 128, 4, 2), _decoder(258, 32, 2, 128, 4, 2) + 32
+    assert _numbers(plan, "ppo") == (policy + reward + 1, policy + reward)
 
 
 def test_a_head_of_which_nothing_would_be_held_out_is_no_fault(tmp_path: pathlib.Path) -> None:
