@@ -11,7 +11,8 @@ from tests.end_to_end import tiny
 COMMAND = (
     f"--config={tiny.ROOT / 'configs' / 'critique.py'}",
     *tiny.PIPELINE,
-    "--config.sft.steps=2",
+    "--config.stages=critique",
+    "--config.critique.init=scratch",
     "--config.critique.batch_size=8",
     "--config.critique.steps=6",
     "--config.critique.first_steps=2",
@@ -49,7 +50,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: pathlib.Path, capsys: p
     assert tiny.last_step(killed, "critique") == 4
     tiny.launch(*COMMAND, f"--workdir={killed}", report=False)
     assert "critique: going on from step 4" in capsys.readouterr().out
-    tiny.assert_same_state(whole, killed, ("sft", "critique"))
+    tiny.assert_same_state(whole, killed, ("critique",))
     assert tiny.rows_of(whole) == tiny.rows_of(killed)
     assert (whole / "summary.json").read_bytes() == (killed / "summary.json").read_bytes()
 
