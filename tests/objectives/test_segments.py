@@ -23,7 +23,7 @@ def test_two_models_of_different_levels_by_hand() -> None:
     ends[[2, 4], 0] = ends[5, 1] = 1
     logits = np.full((7, 2), np.nan, np.float32)
     logits[2, 0], logits[4, 0], logits[5, 1] = 1.5, -0.2, 0.1
-    values = segment_values(jnp.asarray(logits), "sign")
+    values = jnp.where(ends > 0, segment_values(jnp.asarray(logits), "sign"), jnp.nan)
     rewards = dense_rewards(values=values, ends=jnp.asarray(ends), weights=jnp.array([0.3, 0.5], F32))
     np.testing.assert_allclose(rewards, [0, 0, 0.3, 0, -0.3, 0.5, 0], atol=1e-7)
     np.testing.assert_allclose(paid_at_end(rewards, jnp.arange(7) < 6), [0, 0, 0, 0, 0, 0.5, 0], atol=1e-7)
