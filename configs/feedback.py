@@ -33,11 +33,12 @@ def get_config(kind: str = "pairs") -> ConfigDict:
     config.data.feedback = kind
     config.reward.init = "scratch"
     config.reward.utility = utility("log_sigmoid")
-    config.reward.steps, config.reward.eval_every = 500, 250
+    config.reward.steps, config.reward.eval_every = 250, 125
     if kind != "lists":  # which are exact
         config.data.noise = NOISE
     if kind in ("pairs", "margins", "ties"):
         config.data.list_size, config.reward.batch_size = 2, 32
+        config.reward.steps = 200  # three passes; a fourth begins to learn single noisy pairs by heart
     if kind in ("ties", "mixed"):
         config.reward.loss, config.reward.tie = "davidson", 1.0
     if kind == "lists":

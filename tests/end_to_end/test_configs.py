@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rlhf_jax.config import from_json
+from rlhf_jax.config import FEEDBACK, from_json
 from rlhf_jax.metrics import read_jsonl, read_summary
 from tests.end_to_end import tiny
 from tests.end_to_end.conftest import Run
@@ -136,3 +136,28 @@ def test_the_other_commands_of_a_docstring_plan_a_run(
     monkeypatch.chdir(tiny.ROOT)
     tiny.launch(*words, "--dry_run")
     assert "stage reward: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", FEEDBACK)
+def test_every_kind_of_feedback_is_trained_on_and_held_against_the_best(
+    kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps: figures are those of chance, but each stands beside its own ``bayes``, which nothing beats by much."""
+    monkeypatch.chdir(tiny.ROOT)
+    workdir = tmp_path / "run"
+    tiny.launch(f"--config=configs/feedback.py:{kind}", f"--workdir={workdir}", *TWO_STEPS, report=False)
+    summary = {name.removeprefix("reward."): value for name, value in read_summary(workdir).items()}
+    best = {name.removeprefix("bayes."): value for name, value in summary.items() if name.startswith("bayes.")}
+    pairs, labels = {"pair_accuracy", "log_loss"}, {"label_accuracy", "label_log_loss", "label_brier"}
+    ties = pairs | {"three_way_accuracy", "three_way_log_loss"}
+    expected = {"lists": set(), "ties": ties, "labels": labels, "scores": {"score_rmse"}}
+    expected["mixed"] = ties | labels | {"score_rmse"}
+    assert best.keys() == expected.get(kind, pairs)
+    for name, value in best.items():
+        assert 0 < value < 1
+        assert summary[name] < value + 0.15 if "accuracy" in name else summary[name] > value - 0.15, name
+    assert ("gold_accuracy" in summary) == (kind != "lists")
+    assert ("pair_accuracy" in summary) == (kind not in ("labels", "scores"))
+    rows = read_jsonl(workdir / "rewards" / "reward.jsonl")
+    assert all(0 <= row["gold"] <= 1 for row in rows)
+    assert {row["gold"] for row in rows if row["prompt_type"] == "closed"} == {0.0, 1.0}
