@@ -49,6 +49,15 @@ UNITS: dict[str, str] = {
     "validation.auc": "probability that a good held-out part gets a higher logit than a defective one, by kind",
     "validation.cross_entropy": "nats per held-out part, by kind",
     "validation.cross_entropy_base": "the same of always saying the base rate",
+    "validation.gold_accuracy": "share of held-out pairs of different gold reward in the order of gold",
+    "validation.three_way_accuracy": "share of judgements (better, worse, equal) whose most likely outcome it was",
+    "validation.three_way_log_loss": "nats per held-out judgement (better, worse, equal)",
+    "validation.label_accuracy": "share of held-out verdicts on the right side of probability 1/2",
+    "validation.label_log_loss": "nats per held-out verdict",
+    "validation.label_brier": "mean squared error of the probability of a good verdict",
+    "validation.label_auc": "probability that a response called good has a higher reward than one called bad",
+    "validation.score_rmse": "root mean squared error of held-out scores, in their units",
+    "validation.score_spearman": "Spearman correlation of rewards and held-out scores",
     "validation.brier": "mean squared error of those probabilities",
     "validation.ece": "expected calibration error of those probabilities",
     "validation.temperature": "divisor of reward gaps that minimises the log-loss, in reward",
@@ -107,6 +116,9 @@ def unit_of(name: str) -> str:
     """Unit of a metric, with or without its stage and ``validation.``; "" if unknown."""
     _, _, tail = name.partition(".")
     for candidate in (name, tail):
+        if candidate.startswith("bayes."):
+            unit = unit_of(f"validation.{candidate.removeprefix('bayes.')}")
+            return f"{unit}; expected of one who knows the truth and the annotators' noise"
         if candidate.startswith("train."):
             return unit_of(f"validation.{candidate.removeprefix('train.')}").replace("held-out", "training")
     for candidate in (name, f"validation.{name}", tail, f"validation.{tail}"):

@@ -145,6 +145,9 @@ def test_a_bad_line_is_named(tmp_path):
         ("validation.ks.closed.open", "Kolmogorov"),
         ("reward.train.r_star_distance.open", "best rewards"),
         ("reward.train.pair_accuracy", "training pairs"),
+        ("reward.bayes.label_log_loss", "nats per held-out verdict; expected of one who knows"),
+        ("validation.bayes.pair_accuracy", "right order; expected of one who knows"),
+        ("reward.gold_accuracy", "order of gold"),
     ],
 )
 def test_unit_of_finds_summary_names(name, word):
