@@ -33,9 +33,11 @@ def sentences(summary: Mapping[str, float]) -> list[str]:
     for stage in stages:
         accuracy = summary.get(f"{stage}.pair_accuracy")
         if accuracy is not None:
+            best = summary.get(f"{stage}.bayes.pair_accuracy")
+            limit = "" if best is None else f", the best that can be expected {100 * best:.1f} %"
             found.append(
                 f"Reward model ({stage}): {100 * accuracy:.1f} % of the held-out pairs are put in the annotators' "
-                "order; chance is 50 %."
+                f"order; chance is 50 %{limit}."
             )
         distance = summary.get(f"{stage}.w1_open_closed")
         if distance is not None:
