@@ -85,7 +85,10 @@ def test_sentences_say_what_is_known_and_nothing_else():
 
 def test_the_collapse_index_is_said_in_words():
     (sentence,) = sentences({"reward.pair_accuracy": 0.75, "reward.bayes.pair_accuracy": 0.8})
-    assert sentence.endswith(" 75.0 % of the held-out pairs are put in the annotators' order; chance is 50 %, the best that can be expected 80.0 %.")
+    assert sentence.endswith(
+        " 75.0 % of the held-out pairs are put in the annotators' order; chance is 50 %, the best that can be expected "
+        "80.0 %."
+    )
     (sentence,) = sentences({"reward.collapse_index": 0.125})
     assert "collapse index 0.12" in sentence
 
