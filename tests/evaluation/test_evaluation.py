@@ -1,5 +1,6 @@
 """Evaluations worked by hand."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,17 @@ def test_the_last_evaluation_adds_order_calibration_and_length() -> None:
     assert found["log_loss"] == pytest.approx(np.log1p(np.exp(-gaps)).mean())
     assert found["log_loss_calibrated"] <= found["log_loss"]
     assert "length_correlation" not in found  # every response is one token long
+
+
+def test_the_last_evaluation_believes_the_comparisons_of_a_partial_order() -> None:
+    """The first over the third alone, which has the higher reward; by ranks, two pairs of three would be right."""
+    one = dataclasses.replace(example((0, 1, 1), "open", 0), edges=((0, 2),))
+    batches = rank_eval_batches([one], {}, 1, 3, 2, 0)
+    found = evaluate_reward_model(
+        lambda _: (0.0, 1.0, np.array([[0.5, 0.25, 0.75]])), batches, [one], [[None] * 3], detailed=True
+    )
+    assert found.metrics["accuracy_at_distance.1"] == 0.0
+    assert found.metrics["kendall_tau"] == pytest.approx(-1 / np.sqrt(3))
 
 
 def test_rows_carry_the_length_of_the_response_they_are_about() -> None:
