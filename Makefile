@@ -16,7 +16,7 @@ PARITY      := .venv-parity
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_FROM  ?= $(if $(PIP_FIND_LINKS),,--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help quickstart test parity check smoke reproduce golden bench lock clean
+.PHONY: help quickstart feedback test parity check smoke reproduce golden bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -24,6 +24,11 @@ help:  ## list the targets
 
 quickstart: $(VENV)/.base  ## SFT, reward model and PPO on the embedded world; WORKDIR=runs/quickstart
 	$(RUN) -m rlhf_jax --config=configs/quickstart.py --workdir="$(WORKDIR)"
+
+feedback: $(VENV)/.base  ## a reward model from each kind of feedback on the embedded world; runs/feedback_KIND
+	for kind in pairs margins ties edges labels scores mixed lists; do \
+	  $(RUN) -m rlhf_jax --config=configs/feedback.py:$$kind --workdir=runs/feedback_$$kind || exit 1; \
+	done
 
 test: $(VENV)/.dev  ## every test, on WORKERS=2 processes
 	$(RUN) -m pytest -n $(WORKERS) tests
