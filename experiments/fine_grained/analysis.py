@@ -94,9 +94,8 @@ def table_text(root: Path, values: dict[str, list[dict[str, float]]]) -> str:
         found = [read_summary(root / f"{BASE}.{seed}") for seed in SEEDS]
         text = ["{} {:.3f} ± {:.3f}".format(n, *interval([f[f"segments.{n}.{kind}"] for f in found])) for n in FIGURES]
         lines.append(f"| {BASE}, {kind} | {', '.join(text)} |")
-    for arm in ("scores", "preferences"):
-        accuracy = [read_summary(root / f"{arm}.{seed}")["reward.pair_accuracy"] for seed in SEEDS]
-        lines.append("| {} | pair accuracy {:.3f} ± {:.3f} |".format(arm, *interval(accuracy)))
+    accuracy = [read_summary(root / f"scores.{seed}")["reward.pair_accuracy"] for seed in SEEDS]
+    lines.append("| scores | pair accuracy {:.3f} ± {:.3f} |".format(*interval(accuracy)))
     return "\n".join([*lines, ""])
 
 

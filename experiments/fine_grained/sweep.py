@@ -7,7 +7,6 @@ ARMS = {
     "dense": "which phrase has which defect, at the end of the phrase",
     "dense_at_end": "the same rewards of the same model, summed at the end of the answer",
     "scores": "one reward, trained on the true quality of whole answers",
-    "preferences": "one reward, trained on which of two answers is better",
 }
 
 # Every PPO run starts from the SFT run, and those of dense_at_end follow the model of dense: these come first.
