@@ -21,6 +21,7 @@ TWO_STEPS = (
     "--config.critique.batch_size=8",
     "--config.critique.steps=2",
     "--config.critique.first_steps=1",
+    "--config.segments.steps=2",
     "--config.ppo.iterations=2",
     "--config.log.every=1",
 )

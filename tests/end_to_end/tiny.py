@@ -33,6 +33,7 @@ MODEL = (
 BATCHES = (
     "--config.sft.batch_size=8",
     "--config.reward.batch_size=8",
+    "--config.segments.batch_size=16",
     "--config.ppo.prompts_per_iteration=16",
     "--config.ppo.samples_per_prompt=1",
     "--config.ppo.epochs=2",
