@@ -36,7 +36,7 @@ TEMPLATES = (
     "write a line about the {} of {} .",
     "paint the {} of {} in words .",
 )
-# How often a writer of demonstrations uses a vivid adjective, a new noun, the right city; and writers of lists: from, to.
+# How often a writer of demonstrations is vivid, uses a new noun, names the right city; and writers of lists: from, to.
 SFT_SKILL = 0.5
 SKILL = (0.05, 0.95)
 CITY = 0.5  # how often a phrase names a city
