@@ -38,7 +38,8 @@ def get_config(kind: str = "pairs") -> ConfigDict:
         config.data.noise = NOISE
     if kind in ("pairs", "margins", "ties"):
         config.data.list_size, config.reward.batch_size = 2, 32
-        config.reward.steps = 200  # three passes; a fourth begins to learn single noisy pairs by heart
+        config.reward.steps, config.reward.eval_every = 300, 100
+        config.reward.optimizer.weight_decay = 0.3  # five passes, in which single noisy pairs are learned by heart
     if kind in ("ties", "mixed"):
         config.reward.loss, config.reward.tie = "davidson", 1.0
     if kind == "lists":
@@ -47,6 +48,8 @@ def get_config(kind: str = "pairs") -> ConfigDict:
         config.reward.margin = 1.0
     if kind in ("scores", "mixed"):
         config.reward.weights.scores = 1.0
-    if kind == "mixed":  # one scale for all kinds: the reward of a score s is (s - 1/2) / noise, the logit of a verdict
+    if kind == "mixed":
+        config.reward.steps, config.reward.eval_every = 600, 200  # a sixth of the lists for each kind
+        # One scale for all kinds: the reward of a score s is (s - 1/2) / noise, the logit of a verdict.
         config.reward.scores.low, config.reward.scores.high = 0.5, 0.5 + NOISE
     return config

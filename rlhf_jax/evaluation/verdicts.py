@@ -78,13 +78,14 @@ def bayes_optimal(records: Sequence[Record], annotators: Annotators, gold: Gold)
     """What a predictor that knows the gold and the annotators' noise can expect on these records.
 
     ``bayes.pair_accuracy`` and ``bayes.log_loss`` (nats) per comparison that does not end in a tie,
-    ``bayes.three_way_accuracy`` and ``.three_way_log_loss`` per judgement of two answers that may,
+    ``bayes.three_way_accuracy`` and ``.three_way_log_loss`` per judgement of two answers, if some may,
     ``bayes.label_accuracy``, ``.label_log_loss``, ``.label_brier`` per verdict, ``bayes.score_rmse``.
     """
     pairs: list[np.ndarray] = []  # probabilities of (first better, second better), which may leave some for a tie
     three: list[np.ndarray] = []
     good: list[np.ndarray] = []
     squares: list[float] = []
+    ties = False
     for record in records:
         kind = annotators.assignment(record.id)[0]
         noise = annotators.noise_of(record.annotator)
@@ -96,17 +97,19 @@ def bayes_optimal(records: Sequence[Record], annotators: Annotators, gold: Gold)
         elif kind == "ties":
             three.append(outcomes(float(truth[0] - truth[1]), noise))
             pairs.append(three[-1][:2])
+            ties = True
         else:
             first, second = _compared(record)
             p = prefers(truth[first] - truth[second], noise)
             pairs += list(np.stack([p, 1.0 - p], axis=1))
+            three += list(np.stack([p, 1.0 - p, 0.0 * p], axis=1))  # nobody may call these equal
     found: dict[str, float] = {}
     if pairs:
         both = np.array(pairs)
         total = both.sum(axis=1)
         entropy = entr(both).sum(axis=1) - entr(total)  # of who wins, times the probability that somebody does
         found |= {"pair_accuracy": both.max(axis=1).sum() / total.sum(), "log_loss": entropy.sum() / total.sum()}
-    if three:
+    if ties:
         found |= {
             "three_way_accuracy": np.max(three, axis=1).mean(),
             "three_way_log_loss": entr(three).sum(axis=1).mean(),
