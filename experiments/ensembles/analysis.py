@@ -30,7 +30,7 @@ def over_seeds(runs: Runs, arm: str, name: str) -> tuple[float, float]:
 
 def against(runs: Runs, arm: str, name: str, other: str) -> tuple[float, float]:
     """Interval of the difference of two measures, seed by seed."""
-    return interval([run[name] - run[other] for run in runs[arm]])
+    return interval([run[name] - run[other] for run in runs[arm] if name in run])
 
 
 def gain(runs: Runs, arm: str, kind: str, how: str) -> tuple[float, float]:
@@ -109,21 +109,23 @@ def figure(runs: Runs) -> bytes:
 def verdict(runs: Runs) -> dict[str, object]:
     """Does the spread see shifts, does it see errors, do the cautious aggregates keep more gold than the mean?"""
 
-    def sets_above_half(arm: str, name: str, sets: tuple[tuple[str, str], ...]) -> list[str]:
+    def sets_where(arm: str, name: str, sets: tuple[tuple[str, str], ...], side: int) -> list[str]:
+        """Those whose interval lies above one half (``side`` 1) or below it (-1)."""
         found = {f"{shift} {kind}": over_seeds(runs, arm, f"{shift}.{kind}.{name}") for shift, kind in sets}
-        return [which for which, (centre, half) in found.items() if centre - half > 0.5]
+        return [which for which, (centre, half) in found.items() if side * (centre - 0.5) - half > 0]
 
     shifted = tuple(one for one in SETS if one[0] != "same")
     found: dict[str, object] = {}
     texts = []
     for arm in ARMS:
-        seen = sets_above_half(arm, "detected", shifted)
-        told = sets_above_half(arm, "auroc", SETS)
+        seen = sets_where(arm, "detected", shifted, 1)
+        told = sets_where(arm, "auroc", SETS, 1)
         gains = {f"{how}, {kind}": gain(runs, arm, kind, how) for how in AGGREGATES if how != "mean" for kind in KINDS}
         better = [name for name, (centre, half) in gains.items() if centre - half > 0]
         worse = [name for name, (centre, half) in gains.items() if centre + half < 0]
         found[arm] = {
             "spread_larger_on": seen,
+            "spread_smaller_on": sets_where(arm, "detected", shifted, -1),
             "spread_tells_errors_on": told,
             "gold_minus_mean": {name: [round(value, 4) for value in one] for name, one in gains.items()},
             "more_gold_than_mean": better,

@@ -7,7 +7,6 @@ MEMBERS = 5
 ARMS = {
     "models": ("models", False),
     "heads": ("heads", False),
-    "heads_bootstrap": ("heads", True),
 }
 
 # Lists on which an ensemble is read; the first is what it was trained on, in new lists.
