@@ -77,7 +77,7 @@ def table_text(root: Path, values: dict[str, list[dict[str, float]]]) -> str:
     lines = [
         f"PPO on the local task, held-out prompts, {len(SEEDS)} seeds: mean ± half of the 95 % interval; differences "
         "are paired by seed. Defects are shares of the phrases (short: of five). Before PPO: "
-        + ", ".join(f"{name} {values[BASE][0][f'before.{name}']:.3f}" for name in NAMES)
+        + ", ".join("{} {:.3f}".format(n, np.mean([run[f"before.{n}"] for run in values[BASE]])) for n in NAMES)
         + ".",
         "",
         f"| {' | '.join(heads)} |",
