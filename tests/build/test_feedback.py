@@ -108,7 +108,8 @@ def test_what_the_head_of_a_file_lacks_may_come_later(
     monkeypatch.chdir(tiny.ROOT)
     path = labels_file(tmp_path / "labels.jsonl", 300)
     words = (
-        "--config=configs/lists_file.py", "--config.data.format=auto", *tiny.SIZE, *tiny.FILE, f"--config.data.path={path}",
+        "--config=configs/lists_file.py", "--config.data.format=auto",
+        *tiny.SIZE, *tiny.FILE, f"--config.data.path={path}",
         "--config.reward.weights.labels=0", "--dry_run",
     )  # fmt: skip
     tiny.launch(*words)
