@@ -94,7 +94,7 @@ def figure(runs: Runs) -> bytes:
                 ax.errorbar(where, found[:, 0], yerr=found[:, 1], fmt="o", ms=4, lw=0.8, color=colour, label=arm)
             ax.axhline(0.5, color=NEUTRAL, lw=0.8)
             ax.set(title=title, xticks=range(len(SETS)), ylabel=label or "share", ylim=(-0.05, 1.05))
-            ax.set_xticklabels(ticks, fontsize=6.5)
+            ax.set_xticklabels(ticks, fontsize=5.5)
         axes[0].legend(fontsize=7.5, labelcolor=INK)
         for how, colour in zip(("single", *AGGREGATES), COLOURS, strict=False):
             found = np.array([over_seeds(runs, "models", f"bon.open.{how}.{n}.gold") for n in BEST_OF])
