@@ -108,3 +108,17 @@ def test_a_head_of_which_nothing_would_be_held_out_is_no_fault(tmp_path: pathlib
     plan = describe_plan(config, None)
     assert "48 rows of format lists looked at" in plan
     assert _vocabulary(plan) == 999
+
+
+def test_critiques_of_a_models_own_take_rows_of_their_own() -> None:
+    def memory(source: str) -> int:
+        config = default_config()
+        config.stages, config.critique.source = ("sft", "critique"), source
+        plan = describe_plan(config, None)
+        assert "700 steps of 8 lists of 8, critiques up to 16 tokens" in plan
+        assert _numbers(plan, "critique")[1] == 0
+        found = re.search(r"^stage critique: .* about ([\d,]+) MiB", plan, re.M)
+        assert found is not None, plan
+        return int(found[1])
+
+    assert memory("own") == memory("mixed") > 1.5 * memory("data")

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build.specs import (
     check_utilities,
+    critique_spec,
     decoder_spec,
     optimizer_spec,
     ppo_spec,
@@ -226,3 +227,19 @@ def test_a_utility_too_flat_to_divide_by_is_refused_before_training() -> None:
     config.reward.utility = utility("exponential", sigma=1e9)
     with pytest.raises(UserError, match=r"^config\.reward\.utility\.name: exponential: "):
         check_utilities(config)
+
+
+@pytest.mark.parametrize(("source", "own"), [("data", 0.0), ("mixed", 0.5), ("own", 1.0)])
+def test_a_model_that_criticises_has_the_utilities_of_the_reward_section(source: str, own: float) -> None:
+    config = default_config()
+    config.reward.utility = utility("log_sigmoid", sigma=0.5)
+    config.reward.utility_by_type.closed = utility("linear")
+    config.reward.balance_utilities = True
+    config.critique.source = source
+    config.critique.max_tokens, config.critique.first_steps = 9, 4
+    spec = critique_spec(config, decoder_spec(config.model, 50), eos_id=1, pad_id=0)
+    assert spec.utilities == (LogSigmoid(sigma=0.5), Linear(epsilon=0.1))
+    gain = np.log(2) - np.log1p(np.exp(-2.0))  # from gap 0 to gap 1
+    assert spec.weights == pytest.approx((1 / gain, 1.0), rel=1e-5)
+    assert spec.bounded  # linear asks for it
+    assert (spec.own, spec.max_critique, spec.first_steps, spec.decoder.vocab_size) == (own, 9, 4, 50)
