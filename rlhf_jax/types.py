@@ -2,7 +2,7 @@
 
 Axis letters, the same everywhere: ``B`` rows of a batch, ``K`` responses in a ranked list, ``T`` tokens of a row,
 ``P`` prompt tokens, ``R`` response tokens, ``C`` critique tokens, ``N`` episodes of a rollout, ``V`` vocabulary,
-``D`` width, ``L`` layers, ``A`` aspects of a fine-grained reward.
+``D`` width, ``L`` layers, ``A`` aspects of a fine-grained reward, ``M`` members of an ensemble.
 
 Each struct is a pytree whose leaves are NumPy arrays when the data room makes it and JAX arrays on the device. The
 annotations give the batched shapes of one global batch; inside a device-parallel step the leading axis is local.
@@ -77,8 +77,8 @@ class RankBatch:
     prompt type is trained under. ``better[b, i, j]`` says that i was judged better than j, ``tied`` (symmetric) that
     they were judged equal; of a partial order most pairs are neither. ``margin`` is how much better the source says the
     better one is, on its own scale, ``weight`` what the list counts for (that of its annotator). ``labels`` in [0, 1]
-    and ``scores`` are verdicts on single responses, NaN where there is none. ``index`` is the list's place in its split,
-    -1 for padding.
+    and ``scores`` are verdicts on single responses, NaN where there is none. ``index`` is the list's place in its
+    split, -1 for padding.
     """
 
     ids: Int[Array, "B K T"]

@@ -70,9 +70,7 @@ def list_rewards(spec: RewardSpec, params: Params, batch: RankBatch) -> Float[Ar
     return flat.reshape(rows, responses)
 
 
-def member_rewards(
-    spec: RewardSpec, ensemble: EnsembleSpec, params: Params, batch: RankBatch
-) -> Float[Array, "M B K"]:
+def member_rewards(spec: RewardSpec, ensemble: EnsembleSpec, params: Params, batch: RankBatch) -> Float[Array, "M B K"]:
     """The reward of every response by every member of an ensemble."""
     rows, responses, length = batch.ids.shape
     flat = apply_reward_members(
