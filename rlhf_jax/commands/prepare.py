@@ -44,7 +44,7 @@ class _Options:
     tokenizer: str = ""
 
 
-def prepare(words: Sequence[str]) -> None:
+def main(words: Sequence[str]) -> None:
     """Do what the words after ``prepare`` ask for. A folder that holds the same already is left as it is.
 
     Raises:

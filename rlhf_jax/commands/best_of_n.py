@@ -71,7 +71,7 @@ class Row:
     kl_bound: float
 
 
-def best_of_n_command(words: Sequence[str]) -> None:
+def main(words: Sequence[str]) -> None:
     """Answer the words after ``best-of-n``.
 
     Raises:

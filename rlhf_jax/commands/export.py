@@ -63,7 +63,7 @@ class Order:
     overwrite: bool
 
 
-def export(words: Sequence[str]) -> None:
+def main(words: Sequence[str]) -> None:
     """Do what the words after ``export`` ask for.
 
     Raises:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rlhf_jax.commands.utility_words import read_utility
 from rlhf_jax.config import did_you_mean
 from rlhf_jax.console import clean_text
 from rlhf_jax.diagnostics import Collapse, coincide, distribution_summary
@@ -25,7 +26,6 @@ from rlhf_jax.reports.fields import Fields, check_fields, is_number, is_text, is
 from rlhf_jax.reports.figures import draw_rewards
 from rlhf_jax.reports.records import RewardLists, lists_by_type, newest_held_out, read_run
 from rlhf_jax.reports.style import figure_style, to_png, to_svg
-from rlhf_jax.utility_words import read_utility
 
 _OPTIONS = ("--json", "--utility", "--plot", "--help")
 _HELP = """Do the rewards of different types of prompt follow one distribution, where they should not?
@@ -60,7 +60,7 @@ class Reading:
     found: Collapse
 
 
-def collapse(words: Sequence[str]) -> None:
+def main(words: Sequence[str]) -> None:
     """Answer the words after ``collapse``.
 
     Raises:

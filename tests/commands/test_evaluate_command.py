@@ -31,7 +31,7 @@ def answer(*words: str, page: bool = False) -> dict:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
         if not page:
-            patch.setattr("rlhf_jax.evaluate_command.write_report", lambda out: out / "report.html")
+            patch.setattr("rlhf_jax.commands.evaluate.write_report", lambda out: out / "report.html")
         main(["evaluate", *words, "--json"])
     return json.loads(printed.getvalue())
 

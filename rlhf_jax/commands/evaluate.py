@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlhf_jax.collapse_command import read_scores
+from rlhf_jax.commands.collapse import read_scores
 from rlhf_jax.config import DATA_FORMATS, STAGES, did_you_mean
 from rlhf_jax.console import clean_text
 from rlhf_jax.diagnostics.reward_model import as_plain, measure_reward_model
@@ -69,7 +69,7 @@ class _Options:
     out: str = ""
 
 
-def evaluate(words: Sequence[str]) -> None:
+def main(words: Sequence[str]) -> None:
     """Answer the words after ``evaluate``.
 
     Raises:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
+from rlhf_jax.commands.utility_words import PARAMETERS
 from rlhf_jax.config import UTILITIES
 from rlhf_jax.main import main
 from rlhf_jax.objectives.utilities import FAMILY, Log
 from rlhf_jax.theory.optimum import best_rewards
-from rlhf_jax.utility_words import PARAMETERS
 
 
 def printed(capsys, *words):

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_jax.commands.utility_words import PARAMETERS, read_positive, read_utility
 from rlhf_jax.config import did_you_mean
 from rlhf_jax.errors import UserError
-from rlhf_jax.utility_words import PARAMETERS, read_positive, read_utility
 
 if TYPE_CHECKING:
     from rlhf_jax.objectives.utilities import LimitLaw, Utility
@@ -55,7 +55,7 @@ class Question:
     plot: str
 
 
-def theory(words: Sequence[str]) -> None:
+def main(words: Sequence[str]) -> None:
     """Answer the words after ``theory``.
 
     Raises:

@@ -59,7 +59,7 @@ class _Order:
     seed: int
 
 
-def labels(words: Sequence[str]) -> None:
+def main(words: Sequence[str]) -> None:
     """Do what the words after ``labels`` ask for.
 
     Raises:
