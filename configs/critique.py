@@ -3,9 +3,10 @@
 What it shows. The model learns from ranked lists whose answers were criticised in words (the embedded world knows what
 is wrong with each), first after the given critiques, then also after its own; at evaluation it sees none.
 
-Expected result. Most critiques are written as given, and held-out pair accuracy is that of a good reward model on tiers
-of equal quality; ``samples/critique`` shows critiques beside the rewards.
-Wall time. About two minutes on two CPU cores.
+Expected result. Held-out pair accuracy 0.82 (open 0.99, closed 0.56), 23 % of the critiques word for word as given and
+47 % with the given verdict (seed 0): capitals are learnt later than vivid words. ``samples/critique`` shows critiques
+beside rewards.
+Wall time. Under three minutes on one CPU core.
 Command.
   python -m rlhf_jax --config=configs/critique.py --workdir=runs/critique
 """
