@@ -1,6 +1,7 @@
 """The program: a command line to a run directory, or to one of the small commands."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if words and words[0] in NAMES:
             # Imported here: most of them need JAX, and none needs another.
             importlib.import_module(f"rlhf_jax.commands.{words[0].replace('-', '_')}").main(words[1:])
+            sys.stdout.flush()
         elif words and not words[0].startswith("-") and (hint := did_you_mean(words[0], NAMES)):
             raise UserError(f"{words[0]}: no such command{hint}")
         else:
@@ -24,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"rlhf-jax: error: {error}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
+    except BrokenPipeError:
+        # Whoever read what is printed has seen enough, as head(1) does. What is still buffered must go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
 
 
 def _dispatch(launch: Launch) -> None:
