@@ -50,6 +50,10 @@ usage: python -m rlhf_jax --config=FILE.py[:ARG] --workdir=DIR [--dry_run] [--co
 commands (each with a --help of its own):
   theory            the rewards that a utility asks for, without training: rlhf-jax theory --utility=power:0.5 --n=8
   collapse          whether types of prompt share one reward distribution: rlhf-jax collapse FILE.jsonl
+  evaluate          how far a reward model can be trusted: rlhf-jax evaluate runs/a
+  best-of-n         what the best of n answers is worth: rlhf-jax best-of-n runs/a --n=16
+  labels            what to ask people, and what they said: rlhf-jax labels to-labelstudio runs/a --out=DIR
+  prepare           a file of feedback, read and checked once: rlhf-jax prepare FILE --out=DIR
   export            a trained model as a Hugging Face folder: rlhf-jax export runs/a --stage=reward --out=DIR
 
 examples:

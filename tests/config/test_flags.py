@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
+from rlhf_jax.commands import NAMES
 from rlhf_jax.config import default_config, to_json
 from rlhf_jax.errors import UserError
 from rlhf_jax.flags import Launch, help_text, parse
@@ -260,6 +261,7 @@ def test_help_lists_examples_that_parse_and_every_config(capsys: pytest.CaptureF
         if "runs/a/config.json" not in argv[0]:
             parse(argv)
     assert all(str(path.relative_to(ROOT)) in text for path in (ROOT / "configs").glob("*.py"))
+    assert all(f"\n  {name} " in text for name in NAMES)
 
 
 def test_parsing_imports_no_jax() -> None:
