@@ -72,7 +72,7 @@ def main(words: Sequence[str]) -> None:
         "tokenizer_sha256": tokenizer,
     }
     if prepared.is_prepared(out):
-        before = prepared.read_fingerprint(out)
+        before = prepared.PreparedRecords(out).fingerprint  # a damaged folder is no reason to leave it as it is
         same = digest and all(getattr(before, key) == value for key, value in known.items())
         if same and options.format in ("auto", before.format):
             print(f"{out}: holds {before.records} records of {before.source} already")

@@ -51,6 +51,14 @@ def test_a_second_time_and_another_thing(tmp_path, capsys: pytest.CaptureFixture
         assert f"prepare: --out: {out} exists and holds something else" in capsys.readouterr().err
 
 
+def test_a_damaged_folder_does_not_hold_the_same(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = write(tmp_path / "f.jsonl", FIXTURES["hh"].rows), tmp_path / "out"
+    main(["prepare", str(path), f"--out={out}"])
+    (out / "records.array_record").write_bytes(b"")
+    assert refused(str(path), f"--out={out}") == 2
+    assert f"{out / 'records.array_record'}: file: 0 bytes" in capsys.readouterr().err
+
+
 def test_bad_rows_are_left_out_or_stop_it(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = FIXTURES["hh"].rows[0], {"chosen": "x"}
     path, out = write(tmp_path / "f.jsonl", [*[good] * 199, bad]), tmp_path / "out"
@@ -84,6 +92,10 @@ def test_the_tokenizer_is_kept_in_mind(tmp_path) -> None:
         (["f", "--out="], "prepare: --out: no value given"),
         (["f", "--out=x", "--tie_margin=-1"], "prepare: --tie_margin: '-1' is not a number from 0"),
         (["f", "--out=x", "--tie_margin=nan"], "prepare: --tie_margin: 'nan' is not a number from 0"),
+        (
+            ["f", "--out=x", "--template={prompt} {prompt}"],
+            "data.template: '{prompt} {prompt}' must contain {prompt} once",
+        ),
         (["f", "--out=x", "--format=csv"], "data.format: 'csv' is not one of auto, lists"),
         (["/no/such/file", "--out=x"], "/no/such/file: file: cannot be read (No such file or directory)"),
     ],

@@ -122,6 +122,6 @@ def _settings(data_format: str, template: str, tie_margin: float, on_bad_row: st
     ):
         if value not in options:
             raise UserError(f"data.{key}: {value!r} is not one of {', '.join(options)}")
-    if "{prompt}" not in template:
-        raise UserError(f"data.template: {template!r} does not contain {{prompt}}")
+    if template.count("{prompt}") != 1:
+        raise UserError(f"data.template: {template!r} must contain {{prompt}} once")
     return Settings(template, tie_margin, annotators)
