@@ -334,7 +334,14 @@ FIXTURES: dict[str, Fixture] = {
                 "instruction": "Q",
                 "completions": [
                     {"response": "x", "annotations": aspects("4", "N/A", "3", "5")},
-                    {"response": "y", "annotations": aspects("N/A", "N/A", "N/A", "N/A"), "overall_score": 6},
+                    {"response": "y", "annotations": aspects("N/A", "2", "N/A", "N/A"), "overall_score": 6},
+                ],
+            },
+            {
+                "instruction": "R",
+                "completions": [
+                    {"response": "x", "annotations": aspects("N/A", "N/A", "N/A", "N/A"), "overall_score": 6},
+                    {"response": "y", "overall_score": 8},
                 ],
             },
         ],
@@ -348,7 +355,8 @@ FIXTURES: dict[str, Fixture] = {
                     Response("Lead.", 1, 2.25, "a", critique="It sinks."),
                 ),
             ),
-            Record("f.jsonl:2", "Q", (Response("y", 0, 6.0), Response("x", 1, 4.0))),
+            Record("f.jsonl:2", "Q", (Response("x", 0, 4.0), Response("y", 1, 2.0))),
+            Record("f.jsonl:3", "R", (Response("y", 0, 8.0), Response("x", 1, 6.0))),
         ],
         {"tie_margin": 0.5},
     ),
@@ -812,6 +820,7 @@ BAD: list[tuple[str, str, Any, str]] = [
     ("ultrafeedback", "completions/0/fine-grained_score", float("nan"), "fine-grained_score: not finite"),
     ("ultrafeedback", "completions/2/fine-grained_score", GONE, r"completions\[2\]: no fine-grained_score, rating or"),
     ("ultrafeedback", "completions/1", {"response": "x", "annotations": aspects("4", "x", "3", "5")}, "honesty.Rating"),
+    ("ultrafeedback", "completions/2", {"response": "x", "overall_score": 6}, "completions: some have no score but ov"),
     ("ultrafeedback", "completions/0/critique", 5, r"completions\[0\].critique: expected a string"),
     ("nectar", "prompt", "What floats?", "prompt: does not end with"),
     ("nectar", "answers/0/rank", -1, r"answers\[0\].rank: expected a whole number"),

@@ -28,21 +28,25 @@ def ultrafeedback(row: Row, settings: Settings) -> Found:
     "critique"}]}``.
 
     The score is the fine-grained one, else the mean of the aspects' ratings, else the overall one, which is wrong for
-    a share of the rows of early releases.
+    a share of the rows of early releases and on a scale of its own: no row may mix it with the others.
     """
     prompt, _ = prompt_of(row.get("instruction"), "instruction", settings.template)
-    responses = []
+    responses, scales = [], set()
     for place, item in enumerate(listed(row, "completions")):
         field = f"completions[{place}]"
         completion = table(item, field)
+        score, scale = _score(completion, field)
+        scales.add(scale)
         responses.append(
             Response(
                 text(completion, "response", f"{field}.response", EMPTY),
-                score=_score(completion, field),
+                score=score,
                 source=optional_text(completion, "model", f"{field}.model"),
                 critique=optional_text(completion, "critique", f"{field}.critique"),
             )
         )
+    if len(scales) > 1:
+        raise BadRow("completions: some have no score but overall_score, whose scale is not that of the others")
     return ranked_list(prompt, responses, "completions", settings.tie_margin)
 
 
@@ -117,9 +121,10 @@ def nemo_rl(row: Row, settings: Settings) -> Found:
     return ranked_list(render(shared, settings.template), responses, "completions", turns=shared)
 
 
-def _score(completion: Mapping[str, Any], field: str) -> float | None:
+def _score(completion: Mapping[str, Any], field: str) -> tuple[float, str]:
+    """The score, and the scale that it is on: 1 to 5 of the aspects ("aspects"), 1 to 10 "overall"."""
     if completion.get("fine-grained_score") is not None:
-        return number(completion["fine-grained_score"], f"{field}.fine-grained_score")
+        return number(completion["fine-grained_score"], f"{field}.fine-grained_score"), "aspects"
     aspects = completion.get("annotations")
     if aspects is not None:
         ratings = [
@@ -128,9 +133,9 @@ def _score(completion: Mapping[str, Any], field: str) -> float | None:
         ]
         rated = [rating for rating in ratings if rating is not None]
         if rated:
-            return sum(rated) / len(rated)
+            return sum(rated) / len(rated), "aspects"
     if completion.get("overall_score") is not None:
-        return number(completion["overall_score"], f"{field}.overall_score")
+        return number(completion["overall_score"], f"{field}.overall_score"), "overall"
     raise BadRow(f"{field}: no fine-grained_score, rating or overall_score")
 
 
