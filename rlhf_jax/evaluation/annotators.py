@@ -27,21 +27,23 @@ class Agreement:
 
 
 def measure_agreement(records: Sequence[Record]) -> Agreement:
-    """Agreement of ranked records; those about the same prompt and the same texts are compared. A tie is a judgement of
-    its own. Of two records of one annotator about the same set the last counts.
+    """Agreement of ranked records. Comparisons of the same two answers to one prompt are set side by side, whatever
+    lists they come from; rankings only where they are of the same set. A tie is a judgement of its own. Of two
+    judgements of one annotator about the same the last counts.
     """
     sets: dict[tuple[str, tuple[str, ...]], dict[str, Record]] = defaultdict(dict)
+    said: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     for record in records:
         texts = tuple(sorted(response.text for response in record.responses))
         sets[record.prompt, texts][record.annotator] = record
+        order = _comparisons(record, texts)
+        for i, j in combinations(range(len(texts)), 2):
+            if not np.isnan(order[i, j]):
+                said[record.prompt, texts[i], texts[j]][record.annotator] = float(order[i, j])
     annotators = sorted({record.annotator for record in records})
-    columns, concordances = [], []
+    columns = [[judged.get(who, np.nan) for who in annotators] for judged in said.values()]
+    concordances = []
     for (_, texts), judged in sets.items():
-        orders = {annotator: _comparisons(record, texts) for annotator, record in judged.items()}
-        columns += [
-            [orders[who][i, j] if who in orders else np.nan for who in annotators]
-            for i, j in combinations(range(len(texts)), 2)
-        ]
         full = [_ranks(record, texts) for record in judged.values() if record.edges is None]
         if len(texts) > 2 and len(full) > 1 and (w := kendall_w(np.array(full))) is not None:
             concordances.append(w)

@@ -56,6 +56,13 @@ def test_a_tie_is_a_judgement_and_a_missing_comparison_is_none():
     assert found.w is None
 
 
+def test_comparisons_within_different_sets_of_answers_count():
+    """One of them left an answer out of the ranking."""
+    found = measure_agreement([ranked("x", "abc", "ann"), ranked("x", "ba", "bob"), ranked("x", "ac", "cat")])
+    assert found.with_others == {"ann": (2, 0.5), "bob": (1, 0.0), "cat": (1, 1.0)}
+    assert found.w is None
+
+
 def test_nobody_judged_the_same():
     found = measure_agreement([ranked("x", "ab", "ann"), ranked("y", "ab", "bob")])
     assert (found.alpha, found.w) == (None, None)
