@@ -561,6 +561,11 @@ def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             yield f"data.{key}", f"{d[key]} is of the embedded world, but config.data.path names a file"
         if d.feedback == "lists" and d[key] != default:
             yield f"data.{key}", f"{d[key]} would go unused: config.data.feedback is lists, which are exact"
+    if d.path and d.ties != "broken":
+        yield "data.ties", f"{d.ties} is of the embedded world, but config.data.path names a file"
+    for key, default in (("annotators", "overall"), ("tie_margin", 0.0)):
+        if not d.path and d[key] != default:
+            yield f"data.{key}", f"{d[key]} would go unused: config.data.path names no file"
     if d.feedback != "lists" and d.ties != "broken":
         yield "data.ties", f"{d.ties} would go unused: config.data.feedback is {d.feedback}"
     if t.kind == "pretrained" and not t.path:
@@ -673,9 +678,12 @@ def _feedback_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
         ("tie", 0.5, ties),
         ("label_smoothing", 0.0, ("utility",)),
         ("margin", 0.0, ("utility",)),
+        ("balance_utilities", False, ("utility",)),
     ):
         if reward[key] != default and reward.loss not in losses:
             yield f"reward.{key}", f"{reward[key]} would go unused: config.reward.loss is {reward.loss}"
+        if reward[key] != default and not reward.weights.ranks:
+            yield f"reward.{key}", f"{reward[key]} would go unused: config.reward.weights.ranks is 0"
     if reward.loss != "utility" and reward.utility_by_type:
         yield "reward.utility_by_type", f"would go unused: config.reward.loss is {reward.loss}"
     for key, default in (("low", 0.0), ("high", 1.0), ("huber", 0.0)):

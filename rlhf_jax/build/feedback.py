@@ -14,12 +14,12 @@ TIES = ("rao_kupper", "davidson")  # losses that are trained on ties too
 
 
 def check_feedback(config: ConfigDict, records: Sequence[Record]) -> None:
-    """See that some record can be trained on, that scores lie where the configuration says, and that every annotator
-    with a weight of his own occurs. Without a reward stage there is nothing to see.
+    """See that some record can be trained on, that scores lie where the configuration says, and that the margins,
+    scores and annotators that it speaks of occur. Without a reward stage there is nothing to see.
 
     Raises:
       UserError: none can be trained on; names the kinds of feedback that there are. Or a score is out of its range, or
-        an annotator is unknown.
+        there are no margins, no scores, or no judgements of an annotator.
     """
     stages = [stage for stage in STAGES if stage in config.stages]
     if not stages:
@@ -27,6 +27,12 @@ def check_feedback(config: ConfigDict, records: Sequence[Record]) -> None:
     missing = missing_feedback(config.reward, records)
     if missing:
         raise UserError(missing)
+    if config.reward.margin and not any(record.margin for record in records):
+        raise UserError(f"config.reward.margin: {config.reward.margin} would go unused: the data hold no margins")
+    if config.reward.weights.scores and all(one.score is None for record in records for one in record.responses):
+        raise UserError(
+            f"config.reward.weights.scores: {config.reward.weights.scores} would go unused: the data hold no scores"
+        )
     for stage in stages:
         _check_scores(config.reward, records, bounded=reward_bounded(config.reward, prompt_aware=stage == "reward"))
     known = {record.annotator for record in records} - {""}

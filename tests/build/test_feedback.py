@@ -20,6 +20,7 @@ LABELLED = Record("3", "p", (Response("a", label=1.0),), annotator="jo")
 SCORED = Record("4", "p", (Response("a", score=2.0), Response("b", score=7.0)))
 EDGES = Record("5", "p", (Response("a", 0), Response("b", 1)), edges=((0, 1),))
 LOOSE = Record("6", "p", (Response("a", 0), Response("b", 0)), edges=())
+GRADED = Record("8", "p", (Response("a", 0), Response("b", 1)), margin=2.0)
 SPOKEN = Record("7", "p", (Response("a", critique="too long"),))
 
 
@@ -47,6 +48,7 @@ def settings(**values: Any) -> ConfigDict:
             {"reward__weights__scores": 1.0, "reward__loss": "davidson"},
         ),  # unbounded: beyond 0..1 are rewards too
         ([SCORED], {"stages": ("sft",)}),
+        ([RANKED, GRADED], {"reward__margin": 0.5}),
         ([LABELLED], {"reward__annotator_weights__jo": 0.5}),
     ],
 )
@@ -72,6 +74,8 @@ def test_what_can_be_trained_on_is_allowed(records: list[Record], values: dict[s
             {"reward__weights__scores": 1.0, "reward__scores__low": 3.0, "reward__scores__high": 9.0},
             "config.reward.scores.low: 3.0, but scores go from 2 to 7",
         ),
+        ([RANKED], {"reward__margin": 0.5}, "config.reward.margin: 0.5 would go unused: the data hold no margins"),
+        ([RANKED], {"reward__weights__scores": 0.5}, "weights.scores: 0.5 would go unused: the data hold no scores"),
         ([LABELLED], {"reward__annotator_weights__joe": 0.5}, "annotator_weights.joe: nobody .* did you mean jo\\?"),
     ],
 )

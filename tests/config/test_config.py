@@ -256,6 +256,15 @@ FILE = {"data__path": __file__, "tokenizer__kind": "byte"}
         ),
         ({**PAIRS, "reward__loss": "plackett_luce", "reward__tie": 1.0}, "reward.tie", "would go unused"),
         ({**PAIRS, "reward__loss": "davidson", "reward__margin": 1.0}, "reward.margin", "would go unused"),
+        (
+            {**PAIRS, "reward__loss": "davidson", "reward__balance_utilities": True},
+            "reward.balance_utilities",
+            "unused",
+        ),
+        ({"reward__weights__ranks": 0.0, "reward__margin": 1.0}, "reward.margin", "go unused: config.reward.weights"),
+        ({"data__annotators": "apart"}, "data.annotators", "would go unused"),
+        ({"data__tie_margin": 0.5}, "data.tie_margin", "would go unused"),
+        ({**FILE, "data__ties": "kept"}, "data.ties", "of the embedded world"),
         ({**PAIRS, "reward__loss": "rao_kupper", "reward__label_smoothing": 0.1}, "reward.label_smoothing", "unused"),
         ({"reward__weights__ranks": 0.0, "reward__weights__labels": 0.0}, "reward.weights", "nothing would be trained"),
         (
