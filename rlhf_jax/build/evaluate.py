@@ -129,6 +129,7 @@ def read_source(model: RewardModel, path: str, data_format: str) -> Source:
         return Source(f"held out of {name}", data.format if data.path else "world", [*held_out.lists_validation], ())
     found = read_file(path, data_format, data.template, data.tie_margin, data.on_bad_row, annotators=data.annotators)
     notes = [f"{len(found.rejected)} bad rows left out"] * bool(found.rejected)
+    notes += [f"{found.skipped} judgements left out that their annotators skipped"] * bool(found.skipped)
     notes += [f"{found.duplicates} repeated responses left out"] * bool(found.duplicates)
     return Source(path, found.format, list(found.records), tuple(notes))
 

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from rlhf_jax.build.evaluate import load_reward_model
+from rlhf_jax.build.evaluate import load_reward_model, read_source
 from rlhf_jax.main import main
 from rlhf_jax.metrics import read_jsonl, read_summary
 from tests.end_to_end import tiny
@@ -212,6 +212,14 @@ def test_pairs_of_a_file_and_what_of_it_is_left_out(run, tmp_path):
     found = answer(str(run), f"--data={tiny.write_jsonl(some, rows)}", f"--out={tmp_path}")
     assert found["lists"] == 1
     assert "2 of 3 records compare nothing: left out" in found["notes"]
+
+
+def test_what_annotators_skipped_is_noted(run, tmp_path):
+    answers = {"prompt": "q", "answer1": "x", "answer2": "y"}
+    judged = {"result": [{"to_name": "answer1,answer2", "value": {"selected": "left"}}]}
+    path = tiny.write_jsonl(tmp_path / "export.jsonl", [{"data": answers, "annotations": [judged, {"result": []}]}])
+    source = read_source(load_reward_model(run), str(path), "auto")
+    assert source.notes == ("1 judgements left out that their annotators skipped",)
 
 
 def rewards_of(run: pathlib.Path, prompt: str, *texts: str) -> list[float]:
