@@ -278,7 +278,7 @@ def write_rewards(workdir: Path | str, stage: str, step: int, rows: Iterable[Map
 
     A row has "split" ("validation" or "train"), "list" (its place in the split), "prompt_type", "rank" (0 = best),
     "reward", "length" (tokens), "gold" and "best" (the reward at the optimum of the list); the last two may be null.
-    "step" is added.
+    Rows of a partial order have "better_than" as well. "step" is added.
     """
     path = Path(workdir) / "rewards" / f"{stage}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from rlhf_jax.metrics import read_jsonl, write_text_atomically
 from rlhf_jax.reports.collapse import collapse_of
 from rlhf_jax.reports.fields import Fields, check_fields, is_number, is_text, is_whole
 from rlhf_jax.reports.figures import draw_rewards
-from rlhf_jax.reports.records import RewardLists, lists_by_type, newest_held_out, read_run
+from rlhf_jax.reports.records import COMPARED, RewardLists, lists_by_type, newest_held_out, read_run
 from rlhf_jax.reports.style import figure_style, to_png, to_svg
 
 _OPTIONS = ("--json", "--utility", "--plot", "--help")
@@ -176,6 +176,7 @@ _REQUIRED: Fields = {
 _OPTIONAL: Fields = {
     "gold": (is_number, "a finite number"),
     "best": (is_number, "a finite number"),
+    **COMPARED,
     "step": (is_whole, "a whole number"),
     "split": (lambda value: isinstance(value, str), "a text"),
 }

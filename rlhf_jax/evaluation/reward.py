@@ -18,7 +18,8 @@ from rlhf_jax.types import RankBatch
 @dataclasses.dataclass(frozen=True)
 class RewardEvaluation:
     """Metrics; one row for each response: split, list, prompt_type, rank, reward, length (tokens), gold and best (None
-    when unknown); and a warning for each pair of prompt types whose rewards have collapsed into one distribution.
+    when unknown), and of a partial order ``better_than``, the places among the list's rows of the responses that it was
+    judged better than; and a warning for each pair of prompt types whose rewards have collapsed into one distribution.
     """
 
     metrics: dict[str, float]
@@ -84,6 +85,7 @@ def evaluate_reward_model(
                 "gold": scores[place][response],
                 "best": None if own is None else float(own[column]),
             }
+            | ({"better_than": np.flatnonzero(better[place, column]).tolist()} if example.edges else {})
             for column, response in enumerate(kept)
         ]
     if detailed:

@@ -19,6 +19,7 @@ Value = TypeVar("Value")
 class RewardLists:
     """Held-out rewards of N lists of one prompt type, padded to K responses; ranks count from 0 = best.
 
+    ``better[n, i, j]``: response i was judged better than j, which of a partial order the ranks do not tell.
     ``best`` and ``gold``: the reward at the optimum of the list, and the true one; ``lengths`` are in tokens; NaN where
     unknown.
     """
@@ -26,6 +27,7 @@ class RewardLists:
     rewards: Float[np.ndarray, "N K"]
     ranks: Int[np.ndarray, "N K"]
     mask: Bool[np.ndarray, "N K"]
+    better: Bool[np.ndarray, "N K K"]
     best: Float[np.ndarray, "N K"]
     gold: Float[np.ndarray, "N K"]
     lengths: Float[np.ndarray, "N K"]
@@ -114,11 +116,18 @@ def stacked(lists: Mapping[str, RewardLists]) -> tuple[RewardLists, list[str]]:
 
     def together(name: str, fill: float | int) -> np.ndarray:
         parts = [getattr(one, name) for one in lists.values()]
-        return np.concatenate(
-            [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=fill) for part in parts]
-        )
+        pads = [((0, 0), *[(0, width - part.shape[1])] * (part.ndim - 1)) for part in parts]
+        return np.concatenate([np.pad(part, pad, constant_values=fill) for part, pad in zip(parts, pads, strict=True)])
 
-    fills = {"rewards": 0.0, "ranks": 0, "mask": False, "best": np.nan, "gold": np.nan, "lengths": np.nan}
+    fills = {
+        "rewards": 0.0,
+        "ranks": 0,
+        "mask": False,
+        "better": False,
+        "best": np.nan,
+        "gold": np.nan,
+        "lengths": np.nan,
+    }
     whole = RewardLists(**{name: together(name, fill) for name, fill in fills.items()})
     return whole, [kind for kind, one in lists.items() for _ in one.rewards]
 
@@ -139,6 +148,13 @@ def _is_score(value: Any) -> bool:
     return is_number(value) or value in ("nan", "inf", "-inf")  # as metrics spell what JSON has no number for
 
 
+# Of the rows of any file of rewards. A place beyond the list's last row is of a row that is not there, and no matter.
+COMPARED: Fields = {
+    "better_than": (
+        lambda value: isinstance(value, list) and all(is_whole(place) and place >= 0 for place in value),
+        "a list of whole numbers from 0",
+    )
+}
 # Of the rows of rewards/STAGE.jsonl.
 _REQUIRED: Fields = {
     "list": (lambda value: isinstance(value, str) or is_whole(value), "a whole number or a text"),
@@ -150,6 +166,7 @@ _OPTIONAL: Fields = {
     "gold": (_is_score, "a number"),
     "best": (_is_score, "a number"),
     "length": (is_number, "a number"),
+    **COMPARED,
     "step": (is_whole, "a whole number"),
     "split": (lambda value: isinstance(value, str), "a text"),
 }
@@ -161,16 +178,22 @@ def _lists(rows: list[Row]) -> RewardLists:
         lists.setdefault(row["list"], []).append(row)
     shape = (len(lists), max(map(len, lists.values())))
     rewards, ranks, mask = np.zeros(shape), np.zeros(shape, dtype=int), np.zeros(shape, dtype=bool)
+    better = np.zeros((*shape, shape[1]), dtype=bool)
     best, gold, lengths = (np.full(shape, np.nan) for _ in range(3))
     for index, members in enumerate(lists.values()):
         size = len(members)
         rewards[index, :size] = [float(row["reward"]) for row in members]
         ranks[index, :size] = [row["rank"] for row in members]
         mask[index, :size] = np.isfinite(rewards[index, :size])
+        if any(row.get("better_than") is not None for row in members):
+            for place, row in enumerate(members):
+                better[index, place, [worse for worse in row.get("better_than") or () if worse < size]] = True
+        else:
+            better[index, :size, :size] = ranks[index, :size, None] < ranks[index, None, :size]
         for values, name in ((best, "best"), (gold, "gold"), (lengths, "length")):
             known = [row.get(name) for row in members]
             values[index, :size] = [np.nan if value is None else float(value) for value in known]
-    return RewardLists(rewards, ranks, mask, best, gold, lengths)
+    return RewardLists(rewards, ranks, mask, better, best, gold, lengths)
 
 
 def _last_samples(directory: Path) -> list[Row]:

@@ -24,7 +24,13 @@ def reading_of(lists: Mapping[str, RewardLists], temperature: float = 1.0) -> di
     """The reading of lists by prompt type, of which there is at least one."""
     whole, types = stacked(lists)
     found = measure_reward_model(
-        whole.rewards, whole.ranks, whole.mask, types, lengths=whole.lengths, temperature=temperature
+        whole.rewards,
+        whole.ranks,
+        whole.mask,
+        types,
+        better=whole.better,
+        lengths=whole.lengths,
+        temperature=temperature,
     )
     return as_plain(found)
 

@@ -12,6 +12,8 @@ from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizers import build_tokenizer
 from rlhf_jax.evaluation.policy import diversity_metrics, gold_metrics, sample_completions
 from rlhf_jax.evaluation.reward import RewardEvaluation, evaluate_reward_model
+from rlhf_jax.reports.records import lists_by_type
+from rlhf_jax.reports.reward_model import reading_of
 from rlhf_jax.types import PromptBatch, RankBatch
 
 
@@ -92,6 +94,11 @@ def test_the_last_evaluation_believes_the_comparisons_of_a_partial_order() -> No
     )
     assert found.metrics["accuracy_at_distance.1"] == 0.0
     assert found.metrics["kendall_tau"] == pytest.approx(-1 / np.sqrt(3))
+    # So does whoever reads its rows.
+    assert [row["better_than"] for row in found.rows] == [[2], [], []]
+    reading = reading_of(lists_by_type(found.rows))
+    assert (reading["pairs"], reading["accuracy"]) == (1, 0.0)
+    assert reading["kendall_tau"] == pytest.approx(-1 / np.sqrt(3))
 
 
 def test_rows_carry_the_length_of_the_response_they_are_about() -> None:

@@ -60,6 +60,15 @@ def test_prompt_types_are_pooled_and_lists_of_any_length_lie_together(tmp_path):
     assert found["by_size"].keys() == {"2", "3"}
 
 
+def test_a_partial_order_beside_a_ranking_of_another_type(tmp_path):
+    partial = rows([(0, 0.9, 1), (0, 0.1, 1), (1, 0.2, 1), (1, 0.8, 1)], kind="open")
+    for row, worse in zip(partial, ([2], [3], [], []), strict=True):
+        row["better_than"] = worse
+    found = stage_readings(run_with(tmp_path, reward=[*LISTS, *partial]))["reward"]
+    assert found["by_type"]["open"] == {"accuracy": 0.5, "pairs": 2}
+    assert found["by_type"][""] == {"accuracy": pytest.approx(5 / 6), "pairs": 6}
+
+
 @pytest.mark.parametrize("found", [LISTS, PAIRS], ids=["lists", "pairs"])
 def test_lists_and_pairs_have_the_section_and_its_table(found, tmp_path):
     run_with(tmp_path, reward=found)
@@ -98,6 +107,13 @@ def test_runs_without_lengths_and_runs_without_pairs(tmp_path):
 def test_a_bad_length_is_named(tmp_path):
     write_rewards(tmp_path, "reward", 5, rows([(0, 1.0, "long"), (1, 0.0, 3)]))
     with pytest.raises(UserError, match=r'reward\.jsonl:1: length: expected a number or null, found "long"'):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [1, [-1], [0.5]])
+def test_bad_comparisons_are_named(bad, tmp_path):
+    write_rewards(tmp_path, "reward", 5, [{**row, "better_than": bad} for row in LISTS])
+    with pytest.raises(UserError, match=r"reward\.jsonl:1: better_than: expected a list of whole numbers from 0 or"):
         read_run(tmp_path)
 
 
