@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlhf_jax.config import did_you_mean
+from rlhf_jax.config import did_you_mean, from_json
 from rlhf_jax.console import clean_text
-from rlhf_jax.data.label_studio import KINDS, labelling_config, lists_row
+from rlhf_jax.data.label_studio import KINDS, labelling_config, lists_row, unwrapped
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import write_text_atomically
 
@@ -83,7 +83,8 @@ def _ask(order: _Order) -> None:
     from rlhf_jax.evaluation.selection import choose_tasks
 
     found = answer_prompts(order.source, policy=order.policy, prompts=order.prompts, n=order.responses, seed=order.seed)
-    prompts = [record.prompt for record in found.records]
+    template = from_json((order.source / "config.json").read_text(encoding="utf-8")).data.template
+    prompts = [unwrapped(record.prompt, template) for record in found.records]
     chosen = choose_tasks(
         order.kind, prompts, found.texts, found.candidates.members, count=order.tasks, seed=order.seed
     )

@@ -48,6 +48,15 @@ def task(kind: str, prompt: str, texts: Sequence[str], meta: dict[str, Any]) -> 
     return {"data": {"prompt": prompt, "items": items}, "meta": meta}
 
 
+def unwrapped(prompt: str, template: str) -> str:
+    """The prompt that ``template`` makes ``prompt`` of, or itself where there is none: what people are shown, and what
+    becomes the same prompt when it is read back under the same template.
+    """
+    before, _, after = template.partition("{prompt}")
+    inner = prompt[len(before) : len(prompt) - len(after)]
+    return inner if inner.strip() and f"{before}{inner}{after}" == prompt else prompt
+
+
 def lists_row(record: Record) -> str:
     """A record with an order as one line of a file in the ``lists`` format; the id is left to the reader."""
     row: dict[str, Any] = {"prompt": record.prompt}

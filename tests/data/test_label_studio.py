@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from rlhf_jax.data.label_studio import KINDS, labelling_config, lists_row, task
+from rlhf_jax.data.label_studio import KINDS, labelling_config, lists_row, task, unwrapped
 from rlhf_jax.data.readers import read_file
 from rlhf_jax.data.records import Record, Response
 
@@ -60,6 +60,20 @@ def test_round_trip(kind, tmp_path):
     assert [(r.prompt, r.annotator) for r in again] == [(r.prompt, r.annotator) for r in found]
     for one, other in zip(found, again, strict=True):
         assert [(x.text, x.rank) for x in one.responses] == [(x.text, x.rank) for x in other.responses]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "template", "shown"),
+    [
+        ("\n\nHuman: why?\n\nAssistant:", "\n\nHuman: {prompt}\n\nAssistant:", "why?"),
+        ("why?", "{prompt}", "why?"),
+        ("Be brief.\n\nHuman: why?\n\nAssistant:", "\n\nHuman: {prompt}\n\nAssistant:", None),
+        ("aba", "ab{prompt}ba", None),
+        ("abba", "ab{prompt}ba", None),
+    ],
+)
+def test_people_see_prompts_without_the_template(prompt, template, shown):
+    assert unwrapped(prompt, template) == (prompt if shown is None else shown)
 
 
 def test_a_partial_order_keeps_its_edges(tmp_path):
