@@ -1,24 +1,20 @@
 """The reward-model stages: ``reward`` (prompt-aware if so configured) and ``reward_common`` (one utility for all)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from rlhf_jax.build.best import best_of_lists, optimum_record, w1_between_types
-from rlhf_jax.build.common import floats, task_parts, truncation_metrics, truncation_note
+from rlhf_jax.build.common import task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, load_parent
+from rlhf_jax.build.reward_evaluation import RewardEvaluator
 from rlhf_jax.build.specs import decoder_spec, ensemble_spec, optimizer_spec, reward_spec, utility_table
-from rlhf_jax.data.examples import ListExample, list_examples, types_in_turn
-from rlhf_jax.data.loader import rank_batches, rank_eval_batches
-from rlhf_jax.diagnostics.spread import measure_spread, spread_metrics
-from rlhf_jax.evaluation.reward import RewardEvaluation, evaluate_reward_model
-from rlhf_jax.evaluation.verdicts import bayes_optimal, gold_accuracy, rewards_of_responses, verdict_metrics
+from rlhf_jax.data.examples import list_examples, types_in_turn
+from rlhf_jax.data.loader import rank_batches
 from rlhf_jax.learners import ensemble, reward
 from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.step import sum_over_devices, train_step
@@ -74,68 +70,12 @@ def reward_task(context: Context, stage: str) -> Task:
 
     compiled = executor.compile(held_out_batch, ("state", "rows"), ("replicated", "rows"))
 
-    # Best rewards need an end to the scale. Types should lie as far apart as the prompt-aware utilities ask for, in the
-    # stage with one utility for all as well: that it cannot do so is the finding.
-    best: dict[str, list[np.ndarray | None]] = {"train": [None] * len(seen), "validation": [None] * len(held_out)}
-    apart: dict[tuple[str, str], float] = {}
-    optimum: dict[str, Any] = {}
-    if spec.bounded and spec.feedback.loss == "utility":
-        wanted = utility_table(config.reward, prompt_aware=True)
-        best = {
-            "train": best_of_lists(seen, table, data.list_size),
-            "validation": best_of_lists(held_out, table, data.list_size),
-        }
-        apart = w1_between_types(held_out, best_of_lists(held_out, wanted, data.list_size))
-        optimum = optimum_record(held_out, best["validation"], table, wanted, apart)
-
-    def score(
-        state: TrainState, examples: Sequence[ListExample], split: str, detailed: bool = False
-    ) -> RewardEvaluation:
-        members: list[np.ndarray] = []
-        batches_seen: list[RankBatch] = []
-
-        def loss_and_rewards(batch: RankBatch) -> tuple[float, float, np.ndarray]:
-            (loss, weight), rewards = jax.device_get(compiled(state.params, executor.place(batch, "rows")))
-            members.append(rewards)
-            batches_seen.append(batch)
-            return float(loss), float(weight), rewards.mean(axis=-1)
-
-        records = context.data.lists if split == "train" else context.data.lists_validation
-        true = context.data.gold
-        gold = [
-            [one.score if true is None else true(record.prompt, one.text) for one in record.responses]
-            for record in (records[example.index] for example in examples)
-        ]
-        batches = rank_eval_batches(examples, utility_index, batch_size, data.list_size, length, tokenizer.pad_id)
-        found = evaluate_reward_model(
-            loss_and_rewards, batches, examples, gold, best=best[split], apart=apart, split=split, detailed=detailed
-        )
-        if form.members == 1 or not detailed:
-            return found
-        apart_by = measure_spread(
-            np.concatenate(members).astype(float),
-            np.concatenate([batch.better for batch in batches_seen]),
-            np.concatenate([batch.response_mask for batch in batches_seen]),
-        )
-        return dataclasses.replace(found, metrics=found.metrics | spread_metrics(apart_by))
-
-    true, annotators = context.data.gold, context.data.annotators
-    bayes = bayes_optimal(context.data.lists_validation, annotators, true) if true and annotators else {}
+    evaluator = RewardEvaluator(context, spec, form.members, table, held_out, seen, compiled)
 
     def evaluate(state: TrainState, final: bool) -> Evaluation:
-        found = score(state, held_out, "validation", detailed=final)
-        metrics, rows = found.metrics, found.rows
-        rewards = rewards_of_responses(rows, held_out, data.list_size)
-        metrics |= verdict_metrics(held_out, rewards, spec.feedback, bounded=spec.bounded) | bayes
-        if true and annotators:
-            metrics |= gold_accuracy(context.data.lists_validation, rewards, true)
-        if seen:
-            trained = score(state, seen, "train")
-            metrics |= {f"train.{name}": value for name, value in trained.metrics.items()}
-            rows += trained.rows
-        if final:
-            metrics |= truncation_metrics(counts + held_out_counts)
-        return Evaluation(floats(metrics), rewards=rows, warnings=found.warnings)
+        found = evaluator.evaluate(state, final)
+        cut = truncation_metrics(counts + held_out_counts) if final else {}
+        return dataclasses.replace(found, metrics=found.metrics | cut)
 
     return Task(
         name=stage,
@@ -157,7 +97,7 @@ def reward_task(context: Context, stage: str) -> Task:
         log_every=config.log.every,
         eval_every=config.reward.eval_every,
         notes=(truncation_note(counts),),
-        optimum=optimum,
+        optimum=evaluator.optimum,
     )
 
 
