@@ -17,6 +17,7 @@ from rlhf_jax.build.context import init_scored
 from rlhf_jax.build.specs import decoder_spec, reward_bounded
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import did_you_mean, from_json
+from rlhf_jax.data.prepared import sha256_of
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rlhf_jax.data.world_builder import PreferenceWorld
 from rlhf_jax.errors import UserError
@@ -216,16 +217,11 @@ def _fingerprint(config: ConfigDict) -> dict[str, Any]:
         if path.is_dir():
             digest = hashlib.sha256()
             for file in sorted(file for file in path.rglob("*") if file.is_file()):
-                digest.update(f"{file.relative_to(path).as_posix()}\0{_sha256(file)}\n".encode())
+                digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
             return {"source": source, "sha256": digest.hexdigest()}
-        return {"source": source, "sha256": _sha256(path)}
+        return {"source": source, "sha256": sha256_of(path)}
     except OSError:
         return {"source": source, "sha256": None}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ------------------------------------------------------------------------- what is written
