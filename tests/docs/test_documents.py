@@ -47,3 +47,11 @@ def test_the_commands_of_the_readme_parse(
 def test_the_readme_has_commands() -> None:
     assert len(commands()) >= 5
     assert {"make quickstart", "make test"} <= set(re.findall(r"make \w+", (ROOT / "README.md").read_text()))
+
+
+def test_every_file_stands_in_its_room() -> None:
+    rows = re.findall(r"^\| `(\w+)/` \|.*\| (.*) \|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 12
+    for room, files in rows:
+        there = {path.stem for path in (ROOT / "rlhf_jax" / room).iterdir() if path.suffix == ".py" or path.is_dir()}
+        assert set(re.findall(r"`(\w+)/?`", files)) == there - {"__init__", "__pycache__"}, room
