@@ -482,7 +482,9 @@ def _check_keys(config: ConfigDict, known: ConfigDict, prefix: str) -> None:
             for annotator, entry in value.items():
                 if not isinstance(entry, float):
                     raise UserError(f"config.{key}.{annotator}: {entry!r} is not a number")
-        elif type(value) is not type(default):
+        elif type(value) is not type(default) or (
+            isinstance(value, tuple) and not all(isinstance(one, str) for one in value)
+        ):
             raise UserError(f"config.{key}: {value!r} is not {type_name(default)}")
         elif isinstance(default, ConfigDict):
             _check_keys(value, default, f"{key}.")
@@ -741,6 +743,9 @@ def from_json(text: str) -> ConfigDict:
 def _merge(config: ConfigDict, values: dict[str, Any], prefix: str) -> None:
     for name in sorted(values):  # so that utility comes before utility_by_type, which copies it
         key, value = prefix + name, values[name]
+        dotted = next((one for one in value if "." in one), "") if isinstance(value, dict) else ""
+        if dotted:
+            raise UserError(f"config.{key}: {dotted!r} has a dot, which no key may have")
         if key == "reward.utility_by_type" and isinstance(value, dict):
             for kind in value:
                 config[name][kind] = copy.deepcopy(config.utility)

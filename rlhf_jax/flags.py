@@ -188,6 +188,8 @@ def _default(key: str) -> Any:
     parts = key.split(".")
     if key.startswith(_BY_TYPE) and parts[2]:
         node.reward.utility_by_type[parts[2]] = utility("log")
+    if key.startswith(_ANNOTATORS) and len(parts) > 3:
+        raise UserError(f"config.{key}: a name with dots cannot be a key; give the annotator another in the data")
     if key.startswith(_ANNOTATORS) and parts[2]:
         node.reward.annotator_weights[parts[2]] = 1.0
     for part in parts:

@@ -110,6 +110,7 @@ MISTAKES = [
         "",
     ),
     ("--config.reward.annotator_weights.hasty=-1", "config.reward.annotator_weights.hasty: -1.0 is not", "at least 0"),
+    ("--config.reward.annotator_weights.a@b.org=1", "config.reward.annotator_weights.a@b.org: a name with dots", ""),
     ("--config.reward.annotator_weights=1", "config.reward.annotator_weights: a group", "<"),
     ("--config.reward.weigths.scores=1", "config.reward.weigths.scores: no such key", "config.reward.weights.scores?"),
     ("--config.reward.utility_by_type.open=log", "config.reward.utility_by_type.open: ", "name"),
