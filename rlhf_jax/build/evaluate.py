@@ -14,7 +14,7 @@ from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import did_you_mean, from_json
 from rlhf_jax.data.readers import read_file
 from rlhf_jax.data.records import Record
-from rlhf_jax.data.tokenizers import load_tokenizer
+from rlhf_jax.data.tokenizers import UNKNOWN, load_tokenizer, texts_of
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.scoring import Reader, ScoreRows
 from rlhf_jax.models import ONE_MODEL, DecoderSpec, EnsembleSpec, apply_reward_members
@@ -131,6 +131,10 @@ def read_source(model: RewardModel, path: str, data_format: str) -> Source:
     notes = [f"{len(found.rejected)} bad rows left out"] * bool(found.rejected)
     notes += [f"{found.skipped} judgements left out that their annotators skipped"] * bool(found.skipped)
     notes += [f"{found.duplicates} repeated responses left out"] * bool(found.duplicates)
+    texts = list(texts_of(found.records))
+    unknown = model.reader.tokenizer.backend.get_vocab().get(UNKNOWN)
+    strange = 0 if unknown is None else sum(unknown in model.reader.tokenizer.encode(text) for text in texts)
+    notes += [f"{strange} of {len(texts)} texts have words that the tokenizer does not know"] * bool(strange)
     return Source(path, found.format, list(found.records), tuple(notes))
 
 

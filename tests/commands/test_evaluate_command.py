@@ -1,6 +1,7 @@
 """``rlhf-jax evaluate``: files of scores by hand, a tiny run on its own data and on files, and what it refuses."""
 
 import contextlib
+import dataclasses
 import gzip
 import io
 import itertools
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.build.evaluate import load_reward_model, read_source
+from rlhf_jax.data.tokenizers import build_tokenizer
 from rlhf_jax.main import main
 from rlhf_jax.metrics import read_jsonl, read_summary
 from tests.end_to_end import tiny
@@ -220,6 +222,16 @@ def test_what_annotators_skipped_is_noted(run, tmp_path):
     path = tiny.write_jsonl(tmp_path / "export.jsonl", [{"data": answers, "annotations": [judged, {"result": []}]}])
     source = read_source(load_reward_model(run), str(path), "auto")
     assert source.notes == ("1 judgements left out that their annotators skipped",)
+
+
+def test_words_that_the_tokenizer_does_not_know_are_noted(run, tmp_path):
+    model = load_reward_model(run)
+    rows = [{"prompt": "describe the sea at dawn .", "chosen": "crimson sky .", "rejected": "mauve sky ."}]
+    path = str(tiny.write_jsonl(tmp_path / "pairs.jsonl", rows))
+    assert read_source(model, path, "auto").notes == ()
+    words = dataclasses.replace(model, reader=dataclasses.replace(model.reader, tokenizer=build_tokenizer("word")))
+    # The template's "Human:" and "mauve".
+    assert read_source(words, path, "auto").notes == ("2 of 3 texts have words that the tokenizer does not know",)
 
 
 def rewards_of(run: pathlib.Path, prompt: str, *texts: str) -> list[float]:
