@@ -115,7 +115,7 @@ def test_samples_show_gold_and_proxy_and_what_the_policy_said_before(quickstart:
         assert 0 < row["proxy"] < 1
         assert row["proxy"] != round(row["proxy"])
         assert isinstance(row["before"], str)
-    held_out = {record.prompt for record in tiny.small_world("broken", 8).prompts_validation}
+    held_out = {record.prompt for record in tiny.small_world("classic", "broken", 8).prompts_validation}
     for path in (quickstart.workdir / "samples").rglob("*.jsonl"):
         assert {row["prompt"] for row in read_jsonl(path)} <= held_out
 
@@ -128,7 +128,7 @@ def test_rewards_of_every_evaluation_are_kept_held_out_and_trained_on(quickstart
     }
     train = [row for row in rows if row["split"] == "train" and row["step"] == 6]
     assert Counter(row["prompt_type"] for row in train) == {"open": 24, "closed": 24}
-    first = {kind: next(r for r in tiny.small_world("broken", 8).lists if r.prompt_type == kind) for kind in KINDS}
+    first = {kind: next(r for r in tiny.small_world("classic", "broken", 8).lists if r.prompt_type == kind) for kind in KINDS}
     for kind, record in first.items():
         mine = next(row["list"] for row in train if row["prompt_type"] == kind)
         gold = sorted(row["gold"] for row in train if row["list"] == mine)
