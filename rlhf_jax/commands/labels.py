@@ -117,6 +117,8 @@ def _collect(order: _Order) -> None:
     from rlhf_jax.data.readers import read_file
     from rlhf_jax.evaluation.annotators import measure_agreement
 
+    if Path(order.source).resolve() == order.out.resolve():
+        raise UserError(f"labels: --out: {order.out} is the export itself, which would be lost; name another file")
     found = read_file(order.source, "label_studio")
     records = list(found.records)
     try:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -95,9 +96,20 @@ class PreparedRecords(Sequence[Record]):
         for key, wanted in settings.items():
             found = getattr(self.fingerprint, key)
             if wanted != found and (key, wanted) != ("format", "auto"):
-                raise UserError(
-                    f"data.{key}: {wanted!r}, but {self._folder} was prepared with {found!r}; prepare it anew"
-                )
+                mend = f"prepare it anew with --{key}={_shell(wanted)} or set config.data.{key}={_shell(found)}"
+                if key == "format":
+                    mend = "set config.data.format=auto"
+                raise UserError(f"data.{key}: {wanted!r}, but {self._folder} was prepared with {found!r}; {mend}")
+
+
+def _shell(value: object) -> str:
+    """As a word of a shell, on one line."""
+    text = str(value)
+    if "\n" not in text:
+        return shlex.quote(text)
+    for plain, escaped in (("\\", r"\\"), ("'", r"\'"), ("\n", r"\n")):
+        text = text.replace(plain, escaped)
+    return f"$'{text}'"
 
 
 def is_prepared(path: str | os.PathLike[str]) -> bool:

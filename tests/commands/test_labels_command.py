@@ -38,3 +38,17 @@ def test_the_template_is_not_doubled_on_the_way_to_people_and_back(tmp_path, mon
     records = read_file(back, "lists", TEMPLATE).records
     assert [record.prompt for record in records] == read
     assert [record.responses[0].text for record in records] == [task["data"]["answer2"] for task in tasks]
+
+
+def test_an_export_is_not_written_over(
+    tmp_path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    judged = {"completed_by": 1, "result": [{"to_name": "answer1,answer2", "value": {"selected": "left"}}]}
+    text = json.dumps([{"data": {"prompt": "p", "answer1": "a", "answer2": "b"}, "annotations": [judged]}])
+    (tmp_path / "export.json").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        main(["labels", "from-labelstudio", str(tmp_path / "export.json"), "--out=./export.json"])
+    assert stop.value.code == 2
+    assert "is the export itself" in capsys.readouterr().err
+    assert (tmp_path / "export.json").read_text() == text

@@ -104,8 +104,12 @@ def test_a_fingerprint_that_does_not_fit_is_refused_by_name(folder) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"data_format": "lists"}, "data.format: 'lists', but .* was prepared with 'hh'"),
+        ({"data_format": "lists"}, "data.format: 'lists', but .* was prepared with 'hh'; set config.data.format=auto"),
         ({"template": "Q: {prompt}"}, "data.template: 'Q: {prompt}', but .* was prepared with '{prompt}'"),
+        (
+            {"template": "\n\nIt's {prompt}"},
+            r"prepare it anew with --template=\$'\\n\\nIt\\'s {prompt}' or set config.data.template='{prompt}'$",
+        ),
         ({"tie_margin": 0.5}, "data.tie_margin: 0.5, but .* was prepared with 0.0"),
         ({"annotators": "apart"}, "data.annotators: 'apart', but .* was prepared with 'overall'"),
     ],
