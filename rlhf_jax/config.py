@@ -584,14 +584,19 @@ def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             )
 
 
+def needed_parents(c: ConfigDict, stage: str) -> tuple[str, ...]:
+    """The keys of config.parents whose checkpoints a stage starts from, if the run does not make them itself."""
+    section = stage if stage in ("critique", "segments") else "reward"
+    start = {"sft": ("sft",), "reward": ("reward_start",)}.get(c[section].init, ())
+    judged = ("sft", "reward") if c.ppo.dense.sequence else ("sft",)
+    return {"sft": (), "ppo": judged}.get(stage, start)
+
+
 def _parent_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     stages = c.stages
     for stage in stages:
         section = stage if stage in ("critique", "segments") else "reward"
-        start = {"sft": ("sft",), "reward": ("reward_start",)}.get(c[section].init, ())
-        judged = ("sft", "reward") if c.ppo.dense.sequence else ("sft",)
-        needs = {"sft": (), "ppo": judged}.get(stage, start)
-        for parent in needs:
+        for parent in needed_parents(c, stage):
             if parent not in stages and not c.parents[parent]:
                 text = f"empty, but {stage} starts from a checkpoint of {parent.removesuffix('_start')}"
                 add = "" if parent == "reward_start" else f" or add {parent} to config.stages"

@@ -14,7 +14,7 @@ from rlhf_jax.build.feedback import check_feedback
 from rlhf_jax.build.language import check_separator, with_language
 from rlhf_jax.build.specs import check_utilities, decoder_spec, ensemble_spec
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import aggregate_problems, default_config, from_json, leaves, validate
+from rlhf_jax.config import aggregate_problems, default_config, from_json, leaves, needed_parents, validate
 from rlhf_jax.data.prepared import check_tokenizer
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
@@ -153,8 +153,19 @@ def _check_ensembles(config: ConfigDict) -> None:
 
 def stage_directory(context: Context, stage: str) -> Path:
     """Where the checkpoints of a stage are: this run's, or those of the parent run that the configuration names."""
-    run = Path(context.config.parents.get(stage, "") or context.workdir)
-    return run / "checkpoints" / ("reward" if stage == "reward_start" else stage)
+    return _checkpoints_of(context.config.parents.get(stage, "") or context.workdir, stage)
+
+
+def _checkpoints_of(run: str | Path, stage: str) -> Path:
+    return Path(run) / "checkpoints" / ("reward" if stage == "reward_start" else stage)
+
+
+def check_parents(config: ConfigDict) -> None:
+    """Raise UserError if a stage starts from a parent run that has no checkpoints of what it is named for."""
+    for parent in (name for stage in config.stages for name in needed_parents(config, stage)):
+        run = config.parents[parent]
+        if run and "://" not in run and not _checkpoints_of(run, parent).is_dir():
+            raise UserError(f"config.parents.{parent}: no checkpoints in {_checkpoints_of(run, parent)}")
 
 
 def stage_config(config: ConfigDict, stage: str) -> ConfigDict:

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.context import parents_tokenizer, stage_config, stage_ensemble
+from rlhf_jax.build.context import check_parents, parents_tokenizer, stage_config, stage_ensemble
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.feedback import check_feedback
 from rlhf_jax.build.specs import check_utilities, decoder_spec
@@ -35,9 +35,10 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
     """The plan in words, after having read the head of the data.
 
     Raises:
-      UserError: the head of the data holds a bad row, or the tokenizer is not to be had.
+      UserError: the head of the data holds a bad row, the tokenizer is not to be had, or a parent has no checkpoints.
     """
     check_utilities(config)
+    check_parents(config)
     data = load_data(config, limit=HEAD_ROWS)
     if data.whole:  # what the head of a file lacks may come later
         check_feedback(config, data.lists)

@@ -11,6 +11,7 @@ from rlhf_jax.build import describe_plan, inherit_model
 from rlhf_jax.build.plan import count_parameters
 from rlhf_jax.config import default_config, to_json
 from rlhf_jax.data.tokenizers import build_tokenizer, save_tokenizer
+from rlhf_jax.errors import UserError
 from rlhf_jax.models import DecoderSpec, init_decoder
 from tests.end_to_end import tiny
 
@@ -79,7 +80,7 @@ def test_the_plan_counts_what_each_stage_trains_and_what_it_keeps() -> None:
 
 
 def _parent(folder: pathlib.Path, width: int) -> ConfigDict:
-    folder.mkdir()
+    (folder / "checkpoints" / folder.name).mkdir(parents=True)
     config = default_config()
     config.model.width = width
     (folder / "config.json").write_text(to_json(config))
@@ -97,6 +98,9 @@ def test_a_plan_with_parents_is_of_their_models_and_their_tokenizer(tmp_path: pa
     plan = describe_plan(config, None)
     policy, reward = _decoder(258, 16, 2, 128, 4, 2), _decoder(258, 32, 2, 128, 4, 2) + 32
     assert _numbers(plan, "ppo") == (policy + reward + 1, policy + reward)
+    config.parents.reward = config.parents.sft
+    with pytest.raises(UserError, match=r"config\.parents\.reward: no checkpoints in .*/sft/checkpoints/reward$"):
+        describe_plan(config, None)
 
 
 def test_a_head_of_which_nothing_would_be_held_out_is_no_fault(tmp_path: pathlib.Path) -> None:
