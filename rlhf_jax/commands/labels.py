@@ -86,7 +86,13 @@ def _ask(order: _Order) -> None:
     template = from_json((order.source / "config.json").read_text(encoding="utf-8")).data.template
     prompts = [unwrapped(record.prompt, template) for record in found.records]
     chosen = choose_tasks(
-        order.kind, prompts, found.texts, found.candidates.members, count=order.tasks, seed=order.seed
+        order.kind,
+        prompts,
+        [record.prompt_type for record in found.records],
+        found.texts,
+        found.candidates.members,
+        count=order.tasks,
+        seed=order.seed,
     )
     if not chosen:
         raise UserError(f"labels: {order.source}: no prompt got two different responses; raise --responses")

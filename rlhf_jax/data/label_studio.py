@@ -34,18 +34,19 @@ def labelling_config(kind: str) -> str:
     return {"pairwise": _PAIRWISE, "ranking": _RANKING}[kind]
 
 
-def task(kind: str, prompt: str, texts: Sequence[str], meta: dict[str, Any]) -> dict[str, Any]:
+def task(kind: str, prompt: str, texts: Sequence[str], meta: dict[str, Any], prompt_type: str = "") -> dict[str, Any]:
     """One task about ``texts`` in the order in which they are shown: two of them for ``pairwise``.
 
-    Nothing shown tells where a text came from; ``meta`` travels with the task and is not shown.
+    Nothing shown tells where a text came from; ``meta`` and the type of the prompt travel with the task unseen.
     """
+    data: dict[str, Any] = {"prompt": prompt, **({"prompt_type": prompt_type} if prompt_type else {})}
     if kind == "pairwise":
         left, right = texts
-        return {"data": {"prompt": prompt, SIDES[0]: left, SIDES[1]: right}, "meta": meta}
+        return {"data": {**data, SIDES[0]: left, SIDES[1]: right}, "meta": meta}
     items = [
         {"id": f"answer-{place}", "title": f"Answer {place + 1}", "body": text} for place, text in enumerate(texts)
     ]
-    return {"data": {"prompt": prompt, "items": items}, "meta": meta}
+    return {"data": {**data, "items": items}, "meta": meta}
 
 
 def unwrapped(prompt: str, template: str) -> str:

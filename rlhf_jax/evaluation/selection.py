@@ -25,6 +25,7 @@ class Chosen:
 def choose_tasks(
     kind: str,
     prompts: Sequence[str],
+    prompt_types: Sequence[str],
     texts: Sequence[Sequence[str]],
     rewards: Float[np.ndarray, "P n M"],
     *,
@@ -55,7 +56,13 @@ def choose_tasks(
     found.sort(key=lambda one: -one[0])  # stable: of equals the earlier prompt
     return [
         Chosen(
-            task(kind, prompts[place], [texts[place][column] for column in kept], {"prompt_index": place}),
+            task(
+                kind,
+                prompts[place],
+                [texts[place][column] for column in kept],
+                {"prompt_index": place},
+                prompt_types[place],
+            ),
             value,
             rewards[place, kept],
         )

@@ -17,7 +17,7 @@ def export(path, kind, judgements):
     rows = []
     for number, judged in enumerate(judgements):
         texts = TEXTS[:2] if kind == "pairwise" else TEXTS
-        own = task(kind, f"prompt {number}?", texts, {"prompt_index": number})
+        own = task(kind, f"prompt {number}?", texts, {"prompt_index": number}, ("open", "")[number])
         annotations = []
         for who, order in judged.items():
             if kind == "pairwise":
@@ -58,6 +58,7 @@ def test_round_trip(kind, tmp_path):
     path.write_text("".join(map(lists_row, found)))
     again = read_file(path, "lists").records
     assert [(r.prompt, r.annotator) for r in again] == [(r.prompt, r.annotator) for r in found]
+    assert [r.prompt_type for r in found] == [r.prompt_type for r in again] == ["open", "open", ""]
     for one, other in zip(found, again, strict=True):
         assert [(x.text, x.rank) for x in one.responses] == [(x.text, x.rank) for x in other.responses]
 

@@ -5,6 +5,7 @@ import numpy as np
 from rlhf_jax.evaluation.selection import choose_tasks
 
 PROMPTS = ["sure", "unsure", "same", "split"]
+TYPES = ["open", "", "open", "closed"]
 TEXTS = [["a", "b", "c"], ["d", "e", "f"], ["g", "g", "g"], ["h", "i", "i"]]
 # Members' rewards. "unsure": d and e are 0.1 apart, f far away. "split": the members contradict each other.
 REWARDS = np.array(
@@ -18,7 +19,7 @@ REWARDS = np.array(
 
 
 def choose(kind, count=10, seed=0):
-    return choose_tasks(kind, PROMPTS, TEXTS, REWARDS, count=count, seed=seed)
+    return choose_tasks(kind, PROMPTS, TYPES, TEXTS, REWARDS, count=count, seed=seed)
 
 
 def shown(one):
@@ -30,6 +31,7 @@ def test_pairs_come_least_certain_first():
     assert [one.task["data"]["prompt"] for one in found] == ["split", "unsure", "sure"]
     assert [sorted(shown(one)) for one in found[:2]] == [["h", "i"], ["d", "e"]]
     assert found[0].uncertainty == np.log(2)
+    assert [one.task["data"].get("prompt_type") for one in found] == ["closed", None, "open"]
     assert [one.uncertainty for one in found] == sorted((one.uncertainty for one in found), reverse=True)
     assert [one.task["data"]["prompt"] for one in choose("pairwise", count=1)] == ["split"]
 

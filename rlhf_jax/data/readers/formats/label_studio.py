@@ -1,11 +1,12 @@
 """Label Studio's JSON export: one task a row, the judgement of each annotator a record.
 
-``{"data": {"prompt", ...}, "annotations": [{"completed_by", "was_cancelled", "result": [{"to_name", "value"}]}]}``.
-A result is a pairwise choice, ``value.selected`` "left" or "right", or a ranking, ``value.ranker``: lists of item ids
+``{"data": {"prompt", "prompt_type"?, ...}, "annotations": [{"completed_by", "was_cancelled", "result": [...]}]}``.
+A result, ``{"to_name", "value"}``, is a pairwise choice, ``value.selected`` "left" or "right", or a ranking, ``value.ranker``: lists of item ids
 by the name of a bucket, best first; "_" holds the items that were not moved. Cancelled and empty annotations are
 counted, not read.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ _SIDES = (("answer1", "answer2"), ("response1", "response2"), ("text1", "text2")
 def read(row: Row, settings: Settings) -> Found:
     """One record for each annotation with a judgement."""
     data = table(row.get("data"), "data")
+    kind = text(data, "prompt_type", "data.prompt_type") if data.get("prompt_type") is not None else ""
     records: list[Record] = []
     duplicates = skipped = 0
     for place, item in enumerate(listed(row, "annotations")):
@@ -33,7 +35,7 @@ def read(row: Row, settings: Settings) -> Found:
         if judged is None:
             skipped += 1
             continue
-        records += judged.records
+        records += [dataclasses.replace(record, prompt_type=kind) for record in judged.records]
         duplicates += judged.duplicates
     return Found(tuple(records), duplicates, skipped)
 
