@@ -1,9 +1,9 @@
 """Label Studio's JSON export: one task a row, the judgement of each annotator a record.
 
 ``{"data": {"prompt", "prompt_type"?, ...}, "annotations": [{"completed_by", "was_cancelled", "result": [...]}]}``.
-A result, ``{"to_name", "value"}``, is a pairwise choice, ``value.selected`` "left" or "right", or a ranking, ``value.ranker``: lists of item ids
-by the name of a bucket, best first; "_" holds the items that were not moved. Cancelled and empty annotations are
-counted, not read.
+A result, ``{"to_name", "value"}``, is a pairwise choice, ``value.selected`` "left" or "right", or a ranking,
+``value.ranker``: lists of item ids by the name of a bucket, best first; "_" holds the items that were not moved.
+Cancelled and empty annotations are counted, not read.
 """
 
 import dataclasses
