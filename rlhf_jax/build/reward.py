@@ -22,6 +22,7 @@ from rlhf_jax.loop import Evaluation, Task
 from rlhf_jax.models import EnsembleSpec, init_reward_model, with_decoder
 from rlhf_jax.types import Params, RankBatch, TrainState
 
+OF_PAIRS = ("pair_accuracy", "gap_mean")  # metrics of a step
 RESAMPLING = 2**32 - 3  # the stream of a stage's key from which lists are resampled
 
 
@@ -63,6 +64,12 @@ def reward_task(context: Context, stage: str) -> Task:
         make,
     )
 
+    compared = any(better.any() for better, _ in (example.comparisons() for example in lists))
+
+    def shown(out: Any) -> dict[str, float]:
+        """Figures of pairs only where there are pairs: an accuracy of 0 would read as failure."""
+        return {name: value for name, value in finish(out).items() if compared or name not in OF_PAIRS}
+
     def held_out_batch(params: Params, batch: RankBatch, axis_name: str | None) -> tuple[Any, Any]:
         totals = sum_over_devices(held_out_loss(params, batch), axis_name)
         members = reward.member_rewards(spec, form, params, batch)
@@ -92,7 +99,7 @@ def reward_task(context: Context, stage: str) -> Task:
             config.reward.annotator_weights.to_dict(),
         ),
         step=step,
-        finish=finish,
+        finish=shown,
         evaluate=evaluate,
         log_every=config.log.every,
         eval_every=config.reward.eval_every,

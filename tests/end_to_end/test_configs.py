@@ -159,6 +159,10 @@ def test_every_kind_of_feedback_is_trained_on_and_held_against_the_best(
         assert summary[name] < value + 0.15 if "accuracy" in name else summary[name] > value - 0.15, name
     assert ("gold_accuracy" in summary) == (kind != "lists")
     assert ("pair_accuracy" in summary) == (kind not in ("labels", "scores"))
+    rows = [row["metrics"] for row in read_jsonl(workdir / "metrics.jsonl")]
+    steps = [row for row in rows if "grad_norm" in row]
+    assert steps
+    assert all(("pair_accuracy" in row) == ("pair_accuracy" in summary) for row in steps)
     rows = read_jsonl(workdir / "rewards" / "reward.jsonl")
     assert all(0 <= row["gold"] <= 1 for row in rows)
     assert {row["gold"] for row in rows if row["prompt_type"] == "closed"} == {0.0, 1.0}

@@ -128,7 +128,9 @@ def test_rewards_of_every_evaluation_are_kept_held_out_and_trained_on(quickstart
     }
     train = [row for row in rows if row["split"] == "train" and row["step"] == 6]
     assert Counter(row["prompt_type"] for row in train) == {"open": 24, "closed": 24}
-    first = {kind: next(r for r in tiny.small_world("classic", "broken", 8).lists if r.prompt_type == kind) for kind in KINDS}
+    first = {
+        kind: next(r for r in tiny.small_world("classic", "broken", 8).lists if r.prompt_type == kind) for kind in KINDS
+    }
     for kind, record in first.items():
         mine = next(row["list"] for row in train if row["prompt_type"] == kind)
         gold = sorted(row["gold"] for row in train if row["list"] == mine)
