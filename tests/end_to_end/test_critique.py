@@ -74,6 +74,7 @@ def test_a_file_without_critiques_is_refused_before_anything_is_trained(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (*COMMAND, *tiny.FILE, "--config.tokenizer.kind=byte", "--config.data.refinements=none")
+    words = (*words, "--config.data.ties=broken")
     path = tiny.lists_file(tmp_path / "lists.jsonl")
     line = tiny.refused(capsys, *words, f"--config.data.path={path}", f"--workdir={tmp_path / 'run'}")
     assert "config.stages: critique, but no response" in line
