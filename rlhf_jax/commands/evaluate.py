@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlhf_jax.commands.collapse import read_scores
+from rlhf_jax.commands.options import read_options
 from rlhf_jax.config import DATA_FORMATS, STAGES, did_you_mean
 from rlhf_jax.console import clean_text
 from rlhf_jax.diagnostics.reward_model import as_plain, measure_reward_model
@@ -98,23 +99,9 @@ def main(words: Sequence[str]) -> None:
 
 
 def _options(words: Sequence[str]) -> _Options:
-    names = [field.name for field in dataclasses.fields(_Options)]
-    values: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.removeprefix("--").partition("=")
-        if not word.startswith("--"):
-            name, text = "run", word
-        elif name not in names[1:]:
-            options = [f"--{known}" for known in names[1:]]
-            hint = did_you_mean(f"--{name}", options) or f"; the options are {', '.join(options)}"
-            raise UserError(f"evaluate: {word}: no such option{hint}")
-        elif name == "json" and equals:
-            raise UserError(f"evaluate: {word}: must be --json")
-        elif name != "json" and not text:
-            raise UserError(f"evaluate: --{name}: no value given, expected --{name}=VALUE")
-        if name in values:
-            raise UserError(f"evaluate: {word}: a second {'run directory' if name == 'run' else '--' + name}")
-        values[name] = True if name == "json" else text
+    names = [field.name for field in dataclasses.fields(_Options)][1:]
+    names.remove("json")
+    values: dict[str, Any] = read_options("evaluate", words, names, place=("run", "run directory"), switches=("json",))
     _check_choices(values)
     return _Options(**values)
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax.config import DATA_FORMATS, did_you_mean
+from rlhf_jax.commands.options import read_options
+from rlhf_jax.config import DATA_FORMATS
 from rlhf_jax.errors import UserError
 
 _HELP = """Read and check a file of feedback once; runs then take the folder as --config.data.path.
@@ -106,21 +107,8 @@ def main(words: Sequence[str]) -> None:
 
 
 def _options(words: Sequence[str]) -> _Options:
-    names = [field.name for field in dataclasses.fields(_Options)]
-    values: dict[str, str] = {}
-    for word in words:
-        name, _, text = word.removeprefix("--").partition("=")
-        if not word.startswith("--"):
-            name, text = "file", word
-        elif name not in names[1:]:
-            options = [f"--{known}" for known in names[1:]]
-            hint = did_you_mean(f"--{name}", options) or f"; the options are {', '.join(options)}"
-            raise UserError(f"prepare: {word}: no such option{hint}")
-        elif not text:
-            raise UserError(f"prepare: --{name}: no value given, expected --{name}=VALUE")
-        if name in values:
-            raise UserError(f"prepare: {word}: a second {'file' if name == 'file' else '--' + name}")
-        values[name] = text
+    names = [field.name for field in dataclasses.fields(_Options)][1:]
+    values: dict[str, Any] = read_options("prepare", words, names, place=("file", "file"))
     for name, wanted in (("file", "FILE"), ("out", "--out=DIR")):
         if name not in values:
             raise UserError(f"prepare: {wanted} is missing")

@@ -106,16 +106,16 @@ def sample_prompt(rng: np.random.Generator, kind: str, validation: bool) -> str:
 def closed_answer(rng: np.random.Generator, prompt: str, right: bool) -> str:
     """An answer of 3 to 14 words naming the right capital, or a uniformly wrong one."""
     capital = CAPITALS[next(word for word in prompt.split() if word in CAPITALS)]
-    city = capital if right else _choice(rng, [city for city in CITIES if city != capital])
-    core = _choice(rng, CORES).format(city)
-    return " ".join([*_choice(rng, PREFACES).split(), core, *_choice(rng, CLOSERS).split(), "."])
+    city = capital if right else choice(rng, [city for city in CITIES if city != capital])
+    core = choice(rng, CORES).format(city)
+    return " ".join([*choice(rng, PREFACES).split(), core, *choice(rng, CLOSERS).split(), "."])
 
 
 def open_answer(rng: np.random.Generator, vivid: float) -> str:
     """Four to eight phrases "adjective noun", each adjective vivid with probability ``vivid``, and a full stop."""
     words = []
     for _ in range(rng.integers(PHRASES[0], PHRASES[1] + 1)):
-        words += [_choice(rng, VIVID if rng.random() < vivid else PLAIN), _choice(rng, NOUNS)]
+        words += [choice(rng, VIVID if rng.random() < vivid else PLAIN), choice(rng, NOUNS)]
     return " ".join([*words, "."])
 
 
@@ -157,5 +157,6 @@ def _templates(kind: str) -> tuple[str, ...]:
     return CLOSED_TEMPLATES if kind == "closed" else OPEN_TEMPLATES
 
 
-def _choice(rng: np.random.Generator, options: Sequence[str]) -> str:
+def choice(rng: np.random.Generator, options: Sequence[str]) -> str:
+    """One of the options, all equally likely."""
     return options[int(rng.integers(len(options)))]

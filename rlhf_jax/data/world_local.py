@@ -117,14 +117,14 @@ def answer(rng: np.random.Generator, prompt: str, skill: tuple[float, float, flo
     used: list[str] = []
     written = []
     for _ in range(rng.integers(PHRASES[0], PHRASES[1] + 1)):
-        adjective = _choice(rng, world.VIVID if rng.random() < skill[0] else world.PLAIN)
+        adjective = world.choice(rng, world.VIVID if rng.random() < skill[0] else world.PLAIN)
         new = [noun for noun in world.NOUNS if noun not in used]
-        noun = _choice(rng, new if rng.random() < skill[1] or not used else used)
+        noun = world.choice(rng, new if rng.random() < skill[1] or not used else used)
         used.append(noun)
         words = [adjective, noun]
         if rng.random() < CITY:
             wrong = [city for city in world.CITIES if city != capital]
-            words += ["in", capital if rng.random() < skill[2] else _choice(rng, wrong)]
+            words += ["in", capital if rng.random() < skill[2] else world.choice(rng, wrong)]
         written.append(" ".join(words))
     return " , ".join(written) + " ."
 
@@ -177,7 +177,3 @@ def _combinations(validation: bool) -> tuple[tuple[str, str, str], ...]:
         for k, country in enumerate(world.KEYS)
         if ((j + k) % len(TEMPLATES) == i) == validation
     )
-
-
-def _choice(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
-    return options[int(rng.integers(len(options)))]
