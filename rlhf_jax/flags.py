@@ -61,7 +61,7 @@ examples:
   python -m rlhf_jax --config=configs/reward_pairwise.py --workdir=runs/b --config.reward.utility.sigma=0.5
   python -m rlhf_jax --config=runs/a/config.json --dry_run --config.reward.utility_by_type.open.name=log
 
-Every key, with its unit and what it does, is a commented line of rlhf_jax/config.py (default_config)."""
+Every key, with its unit and what it does, is a commented line of rlhf_jax/config/ (default_config)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,16 @@
+"""The names that settings choose from."""
+
+STAGES = ("sft", "reward", "reward_common", "segments", "ppo", "critique")  # in the order in which they may run
+UTILITIES = ("power", "negative_power", "log", "log_sigmoid", "linear", "exponential", "quantile")
+UNBOUNDED = ("log_sigmoid",)  # those whose best rewards exist without being confined to [0, 1]
+# Neighbours alone are compared, so gaps on the straight part of the utility would come out in any order.
+QUANTILE_EPSILON = 0.02
+DATA_FORMATS = (
+    "auto", "lists", "hh", "preference", "unpaired", "demonstration", "messages", "text", "prompt", "ultrafeedback",
+    "nectar", "helpsteer3", "nemo_rl", "rewardbench", "rewardbench2", "label_studio", "argilla",
+)  # fmt: skip
+LEVELS = ("sequence", "sentence", "sub_sentence", "token")  # at which a fine-grained reward is paid
+OWN = "this"  # in ppo.dense.models: the fine-grained reward model that this run makes itself
+AGGREGATES = ("mean", "worst", "uncertainty", "lower")  # of the members of a reward ensemble
+FEEDBACK = ("lists", "pairs", "margins", "ties", "edges", "labels", "scores", "mixed")  # of the embedded world
+WORLD_PROMPT_TYPES = ("open", "closed")  # of the embedded data; users' files may have any others
