@@ -1,1 +1,1 @@
-"""What a utility asks for: its best rewards in float64, their limit law, and how far apart the two are."""
+"""Exact answers in float64: the rewards that a utility asks for, and the policies that a reward asks for."""
