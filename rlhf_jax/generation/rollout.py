@@ -1,6 +1,7 @@
 """A rollout: sample responses, then score them under the reference, reward and value models."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from rlhf_jax.models import (
     positions_of,
 )
 from rlhf_jax.objectives.aggregation import Aggregation, aggregate, spread
-from rlhf_jax.objectives.likelihood import token_logprobs
+from rlhf_jax.objectives.likelihood import chunked_logprobs
 from rlhf_jax.objectives.ppo import missing_eos_scores
 from rlhf_jax.types import Params, PromptBatch, Rollout
 
@@ -73,8 +74,12 @@ def response_logprobs(
     """log p of the last ``response_length`` tokens of each row given the tokens before them, in nats."""
     hidden, _ = apply_decoder(spec, params, ids, positions_of(mask), causal_mask(mask))
     # Logits only where a response token is predicted: from the last prompt token on, the last token left out.
-    logits = output_logits(spec, params, hidden[:, -response_length - 1 : -1])
-    return jax.vmap(token_logprobs, (0, 0, None))(logits, ids[:, -response_length:], temperature)
+    return chunked_logprobs(
+        hidden[:, -response_length - 1 : -1],
+        ids[:, -response_length:],
+        partial(output_logits, spec, params),
+        temperature=temperature,
+    )
 
 
 def sample_rollout(

@@ -16,7 +16,7 @@ from rlhf_jax.learners.optimizer import OptimizerSpec, make_optimizer
 from rlhf_jax.learners.step import LossSums, Metrics, gradient_step
 from rlhf_jax.models import DecoderSpec, apply_decoder, apply_value_model, causal_mask, output_logits, positions_of
 from rlhf_jax.objectives.advantages import generalized_advantages, token_rewards
-from rlhf_jax.objectives.likelihood import token_entropy, token_logprobs
+from rlhf_jax.objectives.likelihood import read_chunks, token_entropy, token_logprobs
 from rlhf_jax.objectives.masked import masked_mean, masked_sum, masked_whiten
 from rlhf_jax.objectives.ppo import adapt_kl_coefficient, clipped_policy_loss, clipped_value_loss
 from rlhf_jax.types import Params, Rollout, TrainState
@@ -114,8 +114,17 @@ def loss_sums(spec: PPOSpec, params: Params, batch: Episodes) -> LossSums:
     hidden, _ = apply_decoder(
         spec.policy, params["policy"], batch.ids, positions_of(batch.mask), causal_mask(batch.mask)
     )
-    logits = output_logits(spec.policy, params["policy"], hidden[:, -length - 1 : -1])
-    logprobs = jax.vmap(token_logprobs, (0, 0, None))(logits, batch.ids[:, -length:], spec.temperature)
+
+    def read(logits: Float[Array, "S V"], ids: Int[Array, "S"]) -> tuple[Float[Array, "S"], Float[Array, "S"]]:
+        fixed = jax.lax.stop_gradient(logits)
+        return token_logprobs(logits, ids, spec.temperature), token_entropy(fixed, spec.temperature)
+
+    logprobs, entropy = read_chunks(
+        read,
+        hidden[:, -length - 1 : -1],
+        batch.ids[:, -length:],
+        partial(output_logits, spec.policy, params["policy"]),
+    )
     values = apply_value_model(spec.value, params["value"], batch.ids, batch.mask)[:, -length - 1 : -1]
 
     mask, tokens = batch.response_mask, jnp.sum(batch.response_mask)
@@ -130,7 +139,6 @@ def loss_sums(spec: PPOSpec, params: Params, batch: Episodes) -> LossSums:
     policy_loss, value_loss = masked_sum(policy_losses, mask), masked_sum(value_losses, mask)
     log_ratio = logprobs - batch.logprobs
     clipped = (jnp.abs(jnp.exp(log_ratio) - 1.0) > spec.clip).astype(logprobs.dtype)
-    entropy = jax.vmap(token_entropy, (0, None))(jax.lax.stop_gradient(logits), spec.temperature)
     metrics = {
         "policy_loss": (policy_loss, tokens),
         "value_loss": (value_loss, tokens),

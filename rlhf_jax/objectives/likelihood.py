@@ -1,8 +1,17 @@
 """Log-probabilities of tokens, in nats."""
 
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+Tree = TypeVar("Tree")
+LogitsOf: TypeAlias = Callable[[Float[Array, "B S D"]], Float[Array, "B S V"]]
+
+# Logits that are read at once: 16 MiB in float32. Fewer would not be faster, see benchmarks/README.md.
+AT_ONCE = 2**22
 
 
 def token_logprobs(
@@ -18,3 +27,55 @@ def token_entropy(logits: Float[Array, "T V"], temperature: float | Float[Array,
     """Entropy in nats of softmax(logits[t] / temperature), for t in [0, T)."""
     logp = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature, axis=-1)
     return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+
+
+def token_hits(logits: Float[Array, "T V"], targets: Int[Array, "T"]) -> Float[Array, "T"]:
+    """1 where the target is the likeliest token, 0 elsewhere, in at least float32."""
+    return (jnp.argmax(logits, axis=-1) == targets).astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def chunked_logprobs(
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    logits_of: LogitsOf,
+    *,
+    temperature: float | Float[Array, ""] = 1.0,
+    chunk: int | None = None,
+) -> Float[Array, "B T"]:
+    """``token_logprobs`` of every row, where ``logits_of(hidden)`` for all tokens never exists, in any precision."""
+    return read_chunks(
+        lambda logits, targets: token_logprobs(logits, targets, temperature), hidden, targets, logits_of, chunk=chunk
+    )
+
+
+def read_chunks(
+    read: Callable[[Float[Array, "S V"], Int[Array, "S"]], Tree],
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    logits_of: LogitsOf,
+    *,
+    chunk: int | None = None,
+) -> Tree:
+    """``read(logits, targets)`` of every row: one number a token, or a tree of such.
+
+    The logits are made for ``chunk`` tokens of every row at a time (None: as many as ``AT_ONCE`` allows) and once more
+    for the gradient. Rows stay whole, so that each device goes on reading its own.
+    """
+    rows, length = targets.shape
+    if chunk is None:
+        vocabulary = jax.eval_shape(logits_of, hidden[:, :1]).shape[-1]
+        chunk = max(AT_ONCE // (rows * vocabulary), 1)
+    count = -(-length // chunk)
+    if count <= 1:
+        return jax.vmap(read)(logits_of(hidden), targets)
+    size = -(-length // count)  # chunks of one size, the last filled up with tokens that nobody reads
+
+    def split(leaf: Array) -> Array:
+        widths = [(0, 0), (0, count * size - length)] + [(0, 0)] * (leaf.ndim - 2)
+        return jnp.moveaxis(jnp.pad(leaf, widths).reshape(rows, count, size, *leaf.shape[2:]), 1, 0)
+
+    def one(parts: tuple[Any, Any]) -> Tree:
+        return jax.vmap(read)(logits_of(parts[0]), parts[1])
+
+    found = jax.lax.map(jax.checkpoint(one, prevent_cse=False), (split(hidden), split(targets)))
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(rows, count * size)[:, :length], found)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,9 @@ import pytest
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
-from rlhf_jax.objectives.likelihood import token_entropy, token_logprobs
+from rlhf_jax.objectives import likelihood
+from rlhf_jax.objectives.likelihood import chunked_logprobs, read_chunks, token_entropy, token_hits, token_logprobs
+from tests.programs import largest
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32) * 3
 TARGETS = np.array([0, 8, 3, 3, 5, 1])
@@ -47,3 +51,92 @@ def test_bfloat16_logits_are_reduced_in_float32():
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, [-np.log(129)], rtol=1e-6)
     assert token_entropy(logits).dtype == jnp.float32
+
+
+# Rows of 11 tokens, hidden states of 2 numbers, 29 words.
+ROWS, LENGTH, WIDTH, WORDS = 3, 11, 2, 29
+HIDDEN = np.random.default_rng(1).normal(size=(ROWS, LENGTH, WIDTH))
+KERNEL = np.random.default_rng(2).normal(size=(WIDTH, WORDS))
+IDS = np.random.default_rng(3).integers(0, WORDS, (ROWS, LENGTH))
+
+
+def weighted_sums(chunk, hidden, kernel):
+    """A number that depends on every log-probability and entropy, and these."""
+
+    def read(logits, ids):
+        return token_logprobs(logits, ids, 0.7), token_entropy(logits, 0.7), token_hits(logits, ids)
+
+    found = read_chunks(read, hidden, jnp.asarray(IDS), lambda h: h @ kernel, chunk=chunk)
+    weights = jnp.linspace(-1.0, 2.0, ROWS * LENGTH).reshape(ROWS, LENGTH)
+    return jnp.sum(weights * found[0]) + jnp.sum(weights**2 * found[1]), found
+
+
+def plain_sums(hidden, kernel):
+    logp = jax.nn.log_softmax(hidden @ kernel / 0.7)
+    chosen = jnp.take_along_axis(logp, jnp.asarray(IDS)[..., None], axis=-1)[..., 0]
+    entropies = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+    weights = jnp.linspace(-1.0, 2.0, ROWS * LENGTH).reshape(ROWS, LENGTH)
+    return jnp.sum(weights * chosen) + jnp.sum(weights**2 * entropies), (chosen, entropies)
+
+
+def graded(function):
+    """(values, gradients) of the numbers that a function makes of hidden states and the kernel, in float64."""
+    with jax.enable_x64(True):
+        compiled = jax.jit(jax.value_and_grad(function, (0, 1), has_aux=True))
+        (_, found), gradients = compiled(jnp.asarray(HIDDEN), jnp.asarray(KERNEL))
+        return jax.device_get((found, gradients))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return graded(plain_sums)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 10, None])
+def test_chunks_say_what_the_whole_says_and_so_do_their_gradients(chunk, plain):
+    """11 tokens are no multiple of 4 or 10: what fills the last chunk up must not be seen."""
+    found, gradients = graded(partial(weighted_sums, chunk))
+    for ours, theirs in zip(found[:2] + gradients, plain[0] + plain[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(found[2], np.argmax(HIDDEN @ KERNEL, axis=-1) == IDS)
+
+
+def test_bfloat16_logits_are_reduced_in_float32_in_chunks_too():
+    """128 words that all have the logit 5, as above; the gradient of the kernel, summed over chunks, is float32."""
+    hidden, kernel = jnp.full((2, 6, 1), 5.0, jnp.bfloat16), jnp.ones((1, 129))
+
+    def total(kernel):
+        ours = chunked_logprobs(hidden, jnp.zeros((2, 6), int), lambda h: h @ kernel.astype(jnp.bfloat16), chunk=4)
+        return jnp.sum(ours), ours
+
+    (_, ours), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(kernel)
+    assert (ours.dtype, gradient.dtype) == (jnp.float32, jnp.float32)
+    np.testing.assert_allclose(ours, np.full((2, 6), -np.log(129)), rtol=1e-6)
+    np.testing.assert_allclose(gradient[0, 0], 12 * 5 * (1 - 1 / 129), rtol=1e-2)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 400])
+def test_no_array_has_the_logits_of_all_tokens(chunk):
+    """Forward and backward, in float32 and in the compute dtype; one chunk shows what would be seen."""
+
+    def total(hidden, kernel):
+        logits_of = lambda h: h.astype(jnp.bfloat16) @ kernel.astype(jnp.bfloat16)  # noqa: E731
+        return jnp.sum(chunked_logprobs(hidden, jnp.asarray(IDS), logits_of, chunk=chunk))
+
+    args = jnp.asarray(HIDDEN, jnp.float32), jnp.asarray(KERNEL, jnp.float32)
+    size = {1: 1, 4: 4, 400: LENGTH}[chunk]
+    for function in (total, jax.grad(total, (0, 1))):
+        for dtype in (jnp.float32, jnp.bfloat16):
+            assert largest(dtype, WORDS, function, *args) == ROWS * size * WORDS
+
+
+def test_as_many_tokens_at_once_as_are_allowed(monkeypatch):
+    def rows_of_logits():
+        ours = lambda hidden: chunked_logprobs(hidden, jnp.asarray(IDS), lambda h: h @ KERNEL)  # noqa: E731
+        return largest(jnp.float32, WORDS, ours, jnp.asarray(HIDDEN, jnp.float32)) // (ROWS * WORDS)
+
+    assert rows_of_logits() == LENGTH  # in one piece, without a loop
+    monkeypatch.setattr(likelihood, "AT_ONCE", 7 * ROWS * WORDS)
+    assert rows_of_logits() == 6  # 11 tokens in two chunks
+    monkeypatch.setattr(likelihood, "AT_ONCE", 1)
+    assert rows_of_logits() == 1
