@@ -12,6 +12,7 @@ from rlhf_jax.models.heads import (
     read_reward,
     value_from_reward,
 )
+from rlhf_jax.models.lora import LoRASpec, add_adapters, has_adapters, merge, overlay, trained, without_adapters
 from rlhf_jax.models.masks import causal_mask, positions_of, segment_mask
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
 
@@ -20,23 +21,30 @@ __all__ = [
     "Cache",
     "DecoderSpec",
     "EnsembleSpec",
+    "LoRASpec",
+    "add_adapters",
     "apply_decoder",
     "apply_reward_members",
     "apply_reward_model",
     "apply_token_heads",
     "apply_value_model",
     "causal_mask",
+    "has_adapters",
     "init_cache",
     "init_decoder",
     "init_reward_model",
     "init_scalar_head",
     "init_token_heads",
     "last_token",
+    "merge",
     "output_logits",
+    "overlay",
     "positions_of",
     "read_reward",
     "representative",
     "segment_mask",
+    "trained",
     "value_from_reward",
     "with_decoder",
+    "without_adapters",
 ]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rlhf_jax.models.lora import Dense
 from rlhf_jax.models.spec import DecoderSpec
 
 LayerCache: TypeAlias = tuple[jax.Array, jax.Array]
@@ -42,7 +43,7 @@ class Attention(nn.Module):
         rows, length, _ = x.shape
 
         def project(name: str, heads: int) -> Float[Array, "B T H C"]:
-            dense = nn.Dense(
+            dense = Dense(
                 heads * spec.head_dim, use_bias=False, dtype=spec.compute_dtype, param_dtype=spec.param_dtype, name=name
             )
             return dense(x).reshape(rows, length, heads, spec.head_dim)
@@ -66,7 +67,5 @@ class Attention(nn.Module):
         scores = jnp.where(mask[:, None, None], scores, -1e30)
         weights = jax.nn.softmax(scores, axis=-1).astype(spec.compute_dtype)
         mixed = jnp.einsum("bkgts,bksc->btkgc", weights, value).reshape(rows, length, spec.heads * spec.head_dim)
-        out = nn.Dense(spec.width, use_bias=False, dtype=spec.compute_dtype, param_dtype=spec.param_dtype, name="o")(
-            mixed
-        )
+        out = Dense(spec.width, use_bias=False, dtype=spec.compute_dtype, param_dtype=spec.param_dtype, name="o")(mixed)
         return out, cache

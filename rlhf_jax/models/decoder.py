@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.models.attention import Attention, LayerCache
+from rlhf_jax.models.lora import Dense
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import Params
 
@@ -35,8 +36,8 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         spec = self.spec
 
-        def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, use_bias=False, dtype=spec.compute_dtype, param_dtype=spec.param_dtype, name=name)
+        def dense(features: int, name: str) -> Dense:
+            return Dense(features, use_bias=False, dtype=spec.compute_dtype, param_dtype=spec.param_dtype, name=name)
 
         mixed, cache = Attention(spec, name="attention")(_norm(spec, "attention_norm")(x), positions, mask, cache, slot)
         x = x + mixed
