@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlhf_jax.models import overlay, trained
 from rlhf_jax.types import Params, TrainState
 
 Batch = TypeVar("Batch")
@@ -48,32 +49,33 @@ def gradient_step(
 ) -> tuple[Params, optax.OptState, Metrics]:
     """One optimizer update on the rows of ``batch``, those of every device under ``axis_name`` together.
 
+    Of an adapted decoder only the adapters move: gradients, their sums and moments are of the ``trained`` part alone.
     ``norm`` is that of the gradients in the metrics.
     """
+    moving = trained(params)
 
-    def numerator(params: Params) -> tuple[jax.Array, LossSums]:
-        sums = loss_sums(params, batch)
+    def numerator(moving: Params) -> tuple[jax.Array, LossSums]:
+        sums = loss_sums(overlay(params, moving), batch)
         return sums.numerator, sums
 
     # Marked as differing between devices, or a checked shard_map would sum the gradients a second time.
-    local = params if axis_name is None else jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), params)
+    local = moving if axis_name is None else jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), moving)
     (_, sums), gradients = jax.value_and_grad(numerator, has_aux=True)(local)
     gradients, sums = sum_over_devices((gradients, sums), axis_name)
     weight = jnp.where(sums.weight > 0, sums.weight, 1)  # a batch of little weight is a mean too
     gradients = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradients)
-    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    updates, opt_state = optimizer.update(gradients, opt_state, moving)
     metrics = reduce_metrics({"loss": (sums.numerator, sums.weight), **sums.metrics})
     metrics["grad_norm"] = norm(gradients)
-    return optax.apply_updates(params, updates), opt_state, metrics
+    return overlay(params, optax.apply_updates(moving, updates)), opt_state, metrics
 
 
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, key: jax.Array, extra: dict[str, jax.Array] | None = None
 ) -> TrainState:
-    """The state before the first step."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), key=key, extra=extra or {}
-    )
+    """The state before the first step; the optimizer's holds moments of what is trained alone."""
+    opt_state = optimizer.init(trained(params))
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, key=key, extra=extra or {})
 
 
 def train_step(
