@@ -1,6 +1,8 @@
 """The names that settings choose from."""
 
 STAGES = ("sft", "reward", "reward_common", "segments", "ppo", "critique")  # in the order in which they may run
+ADAPTABLE = ("sft", "reward", "reward_common", "ppo")  # the stages that can train by low-rank adapters
+KERNELS = ("q", "k", "v", "o", "gate", "up", "down")  # of a layer
 UTILITIES = ("power", "negative_power", "log", "log_sigmoid", "linear", "exponential", "quantile")
 UNBOUNDED = ("log_sigmoid",)  # those whose best rewards exist without being confined to [0, 1]
 # Neighbours alone are compared, so gaps on the straight part of the utility would come out in any order.

@@ -1,0 +1,52 @@
+"""Which stages train by low-rank adapters, and by which."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from rlhf_jax.config.names import ADAPTABLE, KERNELS
+from rlhf_jax.config.rules import NATURAL, POSITIVE, Rule, did_you_mean
+
+ALPHA, TARGETS = 16.0, ("q", "v")
+
+
+def add_defaults(c: ConfigDict) -> None:
+    """Put the section into a configuration."""
+    c.lora = ConfigDict()  # adapters beside frozen kernels; the stages named train them and their heads alone
+    c.lora.rank = 0  # inner size of an adapter; 0: none
+    c.lora.alpha = ALPHA  # adapters are multiplied by alpha / rank
+    c.lora.targets = TARGETS  # the kernels of each layer that get one: q, k, v, o, gate, up, down
+    c.lora.stages = ()  # which of config.stages train by adapters: sft, reward, reward_common, ppo
+
+
+RULES: dict[str, Rule] = {
+    "lora.rank": NATURAL,
+    "lora.alpha": POSITIVE,
+    "lora.targets": Rule(
+        lambda v: bool(v) and len(set(v)) == len(v) and set(v) <= set(KERNELS),
+        f"different ones of {', '.join(KERNELS)}",
+    ),
+    "lora.stages": Rule(lambda v: len(set(v)) == len(v), "different stages"),
+}
+
+
+def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Adapters that no stage would train, or that the model has no place for."""
+    lora = c.lora
+    if not lora.rank:
+        for key, default in (("alpha", ALPHA), ("targets", TARGETS), ("stages", ())):
+            if lora[key] != default:
+                yield f"lora.{key}", f"{lora[key]} would go unused: config.lora.rank is 0"
+        return
+    if not lora.stages:
+        yield "lora.rank", f"{lora.rank} would go unused: config.lora.stages names no stage"
+    for stage in lora.stages:
+        if stage not in ADAPTABLE:
+            hint = did_you_mean(str(stage), ADAPTABLE)
+            yield "lora.stages", f"{stage!r} is not one of {', '.join(ADAPTABLE)}, which can train by adapters{hint}"
+        if stage not in c.stages:
+            yield "lora.stages", f"{stage} would go unused: it is not one of config.stages"
+    if lora.rank > c.model.width:
+        yield "lora.rank", f"{lora.rank} is more than config.model.width={c.model.width}; no kernel has a higher rank"
+    if "gate" in lora.targets and c.model.activation == "gelu":
+        yield "lora.targets", "gate, but a layer with config.model.activation=gelu has no such kernel"
