@@ -12,13 +12,14 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.feedback import check_feedback
 from rlhf_jax.build.language import check_separator, with_language
+from rlhf_jax.build.lora import adapted
 from rlhf_jax.build.specs import check_utilities, decoder_spec, ensemble_spec
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import aggregate_problems, default_config, from_json, leaves, needed_parents, validate
 from rlhf_jax.data.prepared import check_tokenizer
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
-from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model
+from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, merge
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
 from rlhf_jax.types import Params
 
@@ -201,12 +202,16 @@ def stage_ensemble(config: ConfigDict, stage: str) -> EnsembleSpec:
 def load_parent(context: Context, stage: str, spec: DecoderSpec) -> Params:
     """The parameters that ``stage`` ended with: a decoder (sft), or decoder and head (reward), of an ensemble all.
 
+    Adapters that it trained are merged into their kernels.
+
     Raises:
       UserError: there is no checkpoint, or it does not fit the decoder.
     """
     members = stage_ensemble(context.config, stage)
     init = init_decoder if stage == "sft" else partial(init_reward_model, ensemble=members)
-    return restore(context, stage_directory(context, stage), f"config.parents.{stage}", partial(init, spec))
+    trained_under, own = stage_config(context.config, stage), stage.removesuffix("_start")
+    made = adapted(trained_under, own, partial(init, spec), members)
+    return merge(restore(context, stage_directory(context, stage), f"config.parents.{stage}", made))
 
 
 def restore(context: Context, directory: Path, named: str, init: Callable[[jax.Array], Params]) -> Params:

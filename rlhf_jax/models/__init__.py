@@ -1,7 +1,7 @@
 """The decoder and its heads, behind pure ``init`` and ``apply`` functions; nothing outside this room imports flax."""
 
 from rlhf_jax.models.decoder import Cache, apply_decoder, init_cache, init_decoder, output_logits
-from rlhf_jax.models.ensemble import apply_reward_members, init_reward_model, representative, with_decoder
+from rlhf_jax.models.ensemble import apply_reward_members, init_reward_model, member_keys, representative, with_decoder
 from rlhf_jax.models.heads import (
     apply_reward_model,
     apply_token_heads,
@@ -36,6 +36,7 @@ __all__ = [
     "init_scalar_head",
     "init_token_heads",
     "last_token",
+    "member_keys",
     "merge",
     "output_logits",
     "overlay",

@@ -1,0 +1,40 @@
+"""Adapters of the stages that ``config.lora`` names."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from ml_collections import ConfigDict
+
+from rlhf_jax.models import ONE_MODEL, EnsembleSpec, LoRASpec, add_adapters, member_keys
+from rlhf_jax.types import Params
+
+ADAPTERS = 2**32 - 4  # the stream of a stage's key from which adapters are drawn
+
+
+def lora_spec(config: ConfigDict, stage: str) -> LoRASpec | None:
+    """The adapters of a stage, None where it trains the whole model."""
+    lora = config.lora
+    return LoRASpec(lora.rank, lora.alpha, tuple(lora.targets)) if lora.rank and stage in lora.stages else None
+
+
+def adapt(config: ConfigDict, stage: str, params: Params, key: jax.Array, ensemble: EnsembleSpec = ONE_MODEL) -> Params:
+    """The parameters that a stage starts from, with fresh adapters if it trains by them; ``key`` is the stage's.
+
+    Of an ensemble of whole models each has its own.
+    """
+    spec = lora_spec(config, stage)
+    if spec is None:
+        return params
+    add = partial(add_adapters, spec)
+    own = jax.random.fold_in(key, ADAPTERS)
+    if ensemble.members > 1 and ensemble.kind == "models":
+        return jax.vmap(add)(params, member_keys(own, ensemble.members))
+    return add(params, own)
+
+
+def adapted(
+    config: ConfigDict, stage: str, init: Callable[[jax.Array], Params], ensemble: EnsembleSpec = ONE_MODEL
+) -> Callable[[jax.Array], Params]:
+    """``init`` followed by ``adapt``: parameters as a checkpoint of the stage has them."""
+    return lambda key: adapt(config, stage, init(key), key, ensemble)
