@@ -18,6 +18,7 @@ from rlhf_jax.build.context import (
     stage_ensemble,
 )
 from rlhf_jax.build.data import load_data
+from rlhf_jax.build.lora import adapted
 from rlhf_jax.build.specs import reward_bounded, rollout_spec
 from rlhf_jax.config import from_json
 from rlhf_jax.data.examples import prompt_rows
@@ -28,7 +29,7 @@ from rlhf_jax.data.tokenizers import load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.policy import decode_responses
 from rlhf_jax.generation.best_of_n import Candidates, sample_candidates, sample_scored
-from rlhf_jax.models import DecoderSpec, init_decoder, value_from_reward
+from rlhf_jax.models import DecoderSpec, init_decoder, merge, value_from_reward
 from rlhf_jax.parallel import MeshExecutor
 from rlhf_jax.types import Params, PromptBatch
 
@@ -118,4 +119,5 @@ def _policy(context: Context, stage: str, decoder: DecoderSpec, judge: DecoderSp
         return {"policy": init_decoder(decoder, key), "value": value}
 
     directory = context.workdir / "checkpoints" / stage
-    return restore(context, directory, "best-of-n: --policy", both)["policy"]
+    trained = restore(context, directory, "best-of-n: --policy", adapted(context.config, stage, both))
+    return merge(trained["policy"])

@@ -11,6 +11,7 @@ import optax
 
 from rlhf_jax.build.common import task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, load_parent
+from rlhf_jax.build.lora import adapt
 from rlhf_jax.build.reward_evaluation import RewardEvaluator
 from rlhf_jax.build.specs import decoder_spec, ensemble_spec, optimizer_spec, reward_spec, utility_table
 from rlhf_jax.data.examples import list_examples, types_in_turn
@@ -59,7 +60,7 @@ def reward_task(context: Context, stage: str) -> Task:
         executor,
         partial(train_step, training, norm=norm),
         optimizer_spec(config.reward.optimizer, config.reward.steps),
-        init,
+        lambda: adapt(config, stage, init(), key, form),
         key,
         make,
     )

@@ -15,6 +15,7 @@ from rlhf_jax.build.common import (
     truncation_note,
 )
 from rlhf_jax.build.context import Context, stage_decoder
+from rlhf_jax.build.lora import adapt
 from rlhf_jax.build.specs import optimizer_spec, rollout_spec
 from rlhf_jax.data.examples import prompt_rows, sft_examples
 from rlhf_jax.data.loader import prompt_eval_batches, sft_batches, sft_eval_batches
@@ -43,7 +44,7 @@ def sft_task(context: Context) -> Task:
         executor,
         partial(sft.loss_sums, spec),
         optimizer_spec(config.sft.optimizer, config.sft.steps),
-        lambda: jax.jit(partial(init_decoder, spec))(key),
+        lambda: adapt(config, "sft", jax.jit(partial(init_decoder, spec))(key), key),
         key,
     )
 

@@ -17,6 +17,11 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"layers/attention/o/kernel$", PartitionSpec(None, TENSOR, FSDP)),
     (r"layers/(gate|up)/kernel$", PartitionSpec(None, FSDP, TENSOR)),
     (r"layers/down/kernel$", PartitionSpec(None, TENSOR, FSDP)),
+    # Of an adapter's two matrices each has one axis of its kernel; the other, the rank, is small.
+    (r"layers/(attention/[qkv]|gate|up)/lora_a$", PartitionSpec(None, FSDP, None)),
+    (r"layers/(attention/[qkv]|gate|up)/lora_b$", PartitionSpec(None, None, TENSOR)),
+    (r"layers/(attention/o|down)/lora_a$", PartitionSpec(None, TENSOR, None)),
+    (r"layers/(attention/o|down)/lora_b$", PartitionSpec(None, None, FSDP)),
     (r"(^|/)embedding$", PartitionSpec(TENSOR, FSDP)),
     (r"(^|/)position_embedding$", PartitionSpec(None, FSDP)),
     (r"(^|/)output$", PartitionSpec(FSDP, TENSOR)),
