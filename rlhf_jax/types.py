@@ -96,6 +96,20 @@ class RankBatch:
 
 
 @_struct
+class PreferenceBatch:
+    """Ranked lists for the policy itself to be trained on; rows may be padded on either side.
+
+    ``targets`` marks the tokens of the responses, end of sequence included. ``ref_logprobs`` are their summed natural
+    logs under the reference policy, 0 where there is none. For KTO, and then alone, the last of the K columns holds a
+    response to another prompt: its tokens exist, but not ``lists.response_mask``, and nobody judged it.
+    """
+
+    lists: RankBatch
+    targets: Bool[Array, "B K T"]
+    ref_logprobs: Float[Array, "B K"]
+
+
+@_struct
 class CritiqueBatch:
     """Ranked lists and what was said of each response in words.
 
