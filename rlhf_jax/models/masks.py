@@ -19,3 +19,9 @@ def segment_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
     """Token t sees the tokens s <= t of its own segment; segment 0 is padding and is seen by none."""
     same = segments[:, :, None] == segments[:, None, :]
     return same & causal_mask(segments > 0)
+
+
+def window_mask(mask: Bool[Array, "B T S"], window: int) -> Bool[Array, "B T S"]:
+    """Of the slots that each token may see, the last ``window``, its own among them; padding does not count."""
+    since = jnp.cumsum(mask[:, :, ::-1], axis=2, dtype=jnp.int32)[:, :, ::-1]
+    return mask & (since <= window)

@@ -18,7 +18,7 @@ from rlhf_jax.models import (
     positions_of,
     segment_mask,
 )
-from rlhf_jax.models.attention import rotate
+from rlhf_jax.models.rotary import frequencies, rotate
 
 
 def style(norm, positions, activation, tied, kv_heads):
@@ -210,16 +210,17 @@ def test_grouped_queries_are_many_heads_with_repeated_keys_and_values(kv_heads):
 def test_rotation_by_hand():
     # C = 4, theta = 100: frequencies 1 and 1/10; pairs (0, 2) and (1, 3)
     x = jnp.array([1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 1, 4)
-    turned = rotate(x, jnp.array([[2]]), 100.0)[0, 0, 0]
+    turned = rotate(x, jnp.array([[2]]), frequencies(4, 100.0, None, jnp.dtype("float32")))[0, 0, 0]
     np.testing.assert_allclose(turned, (math.cos(2), math.cos(0.2), math.sin(2), math.sin(0.2)), rtol=1e-5)
 
 
 def test_rotated_products_depend_on_the_distance_alone():
     rng = np.random.default_rng(5)
     query, key = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
+    speed = frequencies(8, 10_000.0, None, jnp.dtype("float32"))
 
     def product(m, n):
-        at = [rotate(x, jnp.array([[p]]), 10_000.0) for x, p in ((query, m), (key, n))]
+        at = [rotate(x, jnp.array([[p]]), speed) for x, p in ((query, m), (key, n))]
         return float(jnp.sum(at[0] * at[1]))
 
     for m, n, shift in itertools.product((0, 5), (2, 3), (1, 40)):
