@@ -158,7 +158,12 @@ class Rollout:
     the reward model's reward of the whole response, after the missing-EOS rule; ``raw_scores`` before it. ``spread`` is
     the standard deviation of that reward over the members of an ensemble, None of a single model.
     ``dense[t]`` is what fine-grained reward models pay for token t, None without any; ``raw_scores`` then is the sum of
-    all rewards of a response.
+    all rewards of a response. ``parts`` are the rewards of each source by name, weighted, where there are several.
+
+    ``values`` is None without a value model. ``read_mask`` marks the tokens that the reward model read, a prefix, where
+    those of the episode are more; ``finished`` says which responses came to an end that counts, where that is not the
+    end of sequence alone. ``divergences[t]`` is the exact divergence of policy and reference before token t, where it is
+    asked for.
     """
 
     prompt_ids: Int[Array, "N P"]
@@ -167,19 +172,23 @@ class Rollout:
     response_mask: Bool[Array, "N R"]
     logprobs: Float[Array, "N R"]
     ref_logprobs: Float[Array, "N R"]
-    values: Float[Array, "N R"]
+    values: Float[Array, "N R"] | None
     scores: Float[Array, "N"]
     raw_scores: Float[Array, "N"]
     index: Int[Array, "N"]
     dense: Float[Array, "N R"] | None = None
     spread: Float[Array, "N"] | None = None
+    read_mask: Bool[Array, "N R"] | None = None
+    finished: Bool[Array, "N"] | None = None
+    divergences: Float[Array, "N R"] | None = None
+    parts: dict[str, Any] | None = None
 
 
 @_struct
 class TrainState:
     """All that a learner carries from step to step; ``key`` is never consumed, only folded with ``step``.
 
-    ``extra`` holds a learner's own scalars (PPO: the KL coefficient), empty for the others.
+    ``extra`` holds a learner's own scalars (PPO: the KL coefficient, running moments), empty for the others.
     """
 
     step: Int[Array, ""]

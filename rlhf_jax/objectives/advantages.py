@@ -1,8 +1,31 @@
-"""Returns and advantages of one episode."""
+"""Rewards, returns and advantages of the tokens of one episode."""
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+ScoreAt = Literal["last", "after", "end"]
+
+
+def score_place(mask: Bool[Array, "R"], read: Bool[Array, "R"], at: ScoreAt) -> Bool[Array, "R"]:
+    """The slot where the score of a response is paid, one-hot; none of an empty episode.
+
+    ``mask`` marks the tokens of the episode, ``read`` those that were scored, both prefixes. ``last``: the last token
+    read; ``after``: the slot past it, where there is one (Huang et al. 2024); ``end``: the last token of the episode
+    (Ziegler et al. 2019, released code).
+    """
+    slots, kept = jnp.arange(mask.shape[0]), mask if at == "end" else read
+    last = jnp.sum(kept) - 1
+    place = jnp.minimum(last + 1, mask.shape[0] - 1) if at == "after" else last
+    return (slots == place) & (last >= 0)
+
+
+def one_more(mask: Bool[Array, "*B R"]) -> Bool[Array, "*B R"]:
+    """A prefix mask with the slot after it, where there is one; an empty one stays empty."""
+    before = jnp.concatenate([jnp.zeros_like(mask[..., :1]), mask[..., :-1]], axis=-1)
+    return mask | before
 
 
 def token_rewards(
@@ -45,3 +68,9 @@ def generalized_advantages(
 
     _, advantages = jax.lax.scan(backward, jnp.zeros_like(deltas[0]), deltas, reverse=True)
     return jnp.where(mask, advantages, 0.0)
+
+
+def rewards_to_go(rewards: Float[Array, "R"], mask: Bool[Array, "R"], gamma: float) -> Float[Array, "R"]:
+    """G_t = sum_{l >= 0} gamma^l r_{t+l}, for t in [0, R); masked slots are 0. The advantage without a value model."""
+    values = jnp.zeros_like(rewards)
+    return generalized_advantages(rewards=rewards, values=values, mask=mask, gamma=gamma, lambda_=1.0)
