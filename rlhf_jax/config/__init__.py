@@ -9,7 +9,10 @@ from rlhf_jax.config.groups import optimizer, utility
 from rlhf_jax.config.names import (
     AGGREGATES,
     DATA_FORMATS,
+    DIRECT_DIVERGENCES,
+    DIRECT_LOSSES,
     FEEDBACK,
+    ITERATED,
     LEVELS,
     OWN,
     QUANTILE_EPSILON,
@@ -27,7 +30,10 @@ from rlhf_jax.config.text import from_json, to_json
 __all__ = [
     "AGGREGATES",
     "DATA_FORMATS",
+    "DIRECT_DIVERGENCES",
+    "DIRECT_LOSSES",
     "FEEDBACK",
+    "ITERATED",
     "LEVELS",
     "OWN",
     "QUANTILE_EPSILON",

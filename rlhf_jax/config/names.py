@@ -1,6 +1,8 @@
 """The names that settings choose from."""
 
-STAGES = ("sft", "reward", "reward_common", "segments", "ppo", "critique")  # in the order in which they may run
+# In the order in which they may run.
+STAGES = ("sft", "reward", "reward_common", "segments", "ppo", "critique", "dpo", "online")
+ITERATED = ("ppo", "online")  # the stages whose steps are iterations: sample, then train on what was sampled
 ADAPTABLE = ("sft", "reward", "reward_common", "ppo")  # the stages that can train by low-rank adapters
 KERNELS = ("q", "k", "v", "o", "gate", "up", "down")  # of a layer
 UTILITIES = ("power", "negative_power", "log", "log_sigmoid", "linear", "exponential", "quantile")
@@ -11,6 +13,9 @@ DATA_FORMATS = (
     "auto", "lists", "hh", "preference", "unpaired", "demonstration", "messages", "text", "prompt", "ultrafeedback",
     "nectar", "helpsteer3", "nemo_rl", "rewardbench", "rewardbench2", "label_studio", "argilla",
 )  # fmt: skip
+DIRECT_LOSSES = ("dpo", "rdpo", "ipo", "hinge", "kto", "orpo", "simpo", "f_dpo", "chi_po")
+# The divergences under which a best policy tells its reward.
+DIRECT_DIVERGENCES = ("reverse_kl", "forward_kl", "jensen_shannon", "alpha", "chi_po", "hellinger")
 LEVELS = ("sequence", "sentence", "sub_sentence", "token")  # at which a fine-grained reward is paid
 OWN = "this"  # in ppo.dense.models: the fine-grained reward model that this run makes itself
 AGGREGATES = ("mean", "worst", "uncertainty", "lower")  # of the members of a reward ensemble

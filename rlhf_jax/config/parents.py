@@ -11,7 +11,7 @@ def needed_parents(c: ConfigDict, stage: str) -> tuple[str, ...]:
     section = stage if stage in ("critique", "segments") else "reward"
     start = {"sft": ("sft",), "reward": ("reward_start",)}.get(c[section].init, ())
     judged = ("sft", "reward") if c.ppo.dense.sequence else ("sft",)
-    return {"sft": (), "ppo": judged}.get(stage, start)
+    return {"sft": (), "ppo": judged, "dpo": ("sft",), "online": ("sft", "reward")}.get(stage, start)
 
 
 def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -23,7 +23,7 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             if parent not in stages and not c.parents[parent]:
                 text = f"empty, but {stage} starts from a checkpoint of {parent.removesuffix('_start')}"
                 add = "" if parent == "reward_start" else f" or add {parent} to config.stages"
-                scratch = "" if stage == "ppo" else f" or set config.{section}.init=scratch"
+                scratch = "" if stage in ("ppo", "dpo", "online") else f" or set config.{section}.init=scratch"
                 yield f"parents.{parent}", f"{text}; give a run directory{add}{scratch}"
     if c.parents.reward_start and (c.reward.init != "reward" or not {"reward", "reward_common"} & set(stages)):
         yield "parents.reward_start", "would go unused: no stage starts from it; set config.reward.init=reward"

@@ -6,17 +6,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.config import critique, general, lora, parents, ppo, reward, segments
+from rlhf_jax.config import critique, dpo, general, lora, online, parents, ppo, reward, segments
 from rlhf_jax.config.groups import utility
 from rlhf_jax.config.names import STAGES
 from rlhf_jax.config.rules import Rule, did_you_mean, leaves
 from rlhf_jax.errors import UserError
 
-SECTIONS = (general, reward, critique, segments, ppo, lora)
+SECTIONS = (general, reward, critique, segments, ppo, lora, dpo, online)
 
 # Key patterns and the rule of the values under them; the first match counts.
 RULES: dict[str, Rule] = {pattern: rule for section in SECTIONS for pattern, rule in section.RULES.items()}
-PROBLEMS = (general.problems, parents.problems, ppo.problems, reward.problems, critique.problems, lora.problems)
+PROBLEMS = tuple(section.problems for section in (general, parents, ppo, reward, critique, lora, dpo, online))
 
 
 def default_config() -> ConfigDict:
