@@ -1,6 +1,6 @@
 """What a run would do, without doing it: parameters, memory and steps of each stage."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +10,19 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.context import check_parents, parents_tokenizer, stage_config, stage_ensemble
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.feedback import check_feedback
+from rlhf_jax.build.lora import adapted, lora_spec
 from rlhf_jax.build.specs import check_utilities, decoder_spec
-from rlhf_jax.models import DecoderSpec, init_decoder
+from rlhf_jax.models import (
+    ONE_MODEL,
+    DecoderSpec,
+    EnsembleSpec,
+    init_decoder,
+    init_reward_model,
+    trained,
+    value_from_reward,
+    without_adapters,
+)
+from rlhf_jax.types import Params
 
 HEAD_ROWS = 200
 # float32 parameters, gradients and the two moments of Adam.
@@ -21,7 +32,20 @@ BYTES_PER_TRAINED, BYTES_PER_FROZEN = 16, 4
 def count_parameters(spec: DecoderSpec) -> int:
     """Parameters of a decoder, without making them."""
     shapes = jax.eval_shape(partial(init_decoder, spec), jax.random.key(0))
+    return _size(shapes)
+
+
+def _size(shapes: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def _parts(
+    config: ConfigDict, stage: str, init: Callable[[jax.Array], Params], form: EnsembleSpec = ONE_MODEL
+) -> tuple[int, int]:
+    """How many parameters a stage that starts from ``init`` trains, and how many of its own it leaves as they are."""
+    shapes = jax.eval_shape(adapted(config, stage, init, form), jax.random.key(0))
+    moving = trained(shapes)
+    return _size(moving), _size(without_adapters(shapes)) - _size(without_adapters(moving))
 
 
 def activation_bytes(spec: DecoderSpec, rows: int, length: int, logits_length: int) -> int:
@@ -72,7 +96,9 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
     for stage in config.stages:
         if stage == "sft":
             rows, row_length = config.sft.batch_size, config.sft.row_length
-            yield stage, text(f"{config.sft.steps} steps of {rows} packed rows", count, 0, rows, row_length, row_length)
+            steps = f"{config.sft.steps} steps of {rows} packed rows"
+            parts = _parts(config, stage, partial(init_decoder, spec))
+            yield stage, text(steps, *parts, rows, row_length, row_length)
         elif stage == "segments":
             heads = count + len(config.segments.kinds) * (spec.width + 1)
             rows = config.segments.batch_size
@@ -84,9 +110,9 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             steps = f"{ppo.iterations} iterations of {episodes} episodes, {ppo.epochs * ppo.minibatches} updates each"
             rows = episodes // ppo.minibatches
             reward = decoder_spec(stage_config(config, "reward").model, spec.vocab_size)
-            value = count_parameters(reward) + reward.width + 1  # starts as the reward model
-            frozen = count + _members(config, "reward", count_parameters(reward), reward.width)
-            yield stage, text(steps, count + value, frozen, rows, length, data.max_response)
+            moving, still = _parts(config, stage, partial(_actors, spec, reward))
+            kept = _kept_by_ppo(config, count, count_parameters(reward), reward.width)
+            yield stage, text(steps, moving, still + kept, rows, length, data.max_response)
         elif stage == "critique":
             lists, tokens = config.critique.batch_size, config.critique.max_tokens
             steps = (
@@ -100,8 +126,23 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             steps = f"{config.reward.steps} steps of {lists} lists of {data.list_size}"
             form = config.reward.ensemble
             models = form.members if form.kind == "models" else 1  # of which each reads every response
-            trained = _members(config, stage, count, spec.width)
-            yield stage, text(steps, trained, 0, models * lists * data.list_size, length, 0)
+            own = stage_ensemble(config, stage)
+            parts = _parts(config, stage, partial(init_reward_model, spec, ensemble=own), own)
+            yield stage, text(steps, *parts, models * lists * data.list_size, length, 0)
+
+
+def _actors(policy: DecoderSpec, reward: DecoderSpec, key: jax.Array) -> Params:
+    """The networks of PPO; the value model starts as the reward model."""
+    value = value_from_reward(init_reward_model(reward, key), bounded=False)
+    return {"policy": init_decoder(policy, key), "value": value}
+
+
+def _kept_by_ppo(config: ConfigDict, policy: int, reward: int, width: int) -> int:
+    """Parameters of reference and reward model; with adapters their decoders are those of policy and value model."""
+    judges, form = _members(config, "reward", reward, width), stage_ensemble(config, "reward")
+    if lora_spec(config, "ppo") is None:
+        return policy + judges
+    return judges if form.members > 1 and form.kind == "models" else judges - reward
 
 
 def _members(config: ConfigDict, stage: str, decoder: int, width: int) -> int:

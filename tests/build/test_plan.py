@@ -79,6 +79,27 @@ def test_the_plan_counts_what_each_stage_trains_and_what_it_keeps() -> None:
     assert _numbers(describe_plan(config, None), "reward") == (decoder + 5 * 64, 0)
 
 
+def test_the_plan_of_adapters_counts_them_alone_as_trained() -> None:
+    """By hand, for rank 4 on q (64 x 64) and v (64 x 32) of two layers; the reference and the reward model are the
+    frozen policy and the frozen value model, but for the reward model's head.
+    """
+    config = default_config()
+    whole = describe_plan(config, None)
+    config.lora.update({"rank": 4, "stages": ("sft", "reward", "ppo")})
+    plan = describe_plan(config, None)
+    decoder, adapters = _decoder(_vocabulary(plan), 64, 2, 128, 4, 2), 2 * 4 * (64 + 64 + 64 + 32)
+    assert _numbers(plan, "sft") == (adapters, decoder)
+    assert _numbers(plan, "reward") == (adapters + 64, decoder)
+    assert _numbers(plan, "ppo") == (2 * adapters + 64 + 1, 2 * decoder + 64)
+    assert sum(_numbers(plan, "ppo")) < 0.6 * sum(_numbers(whole, "ppo"))
+    config.reward.ensemble.members = 3
+    plan = describe_plan(config, None)
+    assert _numbers(plan, "reward") == (3 * (adapters + 64), 3 * decoder)
+    assert _numbers(plan, "ppo") == (2 * adapters + 64 + 1, 2 * decoder + 3 * (decoder + 64))
+    config.lora.stages = ("sft",)
+    assert _numbers(describe_plan(config, None), "ppo") == (2 * decoder + 65, decoder + 3 * (decoder + 64))
+
+
 def _parent(folder: pathlib.Path, width: int) -> ConfigDict:
     (folder / "checkpoints" / folder.name).mkdir(parents=True)
     config = default_config()
