@@ -1,6 +1,7 @@
 """Sampling: one token, one completion, one rollout."""
 
 from rlhf_jax.generation.decode import Completions, generate
+from rlhf_jax.generation.judged import sample_judged
 from rlhf_jax.generation.rollout import RolloutSpec, complete, response_logprobs, sample_rollout
 from rlhf_jax.generation.sampling import SamplingSpec, sample_token
 
@@ -11,6 +12,7 @@ __all__ = [
     "complete",
     "generate",
     "response_logprobs",
+    "sample_judged",
     "sample_rollout",
     "sample_token",
 ]
