@@ -83,6 +83,10 @@ class Divergence:
         """f'(e^l)."""
         raise NotImplementedError(f"{type(self).__name__} defines no slope_of_log(l)")
 
+    def centred_slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
+        """f'(e^l) - f'(1); members with f'(1) other than 0 give it without that difference."""
+        return self.slope_of_log(l) - self.slope_at_one
+
     def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
         """f(u) / u at u = e^l, whose mean over samples of pi is D_f."""
         raise NotImplementedError(f"{type(self).__name__} defines no per_sample(l)")
@@ -93,11 +97,13 @@ def largest_exponent(x: Float[Array, "*S"]) -> float:
     return 0.9 * math.log(float(jnp.finfo(x.dtype).max))
 
 
-def _exp(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+def clamped_exp(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """e^x, an exponent above ``largest_exponent`` counting as that."""
     return jnp.exp(jnp.minimum(x, largest_exponent(x)))
 
 
-def _expm1(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+def clamped_expm1(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """e^x - 1, likewise."""
     return jnp.expm1(jnp.minimum(x, largest_exponent(x)))
 
 
@@ -130,10 +136,13 @@ class ReverseKL(Divergence):
         return jnp.exp(z - 1.0)
 
     def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return l * _exp(l)
+        return l * clamped_exp(l)
 
     def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
         return l + 1.0
+
+    def centred_slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
+        return l
 
     def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
         return l
@@ -166,10 +175,13 @@ class ForwardKL(Divergence):
         return -l
 
     def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return -_exp(-l)
+        return -clamped_exp(-l)
+
+    def centred_slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
+        return -clamped_expm1(-l)
 
     def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return -l * _exp(-l)
+        return -l * clamped_exp(-l)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,13 +206,13 @@ class JensenShannon(Divergence):
 
     def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
         # u (log u - log((u + 1) / 2)) is u log 2 less about 1 for a large u, where the second term is about l.
-        return -_exp(l) * (jax.nn.softplus(-l) - LOG_2) - (jax.nn.softplus(l) - LOG_2)
+        return -clamped_exp(l) * (jax.nn.softplus(-l) - LOG_2) - (jax.nn.softplus(l) - LOG_2)
 
     def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
         return LOG_2 - jax.nn.softplus(-l)
 
     def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return -(jax.nn.softplus(-l) - LOG_2) - _exp(-l) * (jax.nn.softplus(l) - LOG_2)
+        return -(jax.nn.softplus(-l) - LOG_2) - clamped_exp(-l) * (jax.nn.softplus(l) - LOG_2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,14 +249,14 @@ class Alpha(Divergence):
 
     def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
         a = self.alpha
-        return ((1.0 - a) * _expm1(l) - _expm1((1.0 - a) * l)) / (a * (1.0 - a))
+        return ((1.0 - a) * clamped_expm1(l) - clamped_expm1((1.0 - a) * l)) / (a * (1.0 - a))
 
     def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return -_expm1(-self.alpha * l) / self.alpha
+        return -clamped_expm1(-self.alpha * l) / self.alpha
 
     def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
         a = self.alpha
-        return (a * _expm1(-l) - _expm1(-a * l)) / (a * (1.0 - a))
+        return (a * clamped_expm1(-l) - clamped_expm1(-a * l)) / (a * (1.0 - a))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +282,7 @@ class ChiSquared(Divergence):
         return _expm1_squared(l)
 
     def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return 2.0 * _expm1(l)
+        return 2.0 * clamped_expm1(l)
 
     def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
         return _chi_squared_per_sample(l)
@@ -299,7 +311,7 @@ class HalfChiSquared(Divergence):
         return 0.5 * _expm1_squared(l)
 
     def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return _expm1(l)
+        return clamped_expm1(l)
 
     def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
         return 0.5 * _chi_squared_per_sample(l)
@@ -325,10 +337,13 @@ class ChiPO(Divergence):
         return _lambert_of_exp(z)
 
     def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return 0.5 * _expm1_squared(l) + l * _exp(l)
+        return 0.5 * _expm1_squared(l) + l * clamped_exp(l)
 
     def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return _exp(l) + l
+        return clamped_exp(l) + l
+
+    def centred_slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
+        return clamped_expm1(l) + l
 
     def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
         return 0.5 * _chi_squared_per_sample(l) + l
@@ -357,7 +372,7 @@ class SquaredHellinger(Divergence):
         return _expm1_squared(0.5 * l)
 
     def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return -_expm1(-0.5 * l)
+        return -clamped_expm1(-0.5 * l)
 
     def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
         return _expm1_squared(-0.5 * l)
@@ -391,13 +406,13 @@ class TotalVariation(Divergence):
         return jnp.where(z < -0.5, 0.0, jnp.where(z > 0.5, jnp.inf, 1.0)).astype(z.dtype)
 
     def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return 0.5 * jnp.abs(_expm1(l))
+        return 0.5 * jnp.abs(clamped_expm1(l))
 
     def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
         return 0.5 * jnp.sign(l)
 
     def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return 0.5 * jnp.abs(_expm1(-l))
+        return 0.5 * jnp.abs(clamped_expm1(-l))
 
 
 def _chi_squared_per_sample(l: LogRatio) -> Ratio:  # noqa: E741
