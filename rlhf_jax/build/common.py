@@ -30,10 +30,15 @@ def donated() -> tuple[int, ...]:
 
 
 def gradient_task_parts(
-    executor: Executor, loss_sums: Callable[..., Any], spec: OptimizerSpec, init: Callable[[], Params], key: jax.Array
+    executor: Executor,
+    loss_sums: Callable[..., Any],
+    spec: OptimizerSpec,
+    init: Callable[[], Params],
+    key: jax.Array,
+    microbatches: int = 1,
 ) -> tuple[TrainState, Callable[..., Any], Finish]:
-    """(initial state, compiled step, finish) of a learner that makes one update a batch."""
-    return task_parts(executor, partial(train_step, loss_sums), spec, init, key)
+    """(initial state, compiled step, finish) of a learner that makes one update a batch, in so many microbatches."""
+    return task_parts(executor, partial(train_step, loss_sums, microbatches=microbatches), spec, init, key)
 
 
 def task_parts(

@@ -76,6 +76,11 @@ def check_rows(config: ConfigDict, devices: int) -> None:
     """
     ppo, stages = config.ppo, config.stages
     episodes = ppo.prompts_per_iteration * ppo.samples_per_prompt
+    updates = (
+        ("sft", config.sft.batch_size, "sft" in stages),
+        ("reward", config.reward.batch_size, "reward" in stages or "reward_common" in stages),
+        ("ppo", episodes // ppo.minibatches, "ppo" in stages),
+    )
     for key, rows, used in (
         ("sft.batch_size", config.sft.batch_size, "sft" in stages),
         ("reward.batch_size", config.reward.batch_size, "reward" in stages or "reward_common" in stages),
@@ -86,6 +91,11 @@ def check_rows(config: ConfigDict, devices: int) -> None:
     ):
         if used and rows % devices:
             raise UserError(f"config.{key}: {rows} rows cannot be shared evenly by {devices} devices")
+    for key, rows, used in updates:
+        own, parts = rows // devices, config[key].accumulate
+        if used and own % parts:
+            shared = f" of each of {devices} devices" if devices > 1 else ""
+            raise UserError(f"config.{key}.accumulate: {parts} does not divide the {own} rows of an update{shared}")
 
 
 def _tokenizer(config: ConfigDict, workdir: Path, data: Data) -> Tokenizer:

@@ -58,7 +58,7 @@ def reward_task(context: Context, stage: str) -> Task:
     )
     state, step, finish = task_parts(
         executor,
-        partial(train_step, training, norm=norm),
+        partial(train_step, training, norm=norm, microbatches=config.reward.accumulate),
         optimizer_spec(config.reward.optimizer, config.reward.steps),
         lambda: adapt(config, stage, init(), key, form),
         key,

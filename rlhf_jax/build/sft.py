@@ -46,6 +46,7 @@ def sft_task(context: Context) -> Task:
         optimizer_spec(config.sft.optimizer, config.sft.steps),
         lambda: adapt(config, "sft", jax.jit(partial(init_decoder, spec))(key), key),
         key,
+        config.sft.accumulate,
     )
 
     def held_out_loss(params: Params, batch: TokenBatch, axis_name: str | None) -> tuple[Any]:

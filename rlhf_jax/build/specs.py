@@ -188,5 +188,6 @@ def ppo_spec(ppo: ConfigDict, policy: DecoderSpec, value: DecoderSpec) -> PPOSpe
         value_clip=ppo.value_clip,
         value_coefficient=ppo.value_coefficient,
         whiten_advantages=ppo.whiten_advantages,
+        microbatches=ppo.accumulate,
         kl=KLSpec(**{**ppo.kl.to_dict(), "horizon": float(ppo.kl.horizon)}),
     )

@@ -82,6 +82,8 @@ def add_defaults(c: ConfigDict) -> None:
     c.sft = ConfigDict()
     c.sft.steps = 500  # updates
     c.sft.batch_size = 16  # packed rows per update, over all devices
+    c.sft.accumulate = 1  # parts in which the rows of an update are worked on, which saves memory and changes nothing;
+    #                       divides the rows of each device
     c.sft.row_length = 64  # tokens per packed row; at least max_prompt + max_response
     c.sft.optimizer = optimizer(3e-3, warmup=20)
     c.sft.eval_every = 250  # steps between evaluations on held-out data

@@ -33,6 +33,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.samples_per_prompt = 2  # responses to each prompt
     c.ppo.epochs = 4  # passes over a rollout
     c.ppo.minibatches = 4  # updates per pass; divides prompts_per_iteration x samples_per_prompt
+    c.ppo.accumulate = 1  # parts in which the episodes of a minibatch are worked on; divides those of each device
     c.ppo.temperature = 1.0  # of sampling and of the policy's log-probabilities
     c.ppo.top_k = 0  # sample among this many most likely tokens; 0: all
     c.ppo.top_p = 1.0  # sample among the most likely tokens of this total probability; 1: all

@@ -15,6 +15,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.reward = ConfigDict()
     c.reward.steps = 1400  # updates
     c.reward.batch_size = 8  # ranked lists per update, over all devices
+    c.reward.accumulate = 1  # parts in which the lists of an update are worked on; divides the lists of each device
     c.reward.init = "sft"  # sft: start from the SFT checkpoint; scratch: from random parameters;
     #                        reward: from another run's reward model, config.parents.reward_start
     c.reward.bounded = "auto"  # rewards in [0, 1] by a sigmoid: yes, no, or auto (no only if every utility is

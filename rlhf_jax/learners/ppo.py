@@ -34,7 +34,10 @@ class KLSpec:
 
 @dataclasses.dataclass(frozen=True)
 class PPOSpec:
-    """Constants of the update. ``minibatches`` must divide the number of episodes."""
+    """Constants of the update. ``minibatches`` must divide the number of episodes.
+
+    ``microbatches`` are the parts in which the rows of a minibatch are worked on, which changes nothing but memory.
+    """
 
     policy: DecoderSpec
     value: DecoderSpec
@@ -48,6 +51,7 @@ class PPOSpec:
     value_coefficient: float = 0.1
     whiten_advantages: bool = True
     kl: KLSpec = KLSpec()
+    microbatches: int = 1
 
 
 @jax.tree_util.register_dataclass
@@ -201,7 +205,9 @@ def update(
             share = rows.shape[0] // jax.lax.axis_size(axis_name)
             rows = jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index(axis_name) * share, share)
         batch = jax.tree.map(lambda leaf: leaf[rows], episodes)
-        params, opt_state, metrics = gradient_step(partial(loss_sums, spec), optimizer, *carry, batch, axis_name)
+        params, opt_state, metrics = gradient_step(
+            partial(loss_sums, spec), optimizer, *carry, batch, axis_name, microbatches=spec.microbatches
+        )
         return (params, opt_state), metrics
 
     epoch_keys = jax.random.split(step_keys(state)[1], spec.epochs)

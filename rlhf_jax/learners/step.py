@@ -11,6 +11,7 @@ from rlhf_jax.models import overlay, trained
 from rlhf_jax.types import Params, TrainState
 
 Batch = TypeVar("Batch")
+Sums = TypeVar("Sums")
 Metrics: TypeAlias = dict[str, jax.Array]
 
 
@@ -46,28 +47,51 @@ def gradient_step(
     batch: Batch,
     axis_name: str | None,
     norm: Callable[[Params], jax.Array] = optax.tree.norm,
+    microbatches: int = 1,
 ) -> tuple[Params, optax.OptState, Metrics]:
     """One optimizer update on the rows of ``batch``, those of every device under ``axis_name`` together.
 
     Of an adapted decoder only the adapters move: gradients, their sums and moments are of the ``trained`` part alone.
-    ``norm`` is that of the gradients in the metrics.
+    ``norm`` is that of the gradients in the metrics. The rows are taken in ``microbatches`` equal parts, one after the
+    other, which saves memory and changes nothing: ``loss_sums`` must be a sum over rows, as its name says.
     """
     moving = trained(params)
 
-    def numerator(moving: Params) -> tuple[jax.Array, LossSums]:
-        sums = loss_sums(overlay(params, moving), batch)
+    def numerator(moving: Params, part: Batch) -> tuple[jax.Array, LossSums]:
+        sums = loss_sums(overlay(params, moving), part)
         return sums.numerator, sums
+
+    def part_sums(part: Batch) -> tuple[Params, LossSums]:
+        (_, sums), gradients = jax.value_and_grad(numerator, has_aux=True)(local, part)
+        return gradients, sums
 
     # Marked as differing between devices, or a checked shard_map would sum the gradients a second time.
     local = moving if axis_name is None else jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), moving)
-    (_, sums), gradients = jax.value_and_grad(numerator, has_aux=True)(local)
-    gradients, sums = sum_over_devices((gradients, sums), axis_name)
+    gradients, sums = sum_over_devices(_sum_over_parts(part_sums, batch, microbatches, axis_name), axis_name)
     weight = jnp.where(sums.weight > 0, sums.weight, 1)  # a batch of little weight is a mean too
     gradients = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradients)
     updates, opt_state = optimizer.update(gradients, opt_state, moving)
     metrics = reduce_metrics({"loss": (sums.numerator, sums.weight), **sums.metrics})
     metrics["grad_norm"] = norm(gradients)
     return overlay(params, optax.apply_updates(moving, updates)), opt_state, metrics
+
+
+def _sum_over_parts(function: Callable[[Batch], Sums], batch: Batch, parts: int, axis_name: str | None) -> Sums:
+    """The sum of ``function`` over ``parts`` equal parts of the rows, of which one is worked on at a time."""
+    if parts == 1:
+        return function(batch)
+    leaves, structure = jax.tree.flatten(batch)
+    # Part i has the rows i, i + parts, ...: of rows that are split over a mesh, every device keeps its own.
+    split = [jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0) for leaf in leaves]
+
+    def of_leaves(leaves: list[jax.Array]) -> Sums:
+        return function(jax.tree.unflatten(structure, leaves))
+
+    shapes = jax.eval_shape(of_leaves, [leaf[0] for leaf in split])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    if axis_name is not None:
+        zeros = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), zeros)
+    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, of_leaves(part)), None), zeros, split)[0]
 
 
 def init_state(
@@ -86,9 +110,10 @@ def train_step(
     *,
     axis_name: str | None = None,
     norm: Callable[[Params], jax.Array] = optax.tree.norm,
+    microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """One step of a learner that makes one update a batch."""
+    """One step of a learner that makes one update a batch, worked on in ``microbatches`` parts."""
     params, opt_state, metrics = gradient_step(
-        loss_sums, optimizer, state.params, state.opt_state, batch, axis_name, norm
+        loss_sums, optimizer, state.params, state.opt_state, batch, axis_name, norm, microbatches
     )
     return TrainState(state.step + 1, params, opt_state, state.key, state.extra), metrics

@@ -95,6 +95,28 @@ def test_a_minibatch_of_ppo_must_be_shared_evenly_too() -> None:
         check_rows(config, 8)
 
 
+@pytest.mark.parametrize(
+    ("stages", "section"), [(("sft",), "sft"), (("reward_common",), "reward"), (("sft", "reward", "ppo"), "ppo")]
+)
+def test_parts_of_an_update_must_divide_the_rows_of_each_device(stages: tuple[str, ...], section: str) -> None:
+    """Of 24 rows eight devices have three each."""
+    config = default_config()
+    config.stages = stages
+    config.sft.batch_size = config.reward.batch_size = config.ppo.prompts_per_iteration = 24
+    config.ppo.samples_per_prompt, config.ppo.minibatches = 2, 2
+    config[section].accumulate = 2
+    with pytest.raises(UserError, match=rf"^config\.{section}\.accumulate: 2 does not divide the 3 rows .* 8 devices$"):
+        check_rows(config, 8)
+    check_rows(config, 4)
+    config[section].accumulate = 5
+    with pytest.raises(
+        UserError, match=rf"^config\.{section}\.accumulate: 5 does not divide the 24 rows of an update$"
+    ):
+        check_rows(config, 1)
+    config.stages = ("critique",)
+    check_rows(config, 8)
+
+
 def test_devices_that_do_not_fill_the_mesh_are_an_error_naming_the_section() -> None:
     config = default_config().parallel
     config.fsdp = 3

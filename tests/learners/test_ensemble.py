@@ -71,6 +71,17 @@ def train(which: str, params: Any, batches: Any = BATCHES) -> tuple[Any, list[An
     return state.params, rows
 
 
+def test_resampled_losses_are_sums_over_lists() -> None:
+    """Accumulation may take them in parts: how often a list counts comes from its place in the split."""
+    loss = jax.jit(ensemble_loss("heads", KEY))
+    params = {"decoder": tiny.decoder_params("float32", 0), "head": stacked(range(MEMBERS))["head"]}
+    whole = loss(params, BATCHES[0])
+    parts = [loss(params, jax.tree.map(lambda leaf, i=i: leaf[i::4], BATCHES[0])) for i in range(4)]
+    assert len({float(part.numerator) for part in parts}) == 4
+    total = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), total, whole)
+
+
 @pytest.mark.parametrize("which", ["plain", "resampled"])
 def test_whole_models_train_as_so_many_runs_of_their_own(which: str) -> None:
     """Clipping, moments and schedule are each member's own; resampled, a list's loss counts so often in its own run."""

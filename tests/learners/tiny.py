@@ -108,12 +108,16 @@ def gradient_steps(
     params: Params,
     batches: Sequence[Any],
     donate: Sequence[int] = (),
+    microbatches: int = 1,
 ) -> Steps:
     """The state and the metrics after each batch."""
     optimizer = make_optimizer(OPTIMIZER)
     state = executor.place(jax.jit(partial(init_state, optimizer=optimizer))(params, key=jax.random.key(7)), "state")
     step = executor.compile(
-        partial(train_step, loss_sums, optimizer), ("state", "rows"), ("state", "replicated"), donate
+        partial(train_step, loss_sums, optimizer, microbatches=microbatches),
+        ("state", "rows"),
+        ("state", "replicated"),
+        donate,
     )
     for batch in batches:
         state, metrics = step(state, executor.place(batch, "rows"))
@@ -227,24 +231,29 @@ def ppo_optimizer() -> Any:
     return ppo.make_ppo_optimizer(OPTIMIZER, dataclasses.replace(OPTIMIZER, learning_rate=1e-3))
 
 
-def ppo_steps(executor: Executor, dtype: str = "float32", donate: Sequence[int] = ()) -> Steps:
+def ppo_steps(executor: Executor, dtype: str = "float32", donate: Sequence[int] = (), microbatches: int = 1) -> Steps:
     """Two updates, that is eight optimizer steps of each network."""
     optimizer = ppo_optimizer()
     state = executor.place(ppo_state(optimizer, dtype), "state")
     update = executor.compile(
-        partial(ppo.update, ppo_spec(dtype), optimizer, EOS), ("state", "rows"), ("state", "replicated"), donate
+        partial(ppo.update, ppo_spec(dtype, microbatches=microbatches), optimizer, EOS),
+        ("state", "rows"),
+        ("state", "replicated"),
+        donate,
     )
     for rollout in [fixed_rollout(seed, dtype) for seed in range(2)]:
         state, metrics = update(state, executor.place(rollout, "rows"))
         yield state, metrics
 
 
-def steps(name: str, executor: Executor, dtype: str = "float32", donate: Sequence[int] = ()) -> Steps:
+def steps(
+    name: str, executor: Executor, dtype: str = "float32", donate: Sequence[int] = (), microbatches: int = 1
+) -> Steps:
     """A learner by name, step by step."""
     if name == "ppo":
-        return ppo_steps(executor, dtype, donate)
+        return ppo_steps(executor, dtype, donate, microbatches)
     parts = {"sft": sft_parts, "reward": reward_parts}[name](dtype)
-    return gradient_steps(executor, *parts, donate)
+    return gradient_steps(executor, *parts, donate, microbatches)
 
 
 LEARNERS = ("sft", "reward", "ppo")

@@ -1,0 +1,51 @@
+"""An update whose rows are worked on in parts is the update of all rows at once: one device, a mesh and pmap."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.learners.step import train_step
+from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
+from tests.learners import tiny
+from tests.parallel.test_agreement import furthest, trained
+from tests.programs import largest
+
+TWO: dict[str, Callable[[], Executor]] = {
+    "pmap": lambda: PmapExecutor(jax.devices()[:2]),
+    "mesh": lambda: MeshExecutor(jax.devices()[:2], fsdp=2),
+}
+
+
+@pytest.mark.parametrize(("learner", "executor"), [("sft", "mesh"), ("reward", "pmap"), ("ppo", "pmap")])
+def test_four_parts_are_the_whole(learner: str, executor: str) -> None:
+    """Ragged rows, 5 steps (of PPO 2 iterations), in float64: parameters and metrics, the norm of gradients too."""
+    whole = trained(learner, "one", "float64")
+    with jax.enable_x64(True):
+        done = list(tiny.steps(learner, TWO[executor](), "float64", microbatches=4))
+    assert furthest(whole.params, jax.device_get(done[-1][0].params)) < 1e-11
+    assert furthest(whole.metrics, [jax.device_get(metrics) for _, metrics in done]) < 1e-11
+
+
+def test_a_mean_over_parts_would_be_noticed() -> None:
+    """The parts of the batches above weigh very differently."""
+    batch, rows = tiny.token_batch(0), np.arange(tiny.ROWS)
+    weights = [int(batch.loss_mask[rows % 4 == part, 1:].sum()) for part in range(4)]
+    assert max(weights) > 2 * min(weights)
+    assert sum(weights) == batch.loss_mask.sum()
+
+
+def test_logits_of_one_part_are_all_there_is() -> None:
+    loss_sums, params, batches = tiny.sft_parts()
+
+    def step(microbatches: int) -> Callable[..., Any]:
+        optimizer = tiny.make_optimizer(tiny.OPTIMIZER)
+        state = jax.eval_shape(lambda: tiny.init_state(params, optimizer, jax.random.key(0)))
+        update = lambda state, batch: train_step(loss_sums, optimizer, state, batch, microbatches=microbatches)  # noqa: E731
+        return largest(jnp.float32, tiny.LENGTH - 1, update, state, batches[0])
+
+    assert step(1) == tiny.ROWS * (tiny.LENGTH - 1) * tiny.VOCAB
+    assert step(4) == tiny.ROWS // 4 * (tiny.LENGTH - 1) * tiny.VOCAB
