@@ -22,7 +22,7 @@ from rlhf_jax.build import (
     make_task,
 )
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import from_json, leaves, to_json
+from rlhf_jax.config import ITERATED, from_json, leaves, to_json
 from rlhf_jax.console import Console
 from rlhf_jax.errors import USER_ERROR, UserError
 from rlhf_jax.flags import Launch
@@ -169,7 +169,7 @@ def run_stage(context: Context, stage: str) -> None:
         Checkpoints(workdir / "checkpoints" / stage, keep=config.checkpoint.keep) as checkpoints,
         MetricWriter(workdir, tensorboard=config.log.tensorboard) as writer,
     ):
-        every = config.checkpoint.every_iterations if stage == "ppo" else config.checkpoint.every
+        every = config.checkpoint.every_iterations if stage in ITERATED else config.checkpoint.every
         events = run(task, checkpoints, checkpoint_every=every)
         start = next(events).step
         writer.rewind(stage, start, held_out=start < task.total_steps)

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
-from rlhf_jax.build.feedback import check_feedback
+from rlhf_jax.build.feedback import check_feedback, check_judgements
 from rlhf_jax.build.language import check_separator, with_language
 from rlhf_jax.build.lora import adapted
 from rlhf_jax.build.specs import check_utilities, decoder_spec, ensemble_spec
@@ -24,7 +24,7 @@ from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
 from rlhf_jax.types import Params
 
 # The number of each stage's random stream under one seed. A stage keeps its number, so that a new one moves no other.
-STREAMS = {"sft": 0, "reward": 1, "reward_common": 2, "ppo": 3, "critique": 4, "segments": 5}
+STREAMS = {"sft": 0, "reward": 1, "reward_common": 2, "ppo": 3, "critique": 4, "segments": 5, "dpo": 6, "online": 7}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,7 @@ def make_context(config: ConfigDict, workdir: Path) -> Context:
     check_utilities(config)
     data = with_language(config, load_data(config, rejects_path=workdir / "rejects.jsonl"))
     check_feedback(config, data.lists)
+    check_judgements(config, data.lists)
     tokenizer = _tokenizer(config, workdir, data)
     check_separator(config, tokenizer)
     check_tokenizer(config.data.path, tokenizer)
@@ -74,20 +75,24 @@ def check_rows(config: ConfigDict, devices: int) -> None:
     Raises:
       UserError: they cannot; names the key.
     """
-    ppo, stages = config.ppo, config.stages
+    ppo, online, stages = config.ppo, config.online, config.stages
     episodes = ppo.prompts_per_iteration * ppo.samples_per_prompt
     updates = (
         ("sft", config.sft.batch_size, "sft" in stages),
         ("reward", config.reward.batch_size, "reward" in stages or "reward_common" in stages),
         ("ppo", episodes // ppo.minibatches, "ppo" in stages),
+        ("dpo", config.dpo.batch_size, "dpo" in stages),
     )
     for key, rows, used in (
         ("sft.batch_size", config.sft.batch_size, "sft" in stages),
         ("reward.batch_size", config.reward.batch_size, "reward" in stages or "reward_common" in stages),
         ("critique.batch_size", config.critique.batch_size, "critique" in stages),
         ("segments.batch_size", config.segments.batch_size, "segments" in stages),
-        ("ppo.prompts_per_iteration", episodes, "sft" in stages or "ppo" in stages),
+        ("dpo.batch_size", config.dpo.batch_size, "dpo" in stages),
+        ("ppo.prompts_per_iteration", episodes, bool({"sft", "ppo", "dpo", "online"} & set(stages))),
         ("ppo.minibatches", episodes // ppo.minibatches, "ppo" in stages),
+        ("online.prompts_per_iteration", online.prompts_per_iteration, "online" in stages),
+        ("online.minibatches", online.prompts_per_iteration // online.minibatches, "online" in stages),
     ):
         if used and rows % devices:
             raise UserError(f"config.{key}: {rows} rows cannot be shared evenly by {devices} devices")

@@ -42,6 +42,24 @@ def check_feedback(config: ConfigDict, records: Sequence[Record]) -> None:
             raise UserError(f"config.reward.annotator_weights.{annotator}: nobody of this name judged anything{hint}")
 
 
+def check_judgements(config: ConfigDict, records: Sequence[Record]) -> None:
+    """See that the stage dpo finds in some record what its loss is trained on, and margins if it is to heed them.
+
+    Raises:
+      UserError: it does not; names the key.
+    """
+    if "dpo" not in config.stages:
+        return
+    dpo = config.dpo
+    compared = any(_compared(record, ties=False) for record in records)
+    labelled = any(response.label is not None for record in records for response in record.responses)
+    if not compared and not (labelled and dpo.loss == "kto"):
+        mend = "; they hold verdicts, which config.dpo.loss=kto learns from" if labelled else ""
+        raise UserError(f"config.dpo.loss: {dpo.loss} learns from comparisons, but the data hold none{mend}")
+    if dpo.margin and not any(record.margin for record in records):
+        raise UserError(f"config.dpo.margin: {dpo.margin} would go unused: the data hold no margins")
+
+
 def missing_feedback(reward: ConfigDict, records: Sequence[Record]) -> str:
     """What is wrong if no record holds feedback that is trained on, empty if one does."""
     responses = [response for record in records for response in record.responses]

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build.context import check_parents, parents_tokenizer, stage_config, stage_ensemble
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
-from rlhf_jax.build.feedback import check_feedback
+from rlhf_jax.build.feedback import check_feedback, check_judgements
 from rlhf_jax.build.lora import adapted, lora_spec
 from rlhf_jax.build.specs import check_utilities, decoder_spec
 from rlhf_jax.models import (
@@ -66,6 +66,7 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
     data = load_data(config, limit=HEAD_ROWS)
     if data.whole:  # what the head of a file lacks may come later
         check_feedback(config, data.lists)
+        check_judgements(config, data.lists)
     spec = decoder_spec(config.model, _vocabulary(config, data))
     count = count_parameters(spec)
     lines = [f"model: {count:,} parameters, {spec.depth} layers of width {spec.width}, vocabulary {spec.vocab_size:,}"]
@@ -113,6 +114,20 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             moving, still = _parts(config, stage, partial(_actors, spec, reward))
             kept = _kept_by_ppo(config, count, count_parameters(reward), reward.width)
             yield stage, text(steps, moving, still + kept, rows, length, data.max_response)
+        elif stage == "dpo":
+            lists, columns = config.dpo.batch_size, data.list_size + (config.dpo.loss == "kto")
+            steps = f"{config.dpo.steps} steps of {lists} lists of {data.list_size}, loss {config.dpo.loss}"
+            frozen = 0 if config.dpo.reference == "none" else count
+            yield stage, text(steps, count, frozen, lists * columns, length, length)
+        elif stage == "online":
+            online = config.online
+            prompts, answers = online.prompts_per_iteration, online.samples_per_prompt
+            loss = config.dpo.loss if online.method == "preference" else online.method
+            steps = f"{online.iterations} iterations of {prompts} lists of {answers} answers, loss {loss}"
+            reward = decoder_spec(stage_config(config, "reward").model, spec.vocab_size)
+            frozen = count + _members(config, "reward", count_parameters(reward), reward.width)
+            rows = prompts // online.minibatches * (answers if online.method == "preference" else 1)
+            yield stage, text(steps, count, frozen, rows, length, length)
         elif stage == "critique":
             lists, tokens = config.critique.batch_size, config.critique.max_tokens
             steps = (

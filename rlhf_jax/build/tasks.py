@@ -2,6 +2,7 @@
 
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.critique import critique_task
+from rlhf_jax.build.dpo import dpo_task
 from rlhf_jax.build.ppo import ppo_task
 from rlhf_jax.build.reward import reward_task
 from rlhf_jax.build.segments import segments_task
@@ -19,4 +20,6 @@ def make_task(context: Context, stage: str) -> Task:
         return ppo_task(context)
     if stage == "critique":
         return critique_task(context)
+    if stage == "dpo":
+        return dpo_task(context)
     return reward_task(context, stage)

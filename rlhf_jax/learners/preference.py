@@ -5,7 +5,7 @@ Each response is encoded once, however many comparisons it is part of.
 
 import dataclasses
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +16,13 @@ from rlhf_jax.learners.step import LossSums, Metrics, sum_over_devices, train_st
 from rlhf_jax.models import DecoderSpec, apply_decoder, causal_mask, output_logits, positions_of
 from rlhf_jax.objectives import preference
 from rlhf_jax.objectives.choices import plackett_luce_loss
+from rlhf_jax.objectives.divergences import Divergence
 from rlhf_jax.objectives.implicit import chi_rewards, log_odds, log_ratios
 from rlhf_jax.objectives.likelihood import chunked_logprobs
 from rlhf_jax.objectives.masked import masked_mean, masked_sum
 from rlhf_jax.types import Params, PreferenceBatch, RankBatch, TrainState
 
 Loss = Literal["dpo", "rdpo", "ipo", "hinge", "kto", "orpo", "simpo", "f_dpo", "chi_po"]
-
-
-class Link(Protocol):
-    """A divergence D_f, as far as its implicit rewards go."""
-
-    def slope_of_log(self, log_ratio: Array) -> Array:
-        """f'(e^l)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +33,7 @@ class PreferenceSpec:
     loss: Loss = "dpo"
     beta: float = 0.1
     label_smoothing: float = 0.0
-    divergence: Link | None = None
+    divergence: Divergence | None = None
     gamma: float = 0.0
     nll: float = 0.0
     lambda_: float = 0.1
@@ -98,9 +92,11 @@ def update(
     batch: PreferenceBatch,
     *,
     axis_name: str | None = None,
+    microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """One step on a batch of lists."""
-    return train_step(partial(loss_sums, spec, axis_name=axis_name), optimizer, state, batch, axis_name=axis_name)
+    loss = partial(loss_sums, spec, axis_name=axis_name)
+    return train_step(loss, optimizer, state, batch, axis_name=axis_name, microbatches=microbatches)
 
 
 def implicit_rewards(

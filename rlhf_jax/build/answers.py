@@ -1,0 +1,95 @@
+"""What a policy answers to the held-out prompts, in the figures of PPO's evaluation: shared by dpo and online."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlhf_jax.build.common import evaluation_stream, sample_rows
+from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
+from rlhf_jax.build.specs import reward_bounded, rollout_spec
+from rlhf_jax.data.examples import prompt_rows
+from rlhf_jax.data.loader import prompt_eval_batches
+from rlhf_jax.evaluation.policy import decode_responses, diversity_metrics, gold_metrics
+from rlhf_jax.generation import sample_judged
+from rlhf_jax.models import ONE_MODEL
+from rlhf_jax.types import Params, PromptBatch, Rollout
+
+
+class Answerer:
+    """Samples of a stage's policy, compared with the SFT policy and scored by the run's reward model, if it has one."""
+
+    def __init__(self, context: Context, stage: str, reference: Params) -> None:
+        """``reference`` are the parameters of the SFT policy."""
+        self.context, self.reference = context, reference
+        config, tokenizer = context.config, context.tokenizer
+        self.judged = bool(config.parents.reward) or "reward" in config.stages
+        policy = stage_decoder(context, "sft")
+        judge = stage_decoder(context, "reward") if self.judged else policy
+        self.spec = rollout_spec(
+            config,
+            policy,
+            judge,
+            bounded=self.judged and reward_bounded(stage_config(config, "reward").reward),
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            ensemble=stage_ensemble(config, "reward") if self.judged else ONE_MODEL,
+        )
+        self.reward = load_parent(context, "reward", judge) if self.judged else None
+        self.key = context.stage_key(stage)
+        spec = self.spec
+
+        def sample(
+            policy: Params, reference: Params, reward: Params | None, prompts: PromptBatch, key: Any, axis_name: Any
+        ) -> tuple[Rollout]:
+            return (sample_judged(spec, policy, reference, reward, prompts, key),)
+
+        self._compiled = context.executor.compile(sample, ("state",) * 3 + ("rows", "replicated"), ("rows",))
+        self._prompts = prompt_rows(context.data.prompts_validation, tokenizer, config.data.max_prompt)[0]
+
+    def sample(self, policy: Params, reference: Params, prompts: PromptBatch, key: jax.Array) -> Rollout:
+        """One answer to each row of prompts."""
+        return self._compiled(policy, reference, self.reward, self.context.executor.place(prompts, "rows"), key)[0]
+
+    def held_out(self, policy: Params) -> Rollout:
+        """All held-out prompts answered once, as one host-side rollout in their order."""
+        config, tokenizer = self.context.config, self.context.tokenizer
+        # As many rows as a rollout of PPO has: what is sampled of one policy is the same in every stage.
+        size = config.ppo.prompts_per_iteration * config.ppo.samples_per_prompt
+        batches = prompt_eval_batches(self._prompts, size, config.data.max_prompt, tokenizer.pad_id)
+        stream, parts = evaluation_stream(self.key), []
+        for number, batch in enumerate(batches):
+            found = jax.device_get(self.sample(policy, self.reference, batch, jax.random.fold_in(stream, number)))
+            real = np.asarray(batch.index) >= 0
+            parts.append(jax.tree.map(lambda leaf, kept=real: leaf[kept], found))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    def evaluate(self, policy: Params, final: bool) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """(metrics under PPO's names, rows for the table of samples)."""
+        data, config = self.context.data, self.context.config
+        found = self.held_out(policy)
+        texts = self._texts(found)
+        kl = np.sum(np.where(found.response_mask, found.logprobs - found.ref_logprobs, 0.0), axis=1)
+        tokens = found.response_mask.sum()
+        metrics = {
+            "kl": float(kl.mean()),
+            "length": float(tokens / len(texts)),
+            "entropy": float(-np.sum(found.logprobs, where=found.response_mask) / tokens),
+        }
+        if self.judged:
+            metrics["reward.mean"] = float(found.raw_scores.mean())
+        if found.spread is not None:
+            metrics["reward.spread"] = float(found.spread.mean())
+        metrics |= diversity_metrics(texts) | gold_metrics(data.prompts_validation, texts, data.gold)
+        before = None
+        if final:
+            first = self.held_out(self.reference)
+            before = self._texts(first)
+            if self.judged:
+                metrics["reward.mean.before"] = float(first.raw_scores.mean())
+        count = max(config.log.samples, 10) if final else config.log.samples
+        proxies = found.raw_scores if self.judged else None
+        return metrics, sample_rows(data.prompts_validation, texts, data.gold, count, proxies, before)
+
+    def _texts(self, found: Rollout) -> list[str]:
+        return decode_responses(self.context.tokenizer, found.response_ids, found.response_mask)

@@ -1,0 +1,66 @@
+"""What the reference policy makes of the lists of a run: found once, and kept in the run directory to go on with."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from rlhf_jax.build.context import Context, stage_directory
+from rlhf_jax.checkpoints import Checkpoints
+from rlhf_jax.data.examples import ListExample
+from rlhf_jax.data.preference import PreferenceShape, preference_eval_batches
+from rlhf_jax.learners import preference
+from rlhf_jax.models import DecoderSpec
+from rlhf_jax.types import Params, PreferenceBatch
+
+# (batch) -> its ref_logprobs (B, K)
+Reader = Callable[[PreferenceBatch], Any]
+
+
+def make_reader(context: Context, decoder: DecoderSpec, reference: Params) -> Reader:
+    """The summed log-probabilities of a batch's responses under the reference, on the device."""
+
+    def read(params: Params, batch: PreferenceBatch, axis_name: str | None) -> tuple[Any]:
+        return (preference.response_logprobs(decoder, params, batch),)
+
+    compiled = context.executor.compile(read, ("state", "rows"), ("rows",))
+    return lambda batch: compiled(reference, context.executor.place(batch, "rows"))[0]
+
+
+def reference_logprobs(
+    context: Context, reader: Reader, lists: Sequence[ListExample], shape: PreferenceShape, batch_size: int, name: str
+) -> Float[np.ndarray, "L K"]:
+    """Of all lists in their order; read from ``reference/NAME.npz`` of the run if it has them of these very lists and
+    this checkpoint of the SFT policy.
+    """
+    path = context.workdir / "reference" / f"{name}.npz"
+    mark = _fingerprint(context, lists, shape)
+    if path.is_file():
+        with np.load(path) as kept:
+            if str(kept["fingerprint"]) == mark:
+                return kept["logprobs"]
+    parts = [jax.device_get(reader(batch)) for batch in preference_eval_batches(lists, shape, batch_size)]
+    found = np.concatenate(parts)[: len(lists)].astype(np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{name}.partial.npz")
+    np.savez(partial, logprobs=found, fingerprint=np.array(mark))
+    os.replace(partial, path)
+    return found
+
+
+def _fingerprint(context: Context, lists: Sequence[ListExample], shape: PreferenceShape) -> str:
+    """Which lists, in which order and columns, under which checkpoint."""
+    directory = stage_directory(context, "sft")
+    with Checkpoints(directory) as checkpoints:
+        step = checkpoints.latest()
+    digest = hashlib.sha256(repr((str(Path(directory).absolute()), step, shape)).encode())
+    for example in lists:
+        for ids in (example.prompt, *example.responses):
+            digest.update(len(ids).to_bytes(4, "little") + ids.tobytes())
+        digest.update(repr(example.ranks).encode())
+    return digest.hexdigest()
