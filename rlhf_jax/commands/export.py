@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax import __version__
 from rlhf_jax.build.context import init_scored
+from rlhf_jax.build.lora import adapted, lora_spec
 from rlhf_jax.build.specs import decoder_spec, reward_bounded
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import did_you_mean, from_json
@@ -22,21 +24,26 @@ from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rlhf_jax.data.world_builder import PreferenceWorld
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import read_json, read_summary
-from rlhf_jax.models import DecoderSpec, init_decoder
+from rlhf_jax.models import DecoderSpec, LoRASpec, init_decoder, merge, without_adapters
 from rlhf_jax.models.hf import CONFIG, model_config, policy_tensors, reward_tensors, write_model
+from rlhf_jax.models.peft import adapter_config, adapter_tensors, write_adapter
 from rlhf_jax.reports.card import model_card
 from rlhf_jax.types import Params
 
 STAGES = ("reward", "reward_common", "sft", "ppo")  # those whose model has a counterpart
-_OPTIONS = ("--stage", "--out", "--overwrite", "--help")
+_OPTIONS = ("--stage", "--out", "--adapter", "--base", "--overwrite", "--help")
+MARK = "rlhf_jax.json"  # in a folder that holds adapters alone: what ``config.json`` of a model keeps of the run
 _HELP = """Write a trained model as a Hugging Face folder: config.json, model.safetensors, tokenizer, model card.
 
-usage: rlhf-jax export RUN --stage=reward|reward_common|sft|ppo --out=DIR [--overwrite]
+usage: rlhf-jax export RUN --stage=reward|reward_common|sft|ppo --out=DIR
+       [--adapter | --base] [--overwrite]
 
   RUN               a run directory; the newest checkpoint of the stage is written
   --stage=STAGE     reward, reward_common: ...ForSequenceClassification, which returns the raw logit;
                     sft, ppo (its policy): ...ForCausalLM
   --out=DIR         the folder to make, all at once or not at all
+  --adapter         of a stage that was trained by adapters (config.lora) these alone, as PEFT keeps them
+  --base            of such a stage the model beneath the adapters; without either they are merged into it
   --overwrite       replace a folder that this command has written
 
 A model with norm=rms, positions=rotary, activation=swiglu becomes Llama, one with norm=layer, positions=learned,
@@ -62,6 +69,7 @@ class Order:
     stage: str
     out: Path
     overwrite: bool
+    part: str = ""  # of a stage trained by adapters: --adapter or --base alone; "" all of it, merged
 
 
 def main(words: Sequence[str]) -> None:
@@ -83,13 +91,20 @@ def main(words: Sequence[str]) -> None:
             f"{order.run}: config.reward.ensemble.members: {config.reward.ensemble.members}; a sequence classifier "
             "holds one reward model"
         )
+    lora = lora_spec(config, order.stage)
+    if order.part and lora is None:
+        raise UserError(f"export: {order.part}: {order.run} did not train {order.stage} by adapters (config.lora)")
     # What cannot be exported is told before anything large is read.
     model_config(spec, reward=reward, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id, about={})
     about = _about(config, order.stage)
-    params, step = _params(order, spec)
+    params, step = _params(order, config, spec)
     settings = model_config(
         spec, reward=reward, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id, about={**about, "steps": step}
     )
+    if lora is not None and order.part == "--adapter":
+        _write_adapter(order, lora, spec, params, settings, tokenizer)
+        return
+    params = without_adapters(params) if order.part == "--base" else merge(params)
     tensors = (reward_tensors if reward else policy_tensors)(spec, params)
     size = sum(tensor.size for tensor in tensors.values())
     card = model_card(settings, config.to_dict(), read_summary(order.run), parameters=size)
@@ -107,7 +122,7 @@ def _order(words: Sequence[str]) -> Order | None:
     """None: help was asked for."""
     runs: list[str] = []
     values = {"--stage": "", "--out": ""}
-    overwrite = False
+    overwrite, parts = False, []
     for word in words:
         name, equals, text = word.partition("=")
         if not word.startswith("--"):
@@ -116,6 +131,8 @@ def _order(words: Sequence[str]) -> Order | None:
             return None
         elif name == "--overwrite" and not equals:
             overwrite = True
+        elif name in ("--adapter", "--base") and not equals:
+            parts.append(name)
         elif name in values and text:
             values[name] = text
         elif name in _OPTIONS:
@@ -132,7 +149,9 @@ def _order(words: Sequence[str]) -> Order | None:
     if values["--stage"] not in STAGES:
         hint = did_you_mean(values["--stage"], STAGES)
         raise UserError(f"export: --stage: {values['--stage']!r} is not one of {', '.join(STAGES)}{hint}")
-    return Order(Path(runs[0]), values["--stage"], Path(values["--out"]), overwrite)
+    if len(parts) > 1:
+        raise UserError(f"export: {' and '.join(parts)}: name one of them, or neither for the merged model")
+    return Order(Path(runs[0]), values["--stage"], Path(values["--out"]), overwrite, *parts)
 
 
 # ------------------------------------------------------------------------- what a run holds
@@ -164,8 +183,8 @@ def _special(saved: dict[str, Any]) -> tuple[Any, Any]:
     return saved.get("pad_token"), saved.get("eos_token")
 
 
-def _params(order: Order, spec: DecoderSpec) -> tuple[Params, int]:
-    """The parameters that the stage has come to, and after how many steps."""
+def _params(order: Order, config: ConfigDict, spec: DecoderSpec) -> tuple[Params, int]:
+    """The parameters that the stage has come to, adapters apart, and after how many steps."""
     root = order.run / "checkpoints"
     directory = root / order.stage
     if not directory.is_dir():
@@ -178,7 +197,8 @@ def _params(order: Order, spec: DecoderSpec) -> tuple[Params, int]:
         params = checkpoints.read_params(step)
     reward = order.stage.startswith("reward")
     params = params["policy"] if order.stage == "ppo" else params
-    like = jax.eval_shape(partial(init_scored if reward else init_decoder, spec), jax.random.key(0))
+    init = adapted(config, order.stage, partial(init_scored if reward else init_decoder, spec))
+    like = jax.eval_shape(init, jax.random.key(0))
     found, wanted = (_shapes(tree) for tree in (params, like))
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
@@ -225,6 +245,24 @@ def _fingerprint(config: ConfigDict) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------- what is written
+
+
+def _write_adapter(
+    order: Order, lora: LoRASpec, spec: DecoderSpec, params: Params, settings: dict[str, Any], tokenizer: Tokenizer
+) -> None:
+    """The adapters of a stage and, of a reward model, its head; ``settings`` are those of the whole model."""
+    reward, model_type = order.stage.startswith("reward"), str(settings["model_type"])
+    config = adapter_config(model_type, lora, reward=reward)
+    tensors = adapter_tensors(model_type, spec, params, reward=reward)
+
+    def fill(folder: Path) -> None:
+        write_adapter(folder, config, tensors)
+        (folder / MARK).write_text(json.dumps(settings["rlhf_jax"], indent=2) + "\n", encoding="utf-8")
+        _write_tokenizer(tokenizer, folder, spec.max_positions, padding_side="right" if reward else "left")
+
+    write_folder(order.out, fill, overwrite=order.overwrite)
+    size, step = sum(tensor.size for tensor in tensors.values()), settings["rlhf_jax"]["steps"]
+    print(f"{order.out}: adapters of {model_type}, {size:,} parameters, {order.stage} after {step} steps")
 
 
 def _write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int, *, padding_side: str) -> None:
@@ -303,7 +341,7 @@ def _replaceable(folder: Path) -> bool:
     if not any(folder.iterdir()):
         return True
     try:
-        return "rlhf_jax" in read_json(folder / CONFIG)
+        return "rlhf_jax" in read_json(folder / CONFIG) or (folder / MARK).is_file()
     except UserError:
         return False
 

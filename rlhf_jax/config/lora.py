@@ -48,5 +48,5 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             yield "lora.stages", f"{stage} would go unused: it is not one of config.stages"
     if lora.rank > c.model.width:
         yield "lora.rank", f"{lora.rank} is more than config.model.width={c.model.width}; no kernel has a higher rank"
-    if "gate" in lora.targets and c.model.activation == "gelu":
-        yield "lora.targets", "gate, but a layer with config.model.activation=gelu has no such kernel"
+    if "gate" in lora.targets and "glu" not in c.model.activation:
+        yield "lora.targets", f"gate, but a layer with config.model.activation={c.model.activation} has no such kernel"
