@@ -26,7 +26,7 @@ OF_PAIRS = ("pair_accuracy", "gap_mean")
 OF_REFERENCE = ("log_ratio",)
 
 
-def preference_spec(section: ConfigDict, decoder: DecoderSpec) -> preference.PreferenceSpec:
+def preference_spec(section: ConfigDict, decoder: DecoderSpec, temperature: float = 1.0) -> preference.PreferenceSpec:
     """The loss of a ``config.dpo``."""
     return preference.PreferenceSpec(
         decoder=decoder,
@@ -43,6 +43,7 @@ def preference_spec(section: ConfigDict, decoder: DecoderSpec) -> preference.Pre
         margin=section.margin,
         length_normalized=section.length_normalized,
         lists=section.lists,
+        temperature=temperature,
     )
 
 
@@ -60,7 +61,7 @@ def dpo_task(context: Context) -> Task:
         data.list_size, data.max_prompt + data.max_response, tokenizer.pad_id, mismatched=spec.mismatched
     )
     reference = load_parent(context, "sft", decoder)
-    reader = make_reader(context, decoder, reference)
+    reader = make_reader(context, spec, reference)
     known, held_out_known = (
         reference_logprobs(context, reader, examples, shape, section.batch_size, name)
         if examples and section.reference == "precomputed"

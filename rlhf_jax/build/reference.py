@@ -15,18 +15,17 @@ from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.data.examples import ListExample
 from rlhf_jax.data.preference import PreferenceShape, preference_eval_batches
 from rlhf_jax.learners import preference
-from rlhf_jax.models import DecoderSpec
 from rlhf_jax.types import Params, PreferenceBatch
 
 # (batch) -> its ref_logprobs (B, K)
 Reader = Callable[[PreferenceBatch], Any]
 
 
-def make_reader(context: Context, decoder: DecoderSpec, reference: Params) -> Reader:
+def make_reader(context: Context, spec: preference.PreferenceSpec, reference: Params) -> Reader:
     """The summed log-probabilities of a batch's responses under the reference, on the device."""
 
     def read(params: Params, batch: PreferenceBatch, axis_name: str | None) -> tuple[Any]:
-        return (preference.response_logprobs(decoder, params, batch),)
+        return (preference.response_logprobs(spec, params, batch),)
 
     compiled = context.executor.compile(read, ("state", "rows"), ("rows",))
     return lambda batch: compiled(reference, context.executor.place(batch, "rows"))[0]

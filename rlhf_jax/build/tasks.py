@@ -3,6 +3,7 @@
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.critique import critique_task
 from rlhf_jax.build.dpo import dpo_task
+from rlhf_jax.build.online import online_task
 from rlhf_jax.build.ppo import ppo_task
 from rlhf_jax.build.reward import reward_task
 from rlhf_jax.build.segments import segments_task
@@ -22,4 +23,6 @@ def make_task(context: Context, stage: str) -> Task:
         return critique_task(context)
     if stage == "dpo":
         return dpo_task(context)
+    if stage == "online":
+        return online_task(context)
     return reward_task(context, stage)

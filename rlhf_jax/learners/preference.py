@@ -27,7 +27,10 @@ Loss = Literal["dpo", "rdpo", "ipo", "hinge", "kto", "orpo", "simpo", "f_dpo", "
 
 @dataclasses.dataclass(frozen=True)
 class PreferenceSpec:
-    """Which loss, and its constants; each is explained in ``rlhf_jax/config/dpo.py``."""
+    """Which loss, and its constants; each is explained in ``rlhf_jax/config/dpo.py``.
+
+    ``temperature`` is that of the policy's log-probabilities.
+    """
 
     decoder: DecoderSpec
     loss: Loss = "dpo"
@@ -43,6 +46,7 @@ class PreferenceSpec:
     margin: float = 0.0
     length_normalized: bool = False
     lists: Literal["all_pairs", "plackett_luce"] = "all_pairs"
+    temperature: float = 1.0
 
     @property
     def mismatched(self) -> bool:
@@ -50,12 +54,13 @@ class PreferenceSpec:
         return self.loss == "kto"
 
 
-def response_logprobs(decoder: DecoderSpec, params: Params, batch: PreferenceBatch) -> Float[Array, "B K"]:
+def response_logprobs(spec: PreferenceSpec, params: Params, batch: PreferenceBatch) -> Float[Array, "B K"]:
     """Summed log-probability of each response given its prompt, in nats; 0 of one that does not exist."""
     rows, responses, length = batch.lists.ids.shape
     ids, mask = (leaf.reshape(rows * responses, length) for leaf in (batch.lists.ids, batch.lists.mask))
-    hidden, _ = apply_decoder(decoder, params, ids, positions_of(mask), causal_mask(mask))
-    logprobs = chunked_logprobs(hidden[:, :-1], ids[:, 1:], partial(output_logits, decoder, params))
+    hidden, _ = apply_decoder(spec.decoder, params, ids, positions_of(mask), causal_mask(mask))
+    logits_of = partial(output_logits, spec.decoder, params)
+    logprobs = chunked_logprobs(hidden[:, :-1], ids[:, 1:], logits_of, temperature=spec.temperature)
     targets = batch.targets.reshape(rows * responses, length)[:, 1:]
     return jnp.sum(jnp.where(targets, logprobs, 0.0), axis=1).reshape(rows, responses)
 
@@ -67,7 +72,7 @@ def loss_sums(
 
     ``axis_name`` is that of the devices over which the KL of KTO's baseline is estimated.
     """
-    logprobs = response_logprobs(spec.decoder, params, batch)
+    logprobs = response_logprobs(spec, params, batch)
     return loss_of_logprobs(spec, logprobs, batch, axis_name=axis_name)
 
 

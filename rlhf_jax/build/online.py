@@ -1,0 +1,75 @@
+"""The stage of online preference learning."""
+
+from functools import partial
+from typing import Any
+
+import jax
+
+from rlhf_jax.build.answers import Answerer
+from rlhf_jax.build.common import donated, floats
+from rlhf_jax.build.context import Context, load_parent, stage_decoder
+from rlhf_jax.build.dpo import preference_spec
+from rlhf_jax.build.specs import optimizer_spec
+from rlhf_jax.data.examples import prompt_rows
+from rlhf_jax.data.loader import prompt_batches
+from rlhf_jax.evaluation.policy import decode_responses, gold_metrics
+from rlhf_jax.learners import online
+from rlhf_jax.learners.optimizer import make_optimizer
+from rlhf_jax.learners.step import init_state
+from rlhf_jax.loop import Evaluation, Task
+from rlhf_jax.types import PromptBatch, TrainState
+
+
+def online_task(context: Context) -> Task:
+    """Train the SFT policy on its own answers, as the reward model ranks them."""
+    config, executor, tokenizer = context.config, context.executor, context.tokenizer
+    settings, gold = config.online, context.data.gold
+    decoder = stage_decoder(context, "sft")
+    spec = online.OnlineSpec(
+        preference=preference_spec(config.dpo, decoder, config.ppo.temperature),
+        samples=settings.samples_per_prompt,
+        method=settings.method,
+        epochs=settings.epochs,
+        minibatches=settings.minibatches,
+        reference_every=settings.reference_every,
+        referenced=config.dpo.reference != "none",
+    )
+    reference = load_parent(context, "sft", decoder)
+    updates = settings.iterations * settings.epochs * settings.minibatches
+    optimizer = make_optimizer(optimizer_spec(settings.optimizer, updates))
+    extra: dict[str, Any] = {"reference": reference} if settings.reference_every else {}
+    state = executor.place(init_state(reference, optimizer, context.stage_key("online"), extra), "state")
+    answerer = Answerer(context, "online", reference)
+    compiled_update = executor.compile(
+        partial(online.update, spec, optimizer, tokenizer.eos_id), ("state", "rows"), ("state", "replicated"), donated()
+    )
+
+    def step(state: TrainState, batch: PromptBatch) -> tuple[TrainState, Any]:
+        own = state.extra.get("reference", reference)
+        rollout = answerer.sample(state.params, own, batch, online.step_keys(state)[0])
+        state, metrics = compiled_update(state, rollout)
+        return state, (metrics, rollout.response_ids, rollout.response_mask, rollout.index)
+
+    def finish(out: Any) -> dict[str, float]:
+        metrics, ids, mask, index = jax.device_get(out)
+        records = [context.data.prompts[i] for i in index]
+        return floats(metrics) | gold_metrics(records, decode_responses(tokenizer, ids, mask), gold)
+
+    return Task(
+        name="online",
+        total_steps=settings.iterations,
+        state=state,
+        batches=prompt_batches(
+            prompt_rows(context.data.prompts, tokenizer, config.data.max_prompt)[0],
+            settings.prompts_per_iteration,
+            settings.samples_per_prompt,
+            config.data.max_prompt,
+            config.seed,
+            tokenizer.pad_id,
+        ),
+        step=step,
+        finish=finish,
+        evaluate=lambda state, final: Evaluation(*answerer.evaluate(state.params, final)),
+        log_every=1,
+        eval_every=settings.eval_every,
+    )
