@@ -1,8 +1,8 @@
 """Online preference learning: a list of the policy's own answers to each prompt, ranked by their reward, trains it.
 
 Two ways of using a list: a direct preference loss on its comparisons (online DPO, Guo et al. 2024; with a reference
-that follows the policy, iterated DPO, Xu et al. 2023), or the likelihood of its best answer alone (expert iteration, Anthony
-et al. 2017), which imitates the best-of-n policy.
+that follows the policy, iterated DPO, Xu et al. 2023), or the likelihood of its best answer alone (expert iteration,
+Anthony et al. 2017), which imitates the best-of-n policy.
 """
 
 import dataclasses
