@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,9 @@ from rlhf_jax.data.records import Record
 from rlhf_jax.learners.optimizer import OptimizerSpec, make_optimizer, make_schedule
 from rlhf_jax.learners.step import init_state, train_step
 from rlhf_jax.parallel import Executor
-from rlhf_jax.types import Params, TrainState
+from rlhf_jax.types import Params, PromptBatch, TrainState
 
+Answers = TypeVar("Answers")
 Finish = Callable[[dict[str, Any]], dict[str, float]]
 
 
@@ -70,6 +71,21 @@ def task_parts(
         return floats(metrics) | {"learning_rate": float(schedule(int(count) - 1))}
 
     return state, step, finish
+
+
+def by_rows(answer: Callable[[PromptBatch], Answers], prompts: PromptBatch, rows: int) -> Answers:
+    """``answer`` of so many prompts at a time (0: of all at once), the answers put together again.
+
+    Every row has its own random stream, hence the answers do not depend on ``rows``.
+    """
+    total = len(prompts.ids)
+    if not 0 < rows < total:
+        return answer(prompts)
+    parts = [
+        answer(jax.tree.map(lambda leaf, start=start: leaf[start : start + rows], prompts))
+        for start in range(0, total, rows)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def floats(metrics: dict[str, Any]) -> dict[str, float]:

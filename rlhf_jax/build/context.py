@@ -20,7 +20,7 @@ from rlhf_jax.data.prepared import check_tokenizer
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, merge
-from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
+from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor, first_goes_first, is_first
 from rlhf_jax.types import Params
 
 # The number of each stage's random stream under one seed. A stage keeps its number, so that a new one moves no other.
@@ -43,9 +43,12 @@ class Context:
 
 
 def make_executor(parallel: ConfigDict) -> Executor:
-    """The compiler of steps that ``config.parallel`` asks for, over this process's devices."""
+    """The compiler of steps that ``config.parallel`` asks for, over the devices of all processes."""
     devices = jax.devices()
     if parallel.mode == "pmap":
+        if jax.process_count() > 1:
+            text = f"pmap runs in one process, and this run has {jax.process_count()}; choose mesh"
+            raise UserError(f"config.parallel.mode: {text}")
         if parallel.data not in (-1, len(devices)):
             raise UserError(f"config.parallel.data: {parallel.data}, but there are {len(devices)} devices for pmap")
         return PmapExecutor(devices)
@@ -60,10 +63,11 @@ def make_context(config: ConfigDict, workdir: Path) -> Context:
     executor = make_executor(config.parallel)
     check_rows(config, executor.row_shards)
     check_utilities(config)
-    data = with_language(config, load_data(config, rejects_path=workdir / "rejects.jsonl"))
+    data = with_language(config, load_data(config, workdir / "rejects.jsonl" if is_first() else None))
     check_feedback(config, data.lists)
     check_judgements(config, data.lists)
-    tokenizer = _tokenizer(config, workdir, data)
+    with first_goes_first("tokenizer"):
+        tokenizer = _tokenizer(config, workdir, data)
     check_separator(config, tokenizer)
     check_tokenizer(config.data.path, tokenizer)
     return Context(config, workdir, executor, data, tokenizer)
@@ -96,6 +100,9 @@ def check_rows(config: ConfigDict, devices: int) -> None:
     ):
         if used and rows % devices:
             raise UserError(f"config.{key}: {rows} rows cannot be shared evenly by {devices} devices")
+    if ppo.rollout_rows % devices:
+        text = f"{ppo.rollout_rows} rows cannot be shared evenly by {devices} devices"
+        raise UserError(f"config.ppo.rollout_rows: {text}")
     for key, rows, used in updates:
         own, parts = rows // devices, config[key].accumulate
         if used and own % parts:

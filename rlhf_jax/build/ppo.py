@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.build.common import donated, evaluation_stream, floats, sample_rows
+from rlhf_jax.build.common import by_rows, donated, evaluation_stream, floats, sample_rows
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
 from rlhf_jax.build.segments import load_judges, make_payer
 from rlhf_jax.build.specs import optimizer_spec, ppo_spec, reward_bounded, rollout_spec
@@ -20,6 +20,7 @@ from rlhf_jax.learners import ppo
 from rlhf_jax.learners.step import init_state
 from rlhf_jax.loop import Evaluation, Task
 from rlhf_jax.models import ONE_MODEL, representative, value_from_reward
+from rlhf_jax.parallel import to_host
 from rlhf_jax.types import Params, PromptBatch, Rollout, TrainState
 
 Answer = Callable[[Params, dict[str, Any], PromptBatch, jax.Array], Rollout]
@@ -87,9 +88,13 @@ def ppo_task(context: Context) -> Task:
     pay = make_payer(context, judges)
 
     def sample(params: Params, extra: dict[str, Any], prompts: PromptBatch, key: jax.Array) -> Rollout:
-        return compiled_roll(
-            params["policy"], params["value"], reference, reward_model, executor.place(prompts, "rows"), (key, extra)
-        )[0]
+        networks = params["policy"], params["value"], reference, reward_model
+        rollout = by_rows(
+            lambda part: compiled_roll(*networks, executor.place(part, "rows"), (key, extra))[0],
+            prompts,
+            settings.rollout_rows,
+        )
+        return executor.place(rollout, "rows") if settings.rollout_rows else rollout
 
     def answer(params: Params, extra: dict[str, Any], prompts: PromptBatch, key: jax.Array) -> Rollout:
         return pay(sample(params, extra, prompts, key))
@@ -104,7 +109,7 @@ def ppo_task(context: Context) -> Task:
         for number, batch in enumerate(
             prompt_eval_batches(held_out, episodes, config.data.max_prompt, tokenizer.pad_id)
         ):
-            found = jax.device_get(answer(params, extra, batch, jax.random.fold_in(stream, number)))
+            found = to_host(answer(params, extra, batch, jax.random.fold_in(stream, number)))
             real = np.asarray(batch.index) >= 0
             parts.append(jax.tree.map(lambda leaf, kept=real: leaf[kept], found))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
@@ -127,7 +132,7 @@ def ppo_task(context: Context) -> Task:
         return state, (metrics, rollout.response_ids, rollout.response_mask, rollout.index)
 
     def finish(out: Any) -> dict[str, float]:
-        metrics, ids, mask, index = jax.device_get(out)
+        metrics, ids, mask, index = to_host(out)
         records = [context.data.prompts[i] for i in index]
         return floats(metrics) | gold_metrics(records, decode_responses(tokenizer, ids, mask), gold)
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from rlhf_jax.build.common import (
+    by_rows,
     evaluation_stream,
     floats,
     gradient_task_parts,
@@ -26,6 +27,7 @@ from rlhf_jax.learners import sft
 from rlhf_jax.learners.step import sum_over_devices
 from rlhf_jax.loop import Evaluation, Task
 from rlhf_jax.models import init_decoder
+from rlhf_jax.parallel import to_host
 from rlhf_jax.types import Params, PromptBatch, TokenBatch, TrainState
 
 
@@ -70,11 +72,11 @@ def sft_task(context: Context) -> Task:
         )
 
         def one(batch: PromptBatch, number: int) -> tuple[np.ndarray, np.ndarray]:
-            return jax.device_get(
-                answer(state.params, executor.place(batch, "rows"), jax.random.fold_in(evaluation_stream(key), number))[
-                    0
-                ]
+            own = jax.random.fold_in(evaluation_stream(key), number)
+            found = by_rows(
+                lambda part: answer(state.params, executor.place(part, "rows"), own)[0], batch, config.ppo.rollout_rows
             )
+            return to_host(found)
 
         sampled = sample_completions(one, batches, tokenizer)
         metrics = gold_metrics(prompts, sampled.texts, context.data.gold) | diversity_metrics(sampled.texts)

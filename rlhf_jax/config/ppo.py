@@ -31,6 +31,8 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.iterations = 40  # rollouts, each followed by epochs x minibatches updates
     c.ppo.prompts_per_iteration = 64  # different prompts per rollout, over all devices
     c.ppo.samples_per_prompt = 2  # responses to each prompt
+    c.ppo.rollout_rows = 0  # responses sampled and scored at once, over all devices, which saves memory and changes
+    #                         nothing; divides prompts_per_iteration x samples_per_prompt; 0: all
     c.ppo.epochs = 4  # passes over a rollout
     c.ppo.minibatches = 4  # updates per pass; divides prompts_per_iteration x samples_per_prompt
     c.ppo.accumulate = 1  # parts in which the episodes of a minibatch are worked on; divides those of each device
@@ -70,6 +72,7 @@ def add_defaults(c: ConfigDict) -> None:
 
 RULES: dict[str, Rule] = {
     "ppo.temperature": POSITIVE,
+    "ppo.rollout_rows": NATURAL,
     "ppo.top_k": NATURAL,
     "ppo.top_p": Rule(lambda v: 0 < v <= 1, "in (0, 1]"),
     "ppo.gamma": CLOSED_UNIT,
@@ -107,6 +110,11 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
         yield (
             "ppo.minibatches",
             f"{c.ppo.minibatches} does not divide prompts_per_iteration x samples_per_prompt = {episodes}",
+        )
+    if c.ppo.rollout_rows and episodes % c.ppo.rollout_rows:
+        yield (
+            "ppo.rollout_rows",
+            f"{c.ppo.rollout_rows} does not divide prompts_per_iteration x samples_per_prompt = {episodes}",
         )
     yield from _dense_problems(c)
     if "reward" in c.stages and "ppo" in c.stages:

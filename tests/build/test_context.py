@@ -117,6 +117,14 @@ def test_parts_of_an_update_must_divide_the_rows_of_each_device(stages: tuple[st
     check_rows(config, 8)
 
 
+def test_rows_sampled_at_once_must_be_shared_evenly_by_the_devices() -> None:
+    config = default_config()
+    config.ppo.rollout_rows = 4
+    check_rows(config, 4)
+    with pytest.raises(UserError, match=r"^config\.ppo\.rollout_rows: 4 rows cannot be shared evenly by 8 devices$"):
+        check_rows(config, 8)
+
+
 def test_devices_that_do_not_fill_the_mesh_are_an_error_naming_the_section() -> None:
     config = default_config().parallel
     config.fsdp = 3
