@@ -53,7 +53,7 @@ setup(
         "hub": ["datasets>=4.0"],  # from 4.0 on it runs no code of a data set
         "wandb": ["wandb>=0.31.0"],
         "sweep": ["optuna>=5.0.0"],
-        "parity": ["torch==2.13.0"],
+        "parity": ["peft>=0.21.2", "torch==2.13.0"],
         "test": [
             "beartype>=0.23.1",
             "chex>=0.1.92",
