@@ -20,7 +20,10 @@ from rlhf_jax.models import (
     output_logits,
     positions_of,
 )
+from rlhf_jax.objectives.advantages import one_more
 from rlhf_jax.objectives.aggregation import Aggregation, aggregate, spread
+from rlhf_jax.objectives.divergences import Divergence
+from rlhf_jax.objectives.exact_divergence import chunked_divergence
 from rlhf_jax.objectives.likelihood import chunked_logprobs
 from rlhf_jax.objectives.ppo import missing_eos_scores
 from rlhf_jax.types import Params, PromptBatch, Rollout
@@ -30,7 +33,14 @@ from rlhf_jax.types import Params, PromptBatch, Rollout
 class RolloutSpec:
     """What is frozen during a run of PPO, apart from parameters. Lengths in tokens.
 
-    The members of ``ensemble`` give one reward by ``aggregate`` with its ``uncertainty_penalty``.
+    The members of ``ensemble`` give one reward by ``aggregate`` with its ``uncertainty_penalty``. A response is
+    ``fixed`` to max_response tokens, or ends with the end of sequence. It is read up to the first token ``stop_id`` at
+    or after slot ``stop_after`` (None: up to its end of sequence), and one without is unfinished: its score becomes
+    ``missing_eos_score``, or has it ``missing_eos_added``.
+
+    ``value`` is the decoder of the value model, None where it is the reward model's; with ``shared`` it is the policy
+    itself. ``value_after`` wants the value after the last token too. ``divergence`` is summed over the vocabulary
+    before each token, if given.
     """
 
     policy: DecoderSpec
@@ -44,10 +54,29 @@ class RolloutSpec:
     ensemble: EnsembleSpec = ONE_MODEL
     aggregate: Aggregation = "mean"
     uncertainty_penalty: float = 1.0
+    fixed: bool = False
+    stop_id: int | None = None
+    stop_after: int = 0
+    missing_eos_added: bool = False
+    value: DecoderSpec | None = None
+    shared: bool = False
+    value_after: bool = False
+    divergence: Divergence | None = None
+
+    @property
+    def cuts(self) -> bool:
+        """Whether what is read of a response may be less than what was sampled."""
+        return self.fixed or self.stop_id is not None
 
 
 def complete(spec: RolloutSpec, policy: Params, prompts: PromptBatch, key: jax.Array) -> Completions:
-    """Sampled responses to ``prompts``; row b draws from fold_in(key, prompts.row[b])."""
+    """Sampled responses to ``prompts``, as they are read; row b draws from fold_in(key, prompts.row[b])."""
+    sampled = sample(spec, policy, prompts, key)
+    return cut(sampled, read_part(spec, sampled)[0], spec.pad_id) if spec.cuts else sampled
+
+
+def sample(spec: RolloutSpec, policy: Params, prompts: PromptBatch, key: jax.Array) -> Completions:
+    """All tokens that the policy draws, those past the cut too."""
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, prompts.row)
     return generate(
         spec.policy,
@@ -57,9 +86,27 @@ def complete(spec: RolloutSpec, policy: Params, prompts: PromptBatch, key: jax.A
         row_keys,
         max_new_tokens=spec.max_response,
         sampling=spec.sampling,
-        eos_id=spec.eos_id,
+        eos_id=-1 if spec.fixed else spec.eos_id,
         pad_id=spec.pad_id,
     )
+
+
+def read_part(spec: RolloutSpec, sampled: Completions) -> tuple[Bool[Array, "B R"], Bool[Array, "B"]]:
+    """(the tokens that are read, whether the response came to its end); without an end all tokens are read."""
+    slots = jnp.arange(sampled.ids.shape[1])
+    if spec.stop_id is None:
+        ends = sampled.ids == spec.eos_id
+    else:
+        ends = (sampled.ids == spec.stop_id) & (slots >= spec.stop_after)
+    ends &= sampled.mask
+    finished = jnp.any(ends, axis=1)
+    last = jnp.where(finished, jnp.argmax(ends, axis=1), slots[-1])
+    return sampled.mask & (slots <= last[:, None]), finished
+
+
+def cut(sampled: Completions, read: Bool[Array, "B R"], pad_id: int) -> Completions:
+    """The completions with padding past what is read."""
+    return Completions(jnp.where(read, sampled.ids, pad_id), read, jnp.where(read, sampled.logprobs, 0.0))
 
 
 def response_logprobs(
@@ -82,10 +129,38 @@ def response_logprobs(
     )
 
 
+def response_values(
+    spec: RolloutSpec, policy: Params, value: Params, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B R"]:
+    """The value before each response slot: by a network of its own, or by a head on the policy."""
+    if spec.shared:
+        values = apply_value_model(spec.policy, {"decoder": policy, "head": value["head"]}, ids, mask)
+    else:
+        values = apply_value_model(spec.value or spec.reward, value, ids, mask)
+    return values[:, -spec.max_response - 1 : -1]
+
+
+def response_divergences(
+    spec: RolloutSpec, policy: Params, reference: Params, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B R"] | None:
+    """The divergence of the policy's law of the next token from the reference's before each response slot."""
+    if spec.divergence is None:
+        return None
+    own, other = (
+        apply_decoder(spec.policy, params, ids, positions_of(mask), causal_mask(mask))[0][
+            :, -spec.max_response - 1 : -1
+        ]
+        for params in (policy, reference)
+    )
+    logits_of, other_logits_of = (partial(output_logits, spec.policy, params) for params in (policy, reference))
+    temperature = spec.sampling.temperature or 1.0
+    return chunked_divergence(spec.divergence, own, other, logits_of, other_logits_of, temperature=temperature)
+
+
 def sample_rollout(
     spec: RolloutSpec,
     policy: Params,
-    value: Params,
+    value: Params | None,
     reference: Params,
     reward: Params,
     prompts: PromptBatch,
@@ -96,25 +171,30 @@ def sample_rollout(
 ) -> Rollout:
     """Responses of ``policy`` with all that an update needs; scores are gain * r + bias, before the EOS rule.
 
-    The order of the arguments is that of the roles: what samples, what is trained beside it, what is frozen.
+    The order of the arguments is that of the roles: what samples, what is trained beside it (None: no value model),
+    what is frozen.
     """
-    completions = complete(spec, policy, prompts, key)
+    completions = sample(spec, policy, prompts, key)
+    read, has_eos = read_part(spec, completions)
+    if spec.cuts and not spec.fixed:  # an episode that is not fixed ends where it is read to
+        completions = cut(completions, read, spec.pad_id)
     ids = jnp.concatenate([prompts.ids, completions.ids], axis=1)
     mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)
-    length = spec.max_response
     ref_logprobs = response_logprobs(
         spec.policy,
         reference,
         ids,
         mask,
-        response_length=length,
+        response_length=spec.max_response,
         temperature=spec.sampling.temperature or 1.0,
     )
-    values = apply_value_model(spec.reward, value, ids, mask)[:, -length - 1 : -1]
-    members = apply_reward_members(spec.reward, spec.ensemble, reward, ids, mask, bounded=spec.reward_bounded)
+    slots = one_more(completions.mask) if spec.value_after else completions.mask
+    values = None if value is None else jnp.where(slots, response_values(spec, policy, value, ids, mask), 0.0)
+    read_mask = jnp.concatenate([prompts.mask, read], axis=1) if spec.fixed else mask
+    members = apply_reward_members(spec.reward, spec.ensemble, reward, ids, read_mask, bounded=spec.reward_bounded)
     alone = spec.ensemble.members == 1
     raw = members[0] if alone else aggregate(members, spec.aggregate, spec.uncertainty_penalty)
-    has_eos = jnp.any((completions.ids == spec.eos_id) & completions.mask, axis=1)
+    scores = reward_gain * raw + reward_bias
     return Rollout(
         prompt_ids=prompts.ids,
         prompt_mask=prompts.mask,
@@ -122,9 +202,12 @@ def sample_rollout(
         response_mask=completions.mask,
         logprobs=completions.logprobs,
         ref_logprobs=jnp.where(completions.mask, ref_logprobs, 0.0),
-        values=jnp.where(completions.mask, values, 0.0),
-        scores=missing_eos_scores(reward_gain * raw + reward_bias, has_eos, spec.missing_eos_score),
+        values=values,
+        scores=missing_eos_scores(scores, has_eos, spec.missing_eos_score, added=spec.missing_eos_added),
         raw_scores=raw,
         index=prompts.index,
         spread=None if alone else spread(members),
+        read_mask=read if spec.fixed else None,
+        finished=has_eos if spec.cuts else None,
+        divergences=response_divergences(spec, policy, reference, ids, mask),
     )

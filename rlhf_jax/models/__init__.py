@@ -10,6 +10,8 @@ from rlhf_jax.models.heads import (
     init_token_heads,
     last_token,
     read_reward,
+    read_values,
+    silent_value_head,
     value_from_reward,
 )
 from rlhf_jax.models.lora import LoRASpec, add_adapters, has_adapters, merge, overlay, trained, without_adapters
@@ -42,8 +44,10 @@ __all__ = [
     "overlay",
     "positions_of",
     "read_reward",
+    "read_values",
     "representative",
     "segment_mask",
+    "silent_value_head",
     "trained",
     "value_from_reward",
     "with_decoder",

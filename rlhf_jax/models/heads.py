@@ -55,7 +55,12 @@ def apply_value_model(
 ) -> Float[Array, "B T"]:
     """Value at each token: the expected return after having read the tokens up to and including it."""
     hidden, _ = apply_decoder(spec, params["decoder"], ids, positions_of(mask), causal_mask(mask))
-    return _head(params["head"], hidden)
+    return read_values(params["head"], hidden)
+
+
+def read_values(head: Params, hidden: Float[Array, "B T D"]) -> Float[Array, "B T"]:
+    """What ``head`` says of final hidden states: the value at each token, as in ``apply_value_model``."""
+    return _head(head, hidden)
 
 
 def init_token_heads(spec: DecoderSpec, key: jax.Array, count: int) -> Params:
@@ -85,3 +90,8 @@ def value_from_reward(params: Params, *, bounded: bool) -> Params:
     kernel = params["head"]["kernel"]
     scale, bias = (0.25, 0.5) if bounded else (1.0, 0.0)
     return {"decoder": params["decoder"], "head": {"kernel": scale * kernel, "bias": jnp.asarray(bias, kernel.dtype)}}
+
+
+def silent_value_head(spec: DecoderSpec) -> Params:
+    """A value head that says 0 of everything, to be trained on any decoder. Source: Ziegler et al. 2019."""
+    return {"kernel": jnp.zeros((spec.width,), spec.param_dtype), "bias": jnp.zeros((), spec.param_dtype)}

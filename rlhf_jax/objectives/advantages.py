@@ -35,14 +35,20 @@ def token_rewards(
     ref_logprobs: Float[Array, "R"],
     mask: Bool[Array, "R"],
     kl_coefficient: Float[Array, ""],
+    divergences: Float[Array, "R"] | None = None,
+    place: Bool[Array, "R"] | None = None,
 ) -> Float[Array, "R"]:
     """r_t = -beta (log pi - log pi_ref)(a_t), plus the score of the whole response at its last token, t in [0, R).
 
     Masked slots are 0; an episode without any token gets no reward at all. Source: Ziegler et al. 2019, equation (2).
+    ``divergences`` take the place of the log-ratios, where they are not what is priced; ``place`` is where the score
+    is paid, if not at the last token.
     """
-    penalty = jnp.where(mask, -kl_coefficient * (logprobs - ref_logprobs), 0.0)
-    last = jnp.arange(mask.shape[0]) == jnp.sum(mask) - 1
-    return penalty + jnp.where(last & mask, score, 0.0)
+    priced = logprobs - ref_logprobs if divergences is None else divergences
+    penalty = jnp.where(mask, -kl_coefficient * priced, 0.0)
+    if place is None:
+        place = score_place(mask, mask, "last")
+    return penalty + jnp.where(place, score, 0.0)
 
 
 def generalized_advantages(

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.objectives.advantages import rewards_to_go
-from rlhf_jax.objectives.masked import masked_whiten
 
 # Added to the deviation of a group by GRPO, in units of reward.
 GRPO_EPSILON = 1e-4
@@ -36,14 +35,15 @@ def reinforce(rewards: Float[Array, "N R"], mask: Bool[Array, "N R"], gamma: flo
 def reinforce_pp(
     rewards: Float[Array, "N R"], mask: Bool[Array, "N R"], gamma: float, group: int = 1
 ) -> Float[Array, "N R"]:
-    """A_t = G_t, to mean 0 and variance 1 over all tokens of the batch. REINFORCE++, Hu et al. 2025.
+    """A_t = G_t, still to be brought to mean 0 and variance 1 over all tokens of the batch. Hu et al. 2025.
 
-    With a ``group`` above 1 the mean total of the prompt's episodes is subtracted first (its -baseline variant).
+    With a ``group`` above 1 the mean total of the prompt's episodes is subtracted first (the -baseline variant).
     """
     to_go = jax.vmap(rewards_to_go, (0, 0, None))(rewards, mask, gamma)
     if group > 1:
-        to_go -= _over_tokens(jnp.mean(_groups(totals(rewards, mask), group), axis=1, keepdims=True), group)
-    return masked_whiten(to_go, mask)
+        means = jnp.mean(_groups(totals(rewards, mask), group), axis=1)
+        to_go -= jnp.repeat(means, group)[:, None]
+    return jnp.where(mask, to_go, 0.0)
 
 
 def rloo(rewards: Float[Array, "N R"], mask: Bool[Array, "N R"], group: int) -> Float[Array, "N R"]:
@@ -53,7 +53,7 @@ def rloo(rewards: Float[Array, "N R"], mask: Bool[Array, "N R"], group: int) -> 
 
 
 def dr_grpo(rewards: Float[Array, "N R"], mask: Bool[Array, "N R"], group: int) -> Float[Array, "N R"]:
-    """A = total - mean total of the prompt's episodes, the same at every token. Liu et al. 2025, without a deviation."""
+    """A = total - mean total of the prompt's episodes, the same at every token. Liu et al. 2025."""
     total = _groups(totals(rewards, mask), group)
     return _spread(total - jnp.mean(total, axis=1, keepdims=True), mask)
 
@@ -67,10 +67,6 @@ def grpo(rewards: Float[Array, "N R"], mask: Bool[Array, "N R"], group: int) -> 
 
 def _groups(total: Float[Array, "N"], group: int) -> Float[Array, "B G"]:
     return total.reshape(-1, group)
-
-
-def _over_tokens(values: Float[Array, "B 1"], group: int) -> Float[Array, "N 1"]:
-    return jnp.repeat(values, group, axis=0)
 
 
 def _spread(advantages: Float[Array, "B G"], mask: Bool[Array, "N R"]) -> Float[Array, "N R"]:

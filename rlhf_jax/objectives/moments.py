@@ -11,7 +11,7 @@ from rlhf_jax.objectives.masked import masked_mean, masked_sum
 class Moments(NamedTuple):
     """How many numbers there were, their mean, and the sum of their squared deviations from it."""
 
-    count: Float[Array, ""]
+    seen: Float[Array, ""]
     mean: Float[Array, ""]
     squares: Float[Array, ""]
 
@@ -25,15 +25,13 @@ def add_batch(moments: Moments, x: Float[Array, "*S"], mask: Bool[Array, "*S"]) 
     """The moments with the kept entries of ``x`` seen too. Chan, Golub, LeVeque 1979, equation (1.5)."""
     count, mean = jnp.sum(mask), masked_mean(x, mask)
     squares = masked_sum((x - mean) ** 2, mask)
-    total = moments.count + count
+    total = moments.seen + count
     apart, share = mean - moments.mean, count / jnp.maximum(total, 1)
-    found = Moments(
-        total, moments.mean + apart * share, moments.squares + squares + apart**2 * moments.count * share
-    )
+    found = Moments(total, moments.mean + apart * share, moments.squares + squares + apart**2 * moments.seen * share)
     return Moments(*(new.astype(old.dtype) for new, old in zip(found, moments, strict=True)))
 
 
 def deviation(moments: Moments, least: float = 1e-6) -> Float[Array, ""]:
     """The population standard deviation, not below ``least``; 1 while nothing has been seen."""
-    variance = moments.squares / jnp.maximum(moments.count, 1)
-    return jnp.where(moments.count > 0, jnp.maximum(jnp.sqrt(variance), least), 1.0)
+    variance = moments.squares / jnp.maximum(moments.seen, 1)
+    return jnp.where(moments.seen > 0, jnp.maximum(jnp.sqrt(variance), least), 1.0)

@@ -193,9 +193,9 @@ def test_minibatches_are_a_new_permutation_in_every_epoch(monkeypatch: pytest.Mo
     seen: list[np.ndarray] = []
     real: Callable[..., Any] = ppo.loss_sums
 
-    def watching(spec: ppo.PPOSpec, params: Any, batch: ppo.Episodes) -> Any:
+    def watching(spec: ppo.PPOSpec, params: Any, batch: ppo.Episodes, **rest: Any) -> Any:
         jax.debug.callback(lambda returns: seen.append(np.sort(returns[:, 0])), batch.returns, ordered=True)
-        return real(spec, params, batch)
+        return real(spec, params, batch, **rest)
 
     monkeypatch.setattr(ppo, "loss_sums", watching)
     spec = tiny.ppo_spec()
