@@ -17,7 +17,7 @@ from rlhf_jax.learners.step import init_state, train_step
 from rlhf_jax.models import DecoderSpec, init_decoder, init_scalar_head
 from rlhf_jax.objectives.utilities import LogSigmoid, Power
 from rlhf_jax.parallel import Executor
-from rlhf_jax.types import Params, PromptBatch, RankBatch, Rollout, TokenBatch, TrainState
+from rlhf_jax.types import Params, PreferenceBatch, PromptBatch, RankBatch, Rollout, TokenBatch, TrainState
 
 VOCAB, EOS, PAD = 33, 1, 0
 ROWS, LENGTH, LIST_SIZE = 8, 12, 4
@@ -90,6 +90,28 @@ def rank_batch(seed: int) -> RankBatch:
         scores=none,
         index=np.arange(2 * ROWS, dtype=np.int32),
     )
+
+
+def preference_batch(seed: int, mismatched: bool = False) -> PreferenceBatch:
+    """The same lists, whose first 2 tokens are prompts; ``mismatched``: the last response of each is to another prompt,
+    and nobody judged it.
+    """
+    lists = rank_batch(seed)
+    if mismatched:
+        kept = np.arange(LIST_SIZE) < LIST_SIZE - 1
+        exists = lists.mask.any(axis=(1, 2))
+        mask = lists.mask | ((np.arange(LENGTH) < 7) & ~kept[:, None] & exists[:, None, None])
+        pairs = kept[:, None] & kept[None, :]
+        lists = dataclasses.replace(
+            lists,
+            mask=mask,
+            ids=np.where(mask, np.maximum(lists.ids, 2), PAD).astype(np.int32),
+            response_mask=lists.response_mask & kept,
+            better=lists.better & pairs,
+            tied=lists.tied & pairs,
+        )
+    reference = -np.random.default_rng(seed).uniform(5.0, 30.0, (2 * ROWS, LIST_SIZE)).astype(np.float32)
+    return PreferenceBatch(lists=lists, targets=lists.mask & (np.arange(LENGTH) >= 2), ref_logprobs=reference)
 
 
 def prompt_batch(seed: int) -> PromptBatch:
