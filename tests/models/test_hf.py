@@ -252,22 +252,25 @@ def change_tensors(folder, change):
 
 BROKEN = {
     "no config": (lambda f: (f / "config.json").unlink(), "No such file"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "No such file"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
     "not JSON": (lambda f: (f / "config.json").write_text("{"), "not JSON"),
     "cut short": (lambda f: (f / "model.safetensors").write_bytes(b"\x09"), "model.safetensors: "),
     "another's": (lambda f: change_config(f, rlhf_jax=None), "rlhf_jax: missing"),
     "a policy": (lambda f: change_config(f, architectures=["GPT2ForCausalLM"]), "architectures: GPT2ForCausalLM"),
     "no key": (lambda f: change_config(f, rlhf_jax={"kv_heads": 2}), "compute_dtype: missing"),
-    "no decoder": (lambda f: change_config(f, n_head=0), "makes no decoder"),
+    "no decoder": (lambda f: change_config(f, n_head=0), "n_head: 0 is not a count"),
     "missing": (
         lambda f: change_tensors(f, lambda t: t.pop("transformer.wte.weight")),
         "transformer.wte.weight: missing",
     ),
     "foreign": (lambda f: change_tensors(f, lambda t: t.update(x=np.ones(1))), "x: not a tensor of GPT2"),
-    "other size": (lambda f: change_config(f, vocab_size=14), "decoder.embedding: float32 of shape (13, 24)"),
+    "other size": (
+        lambda f: change_config(f, vocab_size=14),
+        "transformer.wte.weight: shape (13, 24), but config.json says (14, 24)",
+    ),
     "half": (
         lambda f: change_tensors(f, lambda t: t.update({"score.weight": t["score.weight"].astype(np.float16)})),
-        "head.kernel: float16",
+        "score.weight: F16",
     ),
     "biased": (lambda f: change_tensors(f, lambda t: t["transformer.h.1.mlp.c_fc.bias"].fill(1)), "c_fc.bias is not 0"),
     "heads of their own": (
