@@ -145,9 +145,9 @@ class Regulariser:
 
 LATER = "drops the effect of a token on later states"
 BIASES = {
-    "both": "k2 has a mean that is not the divergence, and has the gradient of that mean",
+    "both": "k2 in reward and loss pays a price whose mean is not the divergence, besides the right gradient in the loss",
     "reward": "in the reward leaves out the derivative of the estimate itself",
-    "k2 reward": "k2 in the reward is the derivative by pi of another functional, E_ref h(u) with h' = k2",
+    "k2 reward": "k2 in the reward pays a price whose mean is not the divergence",
     "k3 reward": "k3 in the reward has the gradient of the reverse KL minus that of the forward KL",
     "loss": "in the loss leaves out the derivative of what is sampled",
     "k1 loss": "k1 in the loss has expected gradient zero",
