@@ -11,6 +11,7 @@ import scipy.optimize
 
 from rlhf_jax.objectives import preference
 from rlhf_jax.objectives.choices import plackett_luce_loss
+from rlhf_jax.objectives.divergences import DIVERGENCES, make_divergence
 from rlhf_jax.objectives.implicit import chi_rewards, log_odds, log_ratios
 
 LOGPROBS, REFERENCE = np.array([-3.0, -7.5, -4.0, -9.0]), np.array([-4.0, -6.0, -4.5, -7.0])
@@ -186,6 +187,28 @@ def pairs_of(rewards_of, term=preference.logistic):
 def test_dpo_reaches_the_tilted_policy():
     np.testing.assert_allclose(KL_BEST, (tilt := REF * np.exp(REWARDS / BETA)) / tilt.sum(), atol=1e-8)
     np.testing.assert_allclose(policy_of(pairs_of(lambda x: BETA * x)), KL_BEST, atol=1e-6)
+
+
+BEST = {  # the same for other D_f
+    "reverse_kl": KL_BEST,
+    "forward_kl": [0.4587833, 0.19646986, 0.18541778, 0.11271579, 0.04661327],
+    "jensen_shannon": [0.74470482, 0.13120005, 0.0833394, 0.03386952, 0.00688621],
+    "alpha": [0.39770017, 0.24612337, 0.20783298, 0.11089755, 0.03744592],
+    "chi_po": CHI_BEST,
+    "hellinger": [0.70325981, 0.14434858, 0.09499563, 0.04424352, 0.01315245],
+}
+
+
+@pytest.mark.parametrize("name", BEST)
+def test_dpo_under_a_divergence_reaches_the_best_policy_under_it(name):
+    divergence = make_divergence(name, 0.5)
+    assert divergence.permits_direct
+    found = policy_of(pairs_of(lambda x: BETA * divergence.slope_of_log(x)))
+    np.testing.assert_allclose(found, BEST[name], atol=1e-6)
+
+
+def test_every_divergence_that_permits_it_is_tried():
+    assert {name for name in DIVERGENCES if make_divergence(name).permits_direct} == BEST.keys()
 
 
 def test_chi_po_reaches_its_policy_unless_the_clip_is_in_the_way():
