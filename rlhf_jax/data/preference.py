@@ -73,7 +73,7 @@ def preference_maker(
         real = places != PADDING
         prompts = np.array([len(lists[place].prompt) if kept else 0 for place, kept in zip(places, real, strict=True)])
         if shape.mismatched:
-            batch = _with_column(batch, [_mismatched(lists, others, place) for place in places], shape.pad_id)
+            batch = _with_column(batch, [_mismatched(lists, others, int(place)) for place in places], shape.pad_id)
         known = np.zeros((len(places), shape.columns), np.float32)
         if reference is not None:
             known[real] = reference[places[real]]
