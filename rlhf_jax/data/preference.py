@@ -5,6 +5,7 @@ policy makes of these.
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import grain
 import numpy as np
@@ -111,7 +112,7 @@ def _with_column(batch: RankBatch, tokens: Sequence[np.ndarray], pad_id: int) ->
         ids[row, 0, : len(own)] = own
         mask[row, 0, : len(own)] = True
 
-    def wider(leaf: np.ndarray, fill: float, axes: tuple[int, ...]) -> np.ndarray:
+    def wider(leaf: np.ndarray, fill: Any, axes: tuple[int, ...]) -> np.ndarray:
         return np.pad(leaf, [(0, int(axis in axes)) for axis in range(leaf.ndim)], constant_values=fill)
 
     return dataclasses.replace(
