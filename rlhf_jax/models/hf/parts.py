@@ -307,7 +307,7 @@ def read_rope(settings: Settings, given: Mapping[str, Any], theta: float, longes
         return {"rope_theta": theta, "rope_scaling": None}
     if kind == "linear":
         return {"rope_theta": theta, "rope_scaling": RopeScaling("linear", number("factor"))}
-    original = int(number("original_max_position_embeddings", longest))
+    original = int(number("original_max_position_embeddings", float(longest)))
     if kind == "llama3":
         low, high = number("low_freq_factor"), number("high_freq_factor")
         if not low < high:

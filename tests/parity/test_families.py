@@ -1,0 +1,183 @@
+"""Random tiny models of every family by transformers' own PyTorch code, read, run and written. ``make parity``."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.generation.decode import generate
+from rlhf_jax.generation.sampling import SamplingSpec
+from rlhf_jax.models import apply_decoder, causal_mask, hf, output_logits, positions_of
+
+torch = pytest.importorskip("torch", reason="needs PyTorch, which is in the extra `parity`: run `make parity`")
+transformers = pytest.importorskip("transformers")
+
+TOLERANCE = 1e-4
+PAD, EOS = 0, 1
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": PAD,
+    "eos_token_id": EOS,
+    "bos_token_id": 2,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+WINDOW = 5
+SMALL_HEADS = {"head_dim": 16, "hidden_size": 24}
+
+
+def rope(**values):
+    return {"rope_parameters": {"rope_theta": 10_000.0, **values}}
+
+
+def case(kind, sizes=GROUPED, /, **changes):
+    return kind, {**sizes, **changes}
+
+
+GPT_NEO = {key: value for key, value in SIZES.items() if key not in ("num_hidden_layers", "num_attention_heads")}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "n_positions": 64}
+FAMILIES = {
+    "llama": case("Llama"),
+    "qwen2": case(
+        "Qwen2", tie_word_embeddings=True, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
+    ),
+    "qwen3": case("Qwen3", **SMALL_HEADS),
+    "mistral": case("Mistral", sliding_window=WINDOW),
+    "gpt2": case("GPT2", {"vocab_size": 50, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": 2}, **GPT2),
+    "gpt_neox": case("GPTNeoX", SIZES, **rope(partial_rotary_factor=0.5, rope_type="default")),
+    "gpt_neo": case(
+        "GPTNeo", GPT_NEO, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=WINDOW
+    ),
+    "gemma": case("Gemma", **SMALL_HEADS),
+    "gemma2": case(
+        "Gemma2",
+        **SMALL_HEADS,
+        query_pre_attn_scalar=9,
+        sliding_window=WINDOW,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+    ),
+    "gemma3": case(
+        "Gemma3Text",
+        **SMALL_HEADS | {"num_hidden_layers": 3},
+        query_pre_attn_scalar=24,
+        sliding_window=WINDOW,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        final_logit_softcapping=4.0,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        },
+    ),
+}
+OPTIONS = {
+    "llama, biases": case("Llama", attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "llama, linear": case("Llama", **rope(rope_type="linear", factor=4.0)),
+    "llama, llama3": case(
+        "Llama",
+        head_dim=16,
+        **rope(
+            rope_type="llama3",
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=32,
+        ),
+    ),
+    "qwen2, yarn": case("Qwen2", **rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)),
+    "gpt_neox, one after the other": case("GPTNeoX", SIZES, use_parallel_residual=False, attention_bias=False),
+}
+CASES = FAMILIES | OPTIONS
+
+
+def build(name):
+    """The model with parameters of which every one matters: no zero bias, no unit scale, attention far from uniform."""
+    kind, settings = CASES[name]
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    rng = np.random.default_rng(3)
+    for key, leaf in model.named_parameters():
+        shape = tuple(leaf.shape)
+        if len(shape) == 1:
+            centre = 0.0 if key.endswith("bias") or kind.startswith("Gemma") else 1.0
+            values = centre + 0.3 * rng.normal(size=shape)
+        else:
+            values = rng.normal(size=shape) * (0.4 if "emb" in key or "wte" in key or "wpe" in key else 0.25)
+        leaf.data = torch.tensor(values, dtype=torch.float32)
+    return model.eval()
+
+
+def batch():
+    """Rows of 16 tokens padded on the left, on the right, on both sides, not at all; all longer than the window."""
+    ids = np.random.default_rng(5).integers(3, 50, (4, 16)).astype(np.int32)
+    mask = np.ones(ids.shape, bool)
+    mask[0, :6] = mask[1, 9:] = mask[2, :2] = mask[2, 12:] = False
+    return np.where(mask, ids, PAD), mask
+
+
+def theirs(model, ids, mask):
+    given = {"input_ids": torch.tensor(ids, dtype=torch.long), "attention_mask": torch.tensor(mask, dtype=torch.long)}
+    given["position_ids"] = torch.tensor(np.array(positions_of(jnp.asarray(mask))), dtype=torch.long)
+    with torch.no_grad():
+        return model(**given).logits.numpy()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def ours(spec, params, ids, mask):
+    return output_logits(spec, params, apply_decoder(spec, params, ids, positions_of(mask), causal_mask(mask))[0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_theirs_both_ways(name, tmp_path):
+    model = build(name)
+    model.save_pretrained(tmp_path / "theirs", max_shard_size="8KB")
+    assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 2
+    ids, mask = batch()
+    expected = theirs(model, ids, mask)[mask]
+    assert expected.std() > 0.3
+    spec, params = hf.load(tmp_path / "theirs")
+    found = np.asarray(ours(spec, params, ids, mask))[mask]
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
+    (tmp_path / "ours").mkdir()
+    hf.save(tmp_path / "ours", spec, params, pad_id=PAD, eos_id=EOS)
+    back, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
+    )
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    written = theirs(back.eval(), ids, mask)[mask]
+    np.testing.assert_allclose(written, found, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_tokens_are_theirs(name, tmp_path):
+    """Left-padded prompts, and answers that go on until the window has left the prompt behind."""
+    model = build(name)
+    model.save_pretrained(tmp_path)
+    spec, params = hf.load(tmp_path)
+    ids, mask = (array[:, :8].copy() for array in batch())
+    ids[1:3], mask[1:3] = np.where(ids[1:3] == PAD, 7, ids[1:3]), True
+    new = 10
+    with torch.no_grad():
+        expected = model.generate(
+            torch.tensor(ids, dtype=torch.long),
+            attention_mask=torch.tensor(mask, dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=new,
+            pad_token_id=PAD,
+            eos_token_id=EOS,
+        ).numpy()[:, 8:]
+    keys = jax.random.split(jax.random.key(0), 4)
+    greedy = functools.partial(
+        generate, spec, max_new_tokens=new, sampling=SamplingSpec(temperature=0.0), eos_id=EOS, pad_id=PAD
+    )
+    found = np.asarray(jax.jit(greedy)(params, ids, mask, keys).ids)
+    assert len(np.unique(found)) > 3
+    np.testing.assert_array_equal(found[:, : expected.shape[1]], expected)
+    assert np.all(found[:, expected.shape[1] :] == PAD)
