@@ -50,7 +50,7 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             yield "dpo.loss", "kto learns from verdicts, but online has rankings; use another loss"
         if c.dpo.reference == "on_the_fly" and "dpo" not in c.stages:
             yield "dpo.reference", "on_the_fly would go unused: of new answers it is no choice; use precomputed"
-        if c.dpo.margin:
+        if c.dpo.margin and "dpo" not in c.stages:
             yield "dpo.margin", f"{c.dpo.margin} would go unused: rankings by a reward model have no margins"
         if online.reference_every and c.dpo.reference == "none":
             yield "online.reference_every", f"{online.reference_every} would go unused: config.dpo.reference is none"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rlhf_jax.config import FEEDBACK, from_json
+from rlhf_jax.config import FEEDBACK, ITERATED, from_json
 from rlhf_jax.metrics import read_jsonl, read_summary
 from tests.end_to_end import tiny
 from tests.end_to_end.conftest import Run
@@ -19,6 +19,8 @@ TWO_STEPS = (
     "--config.sft.steps=2",
     "--config.reward.steps=2",
     "--config.ppo.iterations=2",
+    "--config.dpo.steps=2",
+    "--config.online.iterations=2",
     "--config.log.every=1",
 )
 BPE = (*tiny.FILE, "--config.tokenizer.vocab_size=300")
@@ -46,9 +48,11 @@ def _done(quickstart: Run, folder: pathlib.Path) -> None:
 
 # What each config needs besides its command. A new config gets a line here.
 RECIPES: dict[str, Callable[[Run, pathlib.Path], tuple[str, ...] | None]] = {
+    "dpo": _parents,
     "feedback": _world,
     "hh_file": _hh,
     "lists_file": _lists,
+    "online": _parents,
     "ppo": _parents,
     "quickstart": _done,
     "reward_listwise": _world,
@@ -98,7 +102,8 @@ def test_a_config_makes_its_steps_in_every_stage(
     assert all(math.isfinite(value) for value in summary.values())
     rows = read_jsonl(workdir / "metrics.jsonl")
     for stage in config.stages:
-        total = config.ppo.iterations if stage == "ppo" else config[stage.removesuffix("_common")].steps
+        section = config[stage.removesuffix("_common")]
+        total = section.iterations if stage in ITERATED else section.steps
         assert 2 <= total <= 6
         assert summary[f"{stage}.steps"] == tiny.last_step(workdir, stage) == total
         steps = [row for row in rows if row["stage"] == stage and "grad_norm" in row["metrics"]]
