@@ -51,7 +51,7 @@ def get_config(name: str = "dpo") -> ConfigDict:
     config.data.list_size = 8
 
     config.dpo.steps, config.dpo.eval_every = 150, 75
-    config.dpo.batch_size = 16
+    config.dpo.batch_size = 8
     config.dpo.beta = 0.5
     config.dpo.optimizer.learning_rate = 1e-4
     config.dpo.update(VARIANTS[name])
