@@ -162,8 +162,8 @@ class Rollout:
 
     ``values`` is None without a value model. ``read_mask`` marks the tokens that the reward model read, a prefix, where
     those of the episode are more; ``finished`` says which responses came to an end that counts, where that is not the
-    end of sequence alone. ``divergences[t]`` is the exact divergence of policy and reference before token t, where it is
-    asked for.
+    end of sequence alone. ``divergences[t]`` is the exact divergence of policy and reference before token t, where that
+    is asked for.
     """
 
     prompt_ids: Int[Array, "N P"]

@@ -10,16 +10,14 @@ from jaxtyping import Float
 
 from rlhf_jax.build.context import (
     Context,
-    init_scored,
     load_parent,
-    restore,
     stage_config,
     stage_decoder,
     stage_ensemble,
 )
 from rlhf_jax.build.data import load_data
-from rlhf_jax.build.lora import adapted
-from rlhf_jax.build.specs import reward_bounded, rollout_spec
+from rlhf_jax.build.ppo_models import load_policy
+from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
 from rlhf_jax.config import from_json
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_eval_batches
@@ -29,7 +27,7 @@ from rlhf_jax.data.tokenizers import load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.policy import decode_responses
 from rlhf_jax.generation.best_of_n import Candidates, sample_candidates, sample_scored
-from rlhf_jax.models import DecoderSpec, init_decoder, merge, value_from_reward
+from rlhf_jax.models import DecoderSpec
 from rlhf_jax.parallel import MeshExecutor
 from rlhf_jax.types import Params, PromptBatch
 
@@ -71,9 +69,10 @@ def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: in
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
         ensemble=stage_ensemble(config, "reward"),
+        stop_id=stop_token(config, tokenizer),
     )
     reward = load_parent(context, "reward", judge)
-    actor = _policy(context, policy, decoder, judge)
+    actor = _policy(context, policy, decoder)
     executor = context.executor
     compiled = executor.compile(
         lambda actor, reward, batch, key, axis_name: sample_scored(spec, actor, reward, batch, key),
@@ -110,14 +109,7 @@ def _prompts(context: Context, prompts: str) -> list[Record]:
     return list(read_file(prompts, "prompt", data.template).records)
 
 
-def _policy(context: Context, stage: str, decoder: DecoderSpec, judge: DecoderSpec) -> Params:
+def _policy(context: Context, stage: str, decoder: DecoderSpec) -> Params:
     if stage == "sft":
         return load_parent(context, "sft", decoder)
-
-    def both(key: jax.Array) -> Params:
-        value = value_from_reward(init_scored(judge, key), bounded=False)
-        return {"policy": init_decoder(decoder, key), "value": value}
-
-    directory = context.workdir / "checkpoints" / stage
-    trained = restore(context, directory, "best-of-n: --policy", adapted(context.config, stage, both))
-    return merge(trained["policy"])
+    return load_policy(context, context.workdir / "checkpoints" / stage, "best-of-n: --policy", decoder)

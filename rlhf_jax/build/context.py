@@ -13,7 +13,8 @@ from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.feedback import check_feedback, check_judgements
 from rlhf_jax.build.language import check_separator, with_language
 from rlhf_jax.build.lora import adapted
-from rlhf_jax.build.specs import check_utilities, decoder_spec, ensemble_spec
+from rlhf_jax.build.pretrained import take_over_sizes
+from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, ensemble_spec
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import aggregate_problems, default_config, from_json, leaves, needed_parents, validate
 from rlhf_jax.data.prepared import check_tokenizer
@@ -63,6 +64,7 @@ def make_context(config: ConfigDict, workdir: Path) -> Context:
     executor = make_executor(config.parallel)
     check_rows(config, executor.row_shards)
     check_utilities(config)
+    check_divergence(config)
     data = with_language(config, load_data(config, workdir / "rejects.jsonl" if is_first() else None))
     check_feedback(config, data.lists)
     check_judgements(config, data.lists)
@@ -95,6 +97,7 @@ def check_rows(config: ConfigDict, devices: int) -> None:
         ("dpo.batch_size", config.dpo.batch_size, "dpo" in stages),
         ("ppo.prompts_per_iteration", episodes, bool({"sft", "ppo", "dpo", "online"} & set(stages))),
         ("ppo.minibatches", episodes // ppo.minibatches, "ppo" in stages),
+        ("ppo.pretraining.rows", ppo.pretraining.rows, "ppo" in stages and bool(ppo.pretraining.coefficient)),
         ("online.prompts_per_iteration", online.prompts_per_iteration, "online" in stages),
         ("online.minibatches", online.prompts_per_iteration // online.minibatches, "online" in stages),
     ):
@@ -103,6 +106,9 @@ def check_rows(config: ConfigDict, devices: int) -> None:
     if ppo.rollout_rows % devices:
         text = f"{ppo.rollout_rows} rows cannot be shared evenly by {devices} devices"
         raise UserError(f"config.ppo.rollout_rows: {text}")
+    if ppo.pretraining.coefficient and "ppo" in stages and ppo.pretraining.rows // devices % ppo.accumulate:
+        text = f"config.ppo.accumulate={ppo.accumulate} does not divide the rows of each of {devices} devices"
+        raise UserError(f"config.ppo.pretraining.rows: {ppo.pretraining.rows}: {text}")
     for key, rows, used in updates:
         own, parts = rows // devices, config[key].accumulate
         if used and own % parts:
@@ -207,6 +213,21 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
 
 
 def stage_decoder(context: Context, stage: str) -> DecoderSpec:
+def checked_run(context: Context, run: Path, key: str) -> ConfigDict:
+    """The configuration of another run whose model is to read what this run samples.
+
+    Raises:
+      UserError: it is no run, or was trained with another tokenizer; begins with ``key``, which named it.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise UserError(f"{key}: {path} does not exist")
+    theirs, own = (folder / "tokenizer" / "tokenizer.json" for folder in (run, context.workdir))
+    if not theirs.is_file() or not filecmp.cmp(theirs, own, shallow=False):
+        raise UserError(f"{key}: {run} was trained with another tokenizer")
+    return from_json(path.read_text())
+
+
     """The decoder of a stage (of its parent, where the stage is taken from another run)."""
     return decoder_spec(stage_config(context.config, stage).model, context.tokenizer.vocab_size)
 

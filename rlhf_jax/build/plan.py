@@ -11,7 +11,7 @@ from rlhf_jax.build.context import check_parents, parents_tokenizer, stage_confi
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.feedback import check_feedback, check_judgements
 from rlhf_jax.build.lora import adapted, lora_spec
-from rlhf_jax.build.specs import check_utilities, decoder_spec
+from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec
 from rlhf_jax.models import (
     ONE_MODEL,
     DecoderSpec,
@@ -19,6 +19,7 @@ from rlhf_jax.models import (
     init_decoder,
     init_reward_model,
     trained,
+    silent_value_head,
     value_from_reward,
     without_adapters,
 )
@@ -69,6 +70,7 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
         check_judgements(config, data.lists)
     spec = decoder_spec(config.model, _vocabulary(config, data))
     count = count_parameters(spec)
+    check_divergence(config)
     lines = [f"model: {count:,} parameters, {spec.depth} layers of width {spec.width}, vocabulary {spec.vocab_size:,}"]
     lines.append(f"data: {config.data.path or 'the embedded world'}, head read without fault")
     lines += [f"  {note}" for note in data.notes]
@@ -111,7 +113,7 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             steps = f"{ppo.iterations} iterations of {episodes} episodes, {ppo.epochs * ppo.minibatches} updates each"
             rows = episodes // ppo.minibatches
             reward = decoder_spec(stage_config(config, "reward").model, spec.vocab_size)
-            moving, still = _parts(config, stage, partial(_actors, spec, reward))
+            moving, still = _parts(config, stage, partial(_actors, config, spec, reward))
             kept = _kept_by_ppo(config, count, count_parameters(reward), reward.width)
             yield stage, text(steps, moving, still + kept, rows, length, data.max_response)
         elif stage == "dpo":
@@ -142,14 +144,22 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             form = config.reward.ensemble
             models = form.members if form.kind == "models" else 1  # of which each reads every response
             own = stage_ensemble(config, stage)
-            parts = _parts(config, stage, partial(init_reward_model, spec, ensemble=own), own)
-            yield stage, text(steps, *parts, models * lists * data.list_size, length, 0)
+            part = head_of if config.reward.train == "head" else trained
+            parts = _parts(config, stage, partial(init_reward_model, spec, ensemble=own), own, part)
+            rows = models * lists * data.list_size // config.reward.accumulate
+            yield stage, text(steps, *parts, rows, length, 0)
 
 
-def _actors(policy: DecoderSpec, reward: DecoderSpec, key: jax.Array) -> Params:
-    """The networks of PPO; the value model starts as the reward model."""
-    value = value_from_reward(init_reward_model(reward, key), bounded=False)
-    return {"policy": init_decoder(policy, key), "value": value}
+def _actors(config: ConfigDict, policy: DecoderSpec, reward: DecoderSpec, key: jax.Array) -> Params:
+    """The networks that PPO trains, as ``ppo_models`` makes them."""
+    actors, value = {"policy": init_decoder(policy, key)}, config.ppo.value
+    if config.ppo.advantage != "gae":
+        return actors
+    if value.network == "shared":
+        return {**actors, "value": {"head": silent_value_head(policy)}}
+    if value.init == "zero":
+        return {**actors, "value": {"decoder": actors["policy"], "head": silent_value_head(policy)}}
+    return {**actors, "value": value_from_reward(init_reward_model(reward, key), bounded=False)}
 
 
 def _kept_by_ppo(config: ConfigDict, policy: int, reward: int, width: int) -> int:

@@ -1,7 +1,6 @@
 """The stage of the fine-grained reward model, and its rewards for PPO."""
 
 import dataclasses
-import filecmp
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,9 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from rlhf_jax.build.common import gradient_task_parts, truncation_metrics, truncation_note
-from rlhf_jax.build.context import Context, load_parent, restore
+from rlhf_jax.build.context import Context, checked_run, load_parent, restore
 from rlhf_jax.build.specs import decoder_spec, optimizer_spec
-from rlhf_jax.config import OWN, did_you_mean, from_json, kind_and_level
+from rlhf_jax.config import OWN, did_you_mean, kind_and_level
 from rlhf_jax.data.loader import segment_batches, segment_eval_batches
 from rlhf_jax.data.segments import Aspect, SegmentExample, ends_of, segment_examples
 from rlhf_jax.errors import UserError
@@ -155,7 +154,7 @@ def load_judges(context: Context) -> tuple[Judge, ...]:
     judges = []
     for name in section.models:
         run = context.workdir if name == OWN else Path(name)
-        config = context.config if name == OWN else _config_of(context, run)
+        config = context.config if name == OWN else checked_run(context, run, "config.ppo.dense.models")
         decoder = decoder_spec(config.model, context.tokenizer.vocab_size)
         aspects = aspects_of(config.segments)
         params = restore(
@@ -173,16 +172,6 @@ def load_judges(context: Context) -> tuple[Judge, ...]:
     return tuple(judges)
 
 
-def _config_of(context: Context, run: Path) -> ConfigDict:
-    path = run / "config.json"
-    if not path.is_file():
-        raise UserError(f"config.ppo.dense.models: {path} does not exist")
-    theirs, own = (folder / "tokenizer" / "tokenizer.json" for folder in (run, context.workdir))
-    if not theirs.is_file() or not filecmp.cmp(theirs, own, shallow=False):
-        raise UserError(f"config.ppo.dense.models: {run} was trained with another tokenizer")
-    return from_json(path.read_text())
-
-
 def make_payer(context: Context, judges: tuple[Judge, ...]) -> Callable[[Rollout], Rollout]:
     """The function that adds the rewards of all judges to a rollout; where each segment ends is found on the host."""
     section, executor, tokenizer = context.config.ppo.dense, context.executor, context.tokenizer
@@ -198,7 +187,13 @@ def make_payer(context: Context, judges: tuple[Judge, ...]) -> Callable[[Rollout
             dense = jax.vmap(paid_at_end)(dense, rollout.response_mask)
         before = section.sequence * rollout.raw_scores if first else rollout.raw_scores
         total = dense if rollout.dense is None else rollout.dense + dense
-        return (dataclasses.replace(rollout, dense=total, raw_scores=before + jnp.sum(dense, axis=1)),)
+        parts = {"own": before} if first and section.sequence else dict(rollout.parts or {})
+        kinds = jnp.sum(jnp.where(ends > 0, ends * values, 0.0), axis=1) * weights
+        for column, aspect in enumerate(judge.aspects):
+            name = aspect.kind or "all"
+            parts[name] = parts.get(name, 0.0) + kinds[:, column]
+        paid = jnp.sum(dense, axis=1)
+        return (dataclasses.replace(rollout, dense=total, raw_scores=before + paid, parts=parts),)
 
     compiled = [
         executor.compile(partial(pay, judge, place == 0), ("state", "rows", "rows"), ("rows",))
@@ -206,7 +201,8 @@ def make_payer(context: Context, judges: tuple[Judge, ...]) -> Callable[[Rollout
     ]
 
     def payer(rollout: Rollout) -> Rollout:
-        ids, mask = jax.device_get((rollout.response_ids, rollout.response_mask))
+        read = rollout.response_mask if rollout.read_mask is None else rollout.read_mask
+        ids, mask = to_host((rollout.response_ids, read))
         for judge, function in zip(judges, compiled, strict=True):
             ends = ends_of(ids, mask, tokenizer, judge.aspects, judge.least_words)
             rollout = function(judge.params, rollout, executor.place(ends, "rows"))[0]

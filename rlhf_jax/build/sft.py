@@ -56,7 +56,15 @@ def sft_task(context: Context) -> Task:
         return (sum_over_devices((sums.numerator, sums.weight), axis_name),)
 
     evaluate_batch = executor.compile(held_out_loss, ("state", "rows"), ("replicated",))
-    sampler = rollout_spec(config, spec, spec, bounded=False, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+    sampler = rollout_spec(
+        config,
+        spec,
+        spec,
+        bounded=False,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        stop_id=stop_token(config, tokenizer),
+    )
     answer = executor.compile(
         lambda params, prompts, key, axis_name: (tuple(complete(sampler, params, prompts, key))[:2],),
         ("state", "rows", "replicated"),

@@ -8,11 +8,13 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.generation import RolloutSpec, SamplingSpec
 from rlhf_jax.learners.critique import CritiqueSpec
 from rlhf_jax.learners.optimizer import OptimizerSpec
-from rlhf_jax.learners.ppo import KLSpec, PPOSpec
+from rlhf_jax.learners.ppo import KLSpec, PPOSpec, RewardRules
 from rlhf_jax.learners.reward import FeedbackSpec, RewardSpec
 from rlhf_jax.models import ONE_MODEL, DecoderSpec, EnsembleSpec
 from rlhf_jax.objectives.utilities import Quantile, Utility, make_utility, unit_range
 
+from rlhf_jax.objectives.divergences import make_divergence
+from rlhf_jax.objectives.regularisers import Regulariser, contradiction
 
 def decoder_spec(model: ConfigDict, vocab_size: int) -> DecoderSpec:
     """The decoder of a ``config.model``."""
@@ -151,31 +153,91 @@ def rollout_spec(
     config: ConfigDict,
     policy: DecoderSpec,
     reward: DecoderSpec,
+def regulariser(ppo: ConfigDict) -> Regulariser:
+    """The price of divergence that ``config.ppo.kl`` describes.
+
+    Raises:
+      UserError: the choice has no meaning, or no effect.
+    """
+    kl = ppo.kl
+    problem = contradiction(kl.estimator, kl.placement, kl.level, kl.importance)
+    if problem:
+        raise UserError(f"config.ppo.kl.{'importance' if kl.importance else 'estimator'}: {problem}")
+    made = Regulariser(
+        make_divergence(kl.divergence, kl.alpha), kl.estimator, kl.placement, kl.level, importance=kl.importance
+    )
+    if made.useless():
+        raise UserError(
+            f"config.ppo.kl.placement: {kl.placement} would have no effect: {made.bias()}; use reward, or estimator k2"
+        )
+    return made
+
+
+def check_divergence(config: ConfigDict) -> None:
+    """See that PPO's price of divergence means something, before anything is trained.
+
+    Raises:
+      UserError: it does not; names the key.
+    """
+    if "ppo" in config.stages:
+        regulariser(config.ppo)
+
+
+def stop_token(config: ConfigDict, tokenizer: Tokenizer) -> int | None:
+    """The id of ``config.ppo.truncate.token``, None without one.
+
+    Raises:
+      UserError: it is not one token.
+    """
+    text = config.ppo.truncate.token
+    if not text:
+        return None
+    ids = tokenizer.encode(text)
+    if len(ids) != 1 or tokenizer.decode(ids).strip() != text.strip():
+        raise UserError(f"config.ppo.truncate.token: {text!r} is not one token of the tokenizer but {ids}")
+    return ids[0]
+
+
     *,
     bounded: bool,
     eos_id: int,
     pad_id: int,
     ensemble: EnsembleSpec = ONE_MODEL,
 ) -> RolloutSpec:
-    """The fixed side of a rollout, scored by a reward model or an ``ensemble`` of them."""
-    missing = config.ppo.missing_eos
+    """The fixed side of a rollout, scored by a reward model or an ``ensemble`` of them.
+
+    ``stop_id`` is that of ``stop_token``; ``value`` the decoder of the value model, where it is not the reward model's.
+    """
+    ppo, missing = config.ppo, config.ppo.missing_eos
     return RolloutSpec(
+    stop_id: int | None = None,
+    value: DecoderSpec | None = None,
         policy=policy,
         reward=reward,
         reward_bounded=bounded,
         max_response=config.data.max_response,
         eos_id=eos_id,
         pad_id=pad_id,
-        sampling=sampling_spec(config.ppo),
-        missing_eos_score=missing.score if missing.rule == "replace" else None,
+        sampling=sampling_spec(ppo),
+        missing_eos_score=missing.score if missing.rule in ("replace", "subtract") else None,
         ensemble=ensemble,
-        aggregate=config.ppo.aggregate,
-        uncertainty_penalty=config.ppo.uncertainty_penalty,
+        aggregate=ppo.aggregate,
+        uncertainty_penalty=ppo.uncertainty_penalty,
+        fixed=ppo.episode == "fixed",
+        stop_id=stop_id,
+        stop_after=ppo.truncate.after,
+        missing_eos_added=missing.rule == "subtract",
+        keeps_finished=missing.rule == "mask",
+        value=value,
+        shared=ppo.value.network == "shared",
+        value_after=ppo.score_at == "after",
+        divergence=regulariser(ppo).divergence if ppo.kl.estimator == "exact" else None,
     )
 
 
-def ppo_spec(ppo: ConfigDict, policy: DecoderSpec, value: DecoderSpec) -> PPOSpec:
-    """The fixed side of an update."""
+def ppo_spec(ppo: ConfigDict, policy: DecoderSpec, value: DecoderSpec | None) -> PPOSpec:
+    """The fixed side of an update; ``value`` None trains no value model."""
+    kl = ppo.kl
     return PPOSpec(
         policy=policy,
         value=value,
@@ -189,5 +251,18 @@ def ppo_spec(ppo: ConfigDict, policy: DecoderSpec, value: DecoderSpec) -> PPOSpe
         value_coefficient=ppo.value_coefficient,
         whiten_advantages=ppo.whiten_advantages,
         microbatches=ppo.accumulate,
-        kl=KLSpec(**{**ppo.kl.to_dict(), "horizon": float(ppo.kl.horizon)}),
+        kl=KLSpec(kl.coefficient, kl.controller, kl.target, float(kl.horizon), regulariser(ppo)),
+        advantage=ppo.advantage,
+        group=ppo.samples_per_prompt,
+        group_baseline=ppo.group_baseline,
+        loss_mean=ppo.loss_mean,
+        clip_high=ppo.clip_high or None,
+        advantage_clip=ppo.advantage_clip,
+        mask_unfinished=ppo.missing_eos.rule == "mask",
+        rewards=RewardRules(ppo.score_at, ppo.rewards.scale == "running_std", ppo.rewards.clip, ppo.rewards.whiten),
+        shared=ppo.value.network == "shared",
+        normalize_value=ppo.value.normalize,
+        stop_kl=ppo.stop_kl,
+        entropy=ppo.entropy,
+        pretraining=ppo.pretraining.coefficient,
     )

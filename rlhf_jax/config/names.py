@@ -14,6 +14,12 @@ DATA_FORMATS = (
     "nectar", "helpsteer3", "nemo_rl", "rewardbench", "rewardbench2", "label_studio", "argilla",
 )  # fmt: skip
 DIRECT_LOSSES = ("dpo", "rdpo", "ipo", "hinge", "kto", "orpo", "simpo", "f_dpo", "chi_po")
+DIVERGENCES = (
+    "reverse_kl", "forward_kl", "jensen_shannon", "alpha", "chi_squared", "half_chi_squared", "chi_po", "hellinger",
+    "total_variation",
+)  # fmt: skip
+GROUPED = ("rloo", "grpo", "dr_grpo")  # advantages by comparison with the other responses to the prompt
+ADVANTAGES = ("gae", "reinforce", *GROUPED, "reinforce_pp")
 # The divergences under which a best policy tells its reward.
 DIRECT_DIVERGENCES = ("reverse_kl", "forward_kl", "jensen_shannon", "alpha", "chi_po", "hellinger")
 LEVELS = ("sequence", "sentence", "sub_sentence", "token")  # at which a fine-grained reward is paid

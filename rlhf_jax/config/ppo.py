@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from rlhf_jax.config.groups import optimizer
-from rlhf_jax.config.names import AGGREGATES, OWN
+from rlhf_jax.config.names import ADVANTAGES, AGGREGATES, DIVERGENCES, GROUPED, OWN
 from rlhf_jax.config.rules import (
     ANY,
+    ANY_TEXT,
     BOOL,
     CLOSED_UNIT,
     COUNT,
@@ -19,10 +20,29 @@ from rlhf_jax.config.rules import (
     Rule,
     different,
     is_number,
+    leaves,
     one_of,
 )
 
-UNCERTAINTY = 1.0
+UNCERTAINTY, ALPHA, SCORE, ROWS, VALUE_RATE = 1.0, 0.5, -1.0, 8, 1e-3
+
+# What an estimator of the advantage has no use for, with the defaults. Those over whole responses do not discount.
+_OF_VALUES = {
+    "ppo.lambda_": 0.95,
+    "ppo.value_clip": 0.2,
+    "ppo.value_coefficient": 0.1,
+    "ppo.value_learning_rate": VALUE_RATE,
+    "ppo.value.network": "separate",
+    "ppo.value.init": "reward",
+    "ppo.value.normalize": False,
+}
+_OF_TOKENS = {**_OF_VALUES, "ppo.gamma": 1.0}
+UNUSED: dict[str, dict[str, object]] = {
+    "gae": {"ppo.group_baseline": False},
+    "reinforce": {**_OF_VALUES, "ppo.group_baseline": False},
+    "reinforce_pp": _OF_VALUES,
+    **{name: {**_OF_TOKENS, "ppo.group_baseline": False} for name in GROUPED},
+}
 
 
 def add_defaults(c: ConfigDict) -> None:
@@ -42,18 +62,49 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.gamma = 1.0  # discount per token
     c.ppo.lambda_ = 0.95  # GAE's trade of bias (0) against variance (1)
     c.ppo.clip = 0.2  # the probability ratio's pull ends outside 1 - clip .. 1 + clip
+    c.ppo.clip_high = 0.0  # the clip above 1; 0: the same
+    c.ppo.advantage = "gae"  # gae (the one with a value model), reinforce, rloo, grpo, dr_grpo or reinforce_pp; gamma,
+    #                          lambda_, value* and whiten_advantages are of those that have a use for them
+    c.ppo.group_baseline = False  # reinforce_pp: less the mean of the prompt's own responses
+    c.ppo.advantage_clip = 0.0  # advantages beyond +- this count as this; 0: never
+    c.ppo.loss_mean = "tokens"  # over what losses are averaged: tokens (of a minibatch), sequences (each by its length
+    #                             first) or constant (sums over max_response)
+    c.ppo.stop_kl = 0.0  # nats per token by approx_kl: no update begins further from the sampling policy, the rest of
+    #                      the iteration is skipped; 0: never
+    c.ppo.entropy = 0.0  # reward per nat of the policy's entropy, as a bonus in the loss
     c.ppo.value_clip = 0.2  # the value's move per rollout, in units of reward
     c.ppo.value_coefficient = 0.1  # weight of the value loss; the value network has an optimizer of its own,
     #                                so its pace is set by value_learning_rate, not by this
+    c.ppo.value = ConfigDict()
+    c.ppo.value.network = "separate"  # separate: a network of its own; shared: a head on the policy, and one optimizer
+    c.ppo.value.init = "reward"  # reward: start as the reward model; zero: the SFT policy (or the shared one) with a
+    #                              head that says 0
+    c.ppo.value.normalize = False  # predict returns in units of their running mean and deviation
     c.ppo.kl = ConfigDict()
     c.ppo.kl.coefficient = 0.05  # reward lost per nat of KL to the SFT policy (adaptive: at first)
+    c.ppo.kl.divergence = "reverse_kl"  # what is priced: reverse_kl, forward_kl, jensen_shannon, alpha, chi_squared,
+    #                                     half_chi_squared, chi_po, hellinger or total_variation
+    c.ppo.kl.alpha = ALPHA  # of the divergence alpha, in (0, 1): near 0 the reverse KL, near 1 the forward KL
+    c.ppo.kl.estimator = "k1"  # of the divergence from sampled tokens, k1, k2 or k3, or exact: over the vocabulary
+    c.ppo.kl.placement = "reward"  # where its price stands: reward, loss or both
+    c.ppo.kl.level = "token"  # whose ratio of probabilities is priced: that of each token, or of the whole sequence
+    c.ppo.kl.importance = False  # in the loss: times the ratio to the policy that sampled
     c.ppo.kl.controller = "fixed"  # fixed, or adaptive towards the target
     c.ppo.kl.target = 6.0  # adaptive: nats per response
     c.ppo.kl.horizon = 10_000  # adaptive: episodes over which the coefficient corrects itself
     c.ppo.whiten_advantages = True  # to mean 0 and variance 1 over the whole rollout
     c.ppo.missing_eos = ConfigDict()
-    c.ppo.missing_eos.rule = "replace"  # replace: unfinished responses get score; none: their own
-    c.ppo.missing_eos.score = -1.0  # in units of reward
+    c.ppo.missing_eos.rule = "replace"  # of unfinished responses: replace (their score is the one below), subtract (it
+    #                                     is added to theirs), mask (they leave the loss) or none
+    c.ppo.missing_eos.score = SCORE  # in units of reward; mask and none: unused
+    c.ppo.truncate = ConfigDict()
+    c.ppo.truncate.token = ""  # responses are read up to this token, and one without is unfinished; empty: up to the
+    #                            end of sequence
+    c.ppo.truncate.after = 0  # tokens before which it does not count
+    c.ppo.episode = "until_eos"  # until_eos: up to where it is read; fixed: max_response tokens, and the policy learns
+    #                              from all of them
+    c.ppo.score_at = "last"  # where the score is paid: last (token read), after (the slot past it, which then has a
+    #                          value too) or end (of a fixed episode)
     c.ppo.dense = ConfigDict()  # fine-grained reward models, which pay at the last token of each part of a response
     c.ppo.dense.models = ()  # run directories with a stage segments, "this" for this run; empty: no such model
     c.ppo.dense.at = "parts"  # where they pay: parts (each at its last token), or end (all at that of the response)
@@ -65,8 +116,19 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.uncertainty_penalty = UNCERTAINTY  # of uncertainty, per unit of reward, and of lower, in deviations;
     #                                          others: unused
     c.ppo.normalize_reward = False  # affine, to mean 0 and deviation 1 on samples of the SFT policy
+    c.ppo.rewards = ConfigDict()
+    c.ppo.rewards.models = ()  # RUN:WEIGHT, further reward models (stage reward of a run directory) whose rewards are
+    #                            added, times the weight
+    c.ppo.rewards.scale = "none"  # running_std: divided by the running deviation of all scores so far
+    c.ppo.rewards.clip = 0.0  # rewards beyond +- this count as this, after scaling; 0: never
+    c.ppo.rewards.whiten = (
+        False  # of tokens, price of divergence included: to variance 1, the mean left, over a rollout
+    )
+    c.ppo.pretraining = ConfigDict()
+    c.ppo.pretraining.coefficient = 0.0  # of the negative log-likelihood of demonstrations, per nat and token; 0: none
+    c.ppo.pretraining.rows = ROWS  # packed rows of demonstrations in each update, over all devices
     c.ppo.optimizer = optimizer(3e-4, warmup=20)  # of the policy
-    c.ppo.value_learning_rate = 1e-3  # peak, of the value network; its schedule is the policy's
+    c.ppo.value_learning_rate = VALUE_RATE  # peak, of the value network; its schedule is the policy's
     c.ppo.eval_every = 20  # iterations between evaluations on held-out prompts
 
 
@@ -80,6 +142,34 @@ RULES: dict[str, Rule] = {
     "ppo.clip": OPEN_UNIT,
     "ppo.value_clip": POSITIVE,
     "ppo.value_coefficient": NOT_NEGATIVE,
+    "ppo.clip_high": NOT_NEGATIVE,
+    "ppo.advantage": one_of(*ADVANTAGES),
+    "ppo.group_baseline": BOOL,
+    "ppo.advantage_clip": NOT_NEGATIVE,
+    "ppo.loss_mean": one_of("tokens", "sequences", "constant"),
+    "ppo.stop_kl": NOT_NEGATIVE,
+    "ppo.entropy": NOT_NEGATIVE,
+    "ppo.value.network": one_of("separate", "shared"),
+    "ppo.value.init": one_of("reward", "zero"),
+    "ppo.value.normalize": BOOL,
+    "ppo.truncate.token": ANY_TEXT,
+    "ppo.truncate.after": NATURAL,
+    "ppo.episode": one_of("until_eos", "fixed"),
+    "ppo.score_at": one_of("last", "after", "end"),
+    "ppo.rewards.models": Rule(
+        lambda v: all(":" in one and is_number(one.rpartition(":")[2]) for one in v) and different(v),
+        "different run directories as RUN:WEIGHT, weights finite numbers",
+    ),
+    "ppo.rewards.scale": one_of("none", "running_std"),
+    "ppo.rewards.clip": NOT_NEGATIVE,
+    "ppo.rewards.whiten": BOOL,
+    "ppo.pretraining.coefficient": NOT_NEGATIVE,
+    "ppo.kl.divergence": one_of(*DIVERGENCES),
+    "ppo.kl.alpha": OPEN_UNIT,
+    "ppo.kl.estimator": one_of("k1", "k2", "k3", "exact"),
+    "ppo.kl.placement": one_of("reward", "loss", "both"),
+    "ppo.kl.level": one_of("token", "sequence"),
+    "ppo.kl.importance": BOOL,
     "ppo.kl.coefficient": NOT_NEGATIVE,
     "ppo.kl.controller": one_of("fixed", "adaptive"),
     "ppo.kl.target": POSITIVE,
@@ -92,7 +182,7 @@ RULES: dict[str, Rule] = {
         "different kinds as KIND:WEIGHT, weights finite numbers",
     ),
     "ppo.dense.sequence": NOT_NEGATIVE,
-    "ppo.missing_eos.rule": one_of("replace", "none"),
+    "ppo.missing_eos.rule": one_of("replace", "subtract", "mask", "none"),
     "ppo.missing_eos.score": ANY,
     "ppo.value_learning_rate": POSITIVE,
     "ppo.whiten_advantages": BOOL,
@@ -116,7 +206,11 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             "ppo.rollout_rows",
             f"{c.ppo.rollout_rows} does not divide prompts_per_iteration x samples_per_prompt = {episodes}",
         )
-    yield from _dense_problems(c)
+    if "ppo" in c.stages:
+        yield from _dense_problems(c)
+        yield from _advantage_problems(c)
+        yield from _ending_problems(c)
+        yield from _reward_problems(c)
     if "reward" in c.stages and "ppo" in c.stages:
         yield from aggregate_problems(c, c.reward.ensemble.members)
     if c.ppo.uncertainty_penalty != UNCERTAINTY and c.ppo.aggregate in ("mean", "worst"):
@@ -126,8 +220,6 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
 
 def _dense_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     dense = c.ppo.dense
-    if "ppo" not in c.stages:
-        return
     for model in dense.models:
         if model == OWN and "segments" not in c.stages:
             yield "ppo.dense.models", f"{OWN} is this run, but segments is not one of config.stages"
@@ -137,6 +229,51 @@ def _dense_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "ppo.dense.sequence", "0, and config.ppo.dense.models names no other: nothing would be rewarded"
     if dense.weights and not dense.models:
         yield "ppo.dense.weights", "would go unused: config.ppo.dense.models names no model"
+
+
+def _advantage_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    """What is wrong with estimators of the advantage, and with the value model."""
+    ppo, value = c.ppo, c.ppo.value
+    if ppo.clip_high >= 1 or (ppo.clip_high and ppo.clip_high == ppo.clip):
+        yield "ppo.clip_high", f"{ppo.clip_high} is not in (0, 1), other than config.ppo.clip; 0 is the same as that"
+    settings = dict(leaves(ppo, "ppo."))
+    for key, default in UNUSED[ppo.advantage].items():
+        if settings[key] != default:
+            yield key, f"{settings[key]} would go unused: config.ppo.advantage is {ppo.advantage}"
+    if (ppo.advantage in GROUPED or ppo.group_baseline) and ppo.samples_per_prompt < 2:
+        yield "ppo.samples_per_prompt", "1, but the responses to a prompt are compared with each other; at least 2"
+    if value.network == "shared" and value.init == "reward":
+        yield "ppo.value.init", "reward, but a shared network starts as the policy; use zero"
+    if value.network == "shared" and ppo.value_learning_rate != VALUE_RATE:
+        text = f"{ppo.value_learning_rate} would go unused: config.ppo.value.network is shared"
+        yield "ppo.value_learning_rate", text
+    if ppo.pretraining.rows != ROWS and not ppo.pretraining.coefficient:
+        text = f"{ppo.pretraining.rows} would go unused: config.ppo.pretraining.coefficient is 0"
+        yield "ppo.pretraining.rows", text
+    if ppo.kl.alpha != ALPHA and ppo.kl.divergence != "alpha":
+        yield "ppo.kl.alpha", f"{ppo.kl.alpha} would go unused: config.ppo.kl.divergence is {ppo.kl.divergence}"
+
+
+def _ending_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    """What is wrong with where responses end, and where their score is paid."""
+    ppo, missing = c.ppo, c.ppo.missing_eos
+    if missing.rule in ("mask", "none") and missing.score != SCORE:
+        yield "ppo.missing_eos.score", f"{missing.score} would go unused: config.ppo.missing_eos.rule is {missing.rule}"
+    if ppo.truncate.after and not ppo.truncate.token:
+        yield "ppo.truncate.after", f"{ppo.truncate.after} would go unused: config.ppo.truncate.token is empty"
+    if ppo.truncate.after >= c.data.max_response:
+        text = f"{ppo.truncate.after} leaves none of config.data.max_response={c.data.max_response} tokens"
+        yield "ppo.truncate.after", text
+    if ppo.score_at == "end" and ppo.episode != "fixed":
+        yield "ppo.score_at", "end is last, where config.ppo.episode is until_eos; use last, or fixed episodes"
+
+
+def _reward_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Further reward models that are not there."""
+    for entry in c.ppo.rewards.models:
+        run = entry.rpartition(":")[0]
+        if "://" not in run and not os.path.isdir(run):
+            yield "ppo.rewards.models", f"no such run directory: {run}"
 
 
 def aggregate_problems(c: ConfigDict, members: int) -> Iterator[tuple[str, str]]:

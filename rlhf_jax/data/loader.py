@@ -6,7 +6,7 @@ every pass over the data has its own order, and batch k is the same however it w
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
@@ -82,6 +82,23 @@ def prompt_batches(
 ) -> grain.DatasetIterator:
     """Endless PromptBatch of ``batch_size`` prompts, each in ``repeats`` consecutive rows: B = batch_size * repeats."""
     return stream(len(prompts), batch_size, seed, _prompt_maker(prompts, repeats, max_prompt, pad_id))
+
+
+class Together:
+    """Several endless streams drawn from in step: a batch is a tuple of theirs, the place that of each by its name."""
+
+    def __init__(self, **streams: grain.DatasetIterator) -> None:
+        self._streams = streams
+
+    def __next__(self) -> tuple[Any, ...]:
+        return tuple(next(stream) for stream in self._streams.values())
+
+    def get_state(self) -> dict[str, Any]:
+        return {name: stream.get_state() for name, stream in self._streams.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        for name, stream in self._streams.items():
+            stream.set_state(state[name])
 
 
 def prompt_eval_batches(

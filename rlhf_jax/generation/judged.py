@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.generation.rollout import RolloutSpec, complete, response_logprobs
+from rlhf_jax.generation.rollout import RolloutSpec, complete, read_part, response_logprobs
 from rlhf_jax.models import apply_reward_members
 from rlhf_jax.objectives.aggregation import aggregate, spread
 from rlhf_jax.objectives.ppo import missing_eos_scores
@@ -36,8 +36,8 @@ def sample_judged(
         alone = spec.ensemble.members == 1
         raw = members[0] if alone else aggregate(members, spec.aggregate, spec.uncertainty_penalty)
         apart = None if alone else spread(members)
-        has_eos = jnp.any((completions.ids == spec.eos_id) & completions.mask, axis=1)
-        scores = missing_eos_scores(raw, has_eos, spec.missing_eos_score)
+        finished = read_part(spec, completions)[1]
+        scores = missing_eos_scores(raw, finished, spec.missing_eos_score, added=spec.missing_eos_added)
     return Rollout(
         prompt_ids=prompts.ids,
         prompt_mask=prompts.mask,

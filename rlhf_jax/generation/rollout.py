@@ -36,7 +36,9 @@ class RolloutSpec:
     The members of ``ensemble`` give one reward by ``aggregate`` with its ``uncertainty_penalty``. A response is
     ``fixed`` to max_response tokens, or ends with the end of sequence. It is read up to the first token ``stop_id`` at
     or after slot ``stop_after`` (None: up to its end of sequence), and one without is unfinished: its score becomes
-    ``missing_eos_score``, or has it ``missing_eos_added``.
+    ``missing_eos_score`` (None: nothing happens), or has it added (``missing_eos_added``).
+
+    ``keeps_finished`` wants to know which ones those are, whatever the rule.
 
     ``value`` is the decoder of the value model, None where it is the reward model's; with ``shared`` it is the policy
     itself. ``value_after`` wants the value after the last token too. ``divergence`` is summed over the vocabulary
@@ -58,6 +60,7 @@ class RolloutSpec:
     stop_id: int | None = None
     stop_after: int = 0
     missing_eos_added: bool = False
+    keeps_finished: bool = False
     value: DecoderSpec | None = None
     shared: bool = False
     value_after: bool = False
@@ -208,6 +211,6 @@ def sample_rollout(
         index=prompts.index,
         spread=None if alone else spread(members),
         read_mask=read if spec.fixed else None,
-        finished=has_eos if spec.cuts else None,
+        finished=has_eos if spec.cuts or spec.keeps_finished else None,
         divergences=response_divergences(spec, policy, reference, ids, mask),
     )

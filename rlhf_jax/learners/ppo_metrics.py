@@ -1,8 +1,12 @@
 """What a rollout says of the policy that made it."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from rlhf_jax.learners.ppo_spec import PPOSpec
+from rlhf_jax.learners.ppo_targets import targets, valued_slots, values_of
 from rlhf_jax.learners.step import Metrics
 from rlhf_jax.objectives.divergences import ReverseKL
 from rlhf_jax.objectives.masked import masked_mean
@@ -74,3 +78,13 @@ def rollout_metrics(regulariser: Regulariser, rollout: Rollout, eos_id: int) -> 
             "eos_fraction": jnp.mean(ended(rollout, eos_id)),
         }
     )
+
+
+def held_out_metrics(spec: PPOSpec, eos_id: int, rollout: Rollout, extra: dict[str, Any]) -> Metrics:
+    """``rollout_metrics`` and, with a value model, how well it foresees; ``extra`` is the state's."""
+    metrics = rollout_metrics(spec.kl.regulariser, rollout, eos_id)
+    returns = None if spec.value is None else targets(spec, rollout, extra["kl_coefficient"], extra).returns
+    if returns is not None:
+        values = values_of(spec, rollout, extra)
+        metrics |= value_metrics(values, returns, valued_slots(spec, rollout.response_mask))
+    return metrics

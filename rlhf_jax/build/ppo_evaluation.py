@@ -1,0 +1,80 @@
+"""PPO's figures on held-out prompts."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlhf_jax.build.common import evaluation_stream, floats, sample_rows
+from rlhf_jax.build.context import Context
+from rlhf_jax.data.examples import prompt_rows
+from rlhf_jax.data.loader import prompt_eval_batches
+from rlhf_jax.evaluation.policy import decode_responses, diversity_metrics, gold_metrics
+from rlhf_jax.learners.ppo import PPOSpec
+from rlhf_jax.learners.ppo_metrics import held_out_metrics
+from rlhf_jax.loop import Evaluation
+from rlhf_jax.parallel import to_host
+from rlhf_jax.types import Params, PromptBatch, Rollout, TrainState
+
+# Parameters, a state's extra, prompts and a key to their rollout, on the device.
+Answer = Callable[[Params, dict[str, Any], PromptBatch, jax.Array], Rollout]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """The held-out prompts of a run, answered by a policy in training, ``rows`` at once."""
+
+    context: Context
+    spec: PPOSpec
+    reference: Params
+    rows: int
+    key: jax.Array
+
+    def answers(self, answer: Answer, params: Params, extra: dict[str, Any]) -> Rollout:
+        """All held-out prompts answered once, as one host-side rollout in their order."""
+        data, tokenizer = self.context.config.data, self.context.tokenizer
+        prompts = prompt_rows(self.context.data.prompts_validation, tokenizer, data.max_prompt)[0]
+        parts = []
+        stream = evaluation_stream(self.key)
+        for number, batch in enumerate(prompt_eval_batches(prompts, self.rows, data.max_prompt, tokenizer.pad_id)):
+            found = to_host(answer(params, extra, batch, jax.random.fold_in(stream, number)))
+            real = np.asarray(batch.index) >= 0
+            parts.append(jax.tree.map(lambda leaf, kept=real: leaf[kept], found))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    def evaluate(self, answer: Answer, state: TrainState, final: bool) -> Evaluation:
+        """Figures and samples of the policy; at the end beside those of the policy that it started from."""
+        data, gold, log = self.context.data, self.context.data.gold, self.context.config.log
+        found = self.answers(answer, state.params, state.extra)
+        texts = self.texts(found)
+        kl = np.sum(np.where(found.response_mask, found.logprobs - found.ref_logprobs, 0.0), axis=1)
+        tokens = found.response_mask.sum()
+        described = jax.jit(partial(held_out_metrics, self.spec, self.context.tokenizer.eos_id))
+        metrics = floats(described(found, state.extra)) | {
+            "reward.mean": float(found.raw_scores.mean()),
+            "kl": float(kl.mean()),
+            "length": float(tokens / len(texts)),
+            "entropy": float(-np.sum(found.logprobs, where=found.response_mask) / tokens),
+        }
+        if found.spread is not None:
+            metrics["reward.spread"] = float(found.spread.mean())
+        metrics |= diversity_metrics(texts) | gold_metrics(data.prompts_validation, texts, gold)
+        before = None
+        if final:
+            first = self.answers(answer, {**state.params, "policy": self.reference}, state.extra)
+            before = self.texts(first)
+            metrics["reward.mean.before"] = float(first.raw_scores.mean())
+        count = max(log.samples, 10) if final else log.samples
+        return Evaluation(metrics, sample_rows(data.prompts_validation, texts, gold, count, found.raw_scores, before))
+
+    def texts(self, found: Rollout) -> list[str]:
+        """What is read of each response."""
+        return read_texts(self.context, found.response_ids, found.response_mask, found.read_mask)
+
+
+def read_texts(context: Context, ids: np.ndarray, mask: np.ndarray, read_mask: np.ndarray | None) -> list[str]:
+    """The texts of responses, up to where they are read."""
+    return decode_responses(context.tokenizer, ids, mask if read_mask is None else read_mask)

@@ -1,0 +1,99 @@
+"""What PPO starts from: the networks that are trained, those that stay as they are, and a policy taken out again."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
+from rlhf_jax.build.lora import adapt
+from rlhf_jax.build.segments import Judge
+from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
+from rlhf_jax.checkpoints import Checkpoints
+from rlhf_jax.errors import UserError
+from rlhf_jax.generation import RolloutSpec
+from rlhf_jax.models import (
+    ONE_MODEL,
+    DecoderSpec,
+    init_decoder,
+    merge,
+    representative,
+    silent_value_head,
+    value_from_reward,
+    without_adapters,
+)
+from rlhf_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The models of a run of PPO: ``start`` holds what is trained, ``value`` the decoder of a value model or None."""
+
+    policy: DecoderSpec
+    value: DecoderSpec | None
+    rolling: RolloutSpec
+    start: Params
+    reference: Params
+    reward: Params
+
+
+def load_networks(context: Context, judges: tuple[Judge, ...], key: jax.Array) -> Networks:
+    """SFT policy and reward model from their checkpoints, and the value model that ``config.ppo`` asks for."""
+    config, tokenizer, settings = context.config, context.tokenizer, context.config.ppo
+    whole = bool(settings.dense.sequence)  # whether a reward model of whole responses is followed
+    policy = stage_decoder(context, "sft")
+    judge = stage_decoder(context, "reward") if whole else judges[0].decoder
+    bounded = whole and reward_bounded(stage_config(config, "reward").reward)
+    form = stage_ensemble(config, "reward") if whole else ONE_MODEL
+    reference = load_parent(context, "sft", policy)
+    reward = load_parent(context, "reward", judge) if whole else judges[0].silent_reward_model()
+
+    start, value = {"policy": reference}, None
+    if settings.advantage == "gae":
+        value = judge if settings.value.init == "reward" else policy
+        if settings.value.network == "shared":
+            start["value"] = {"head": silent_value_head(policy)}
+        elif settings.value.init == "zero":
+            start["value"] = {"decoder": reference, "head": silent_value_head(policy)}
+        else:
+            start["value"] = value_from_reward(representative(reward, form), bounded=bounded)
+    rolling = rollout_spec(
+        config,
+        policy,
+        judge,
+        bounded=bounded,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        ensemble=form,
+        stop_id=stop_token(config, tokenizer),
+        value=value,
+    )
+    return Networks(policy, value, rolling, adapt(config, "ppo", start, key), reference, reward)
+
+
+def load_policy(context: Context, directory: Path, named: str, decoder: DecoderSpec) -> Params:
+    """The policy of the newest PPO checkpoint in a folder, with or without a value model beside it; adapters merged.
+
+    Raises:
+      UserError: there is no checkpoint (begins with ``named``, what led there), or its policy has other shapes.
+    """
+    step = None
+    if directory.is_dir():
+        with Checkpoints(directory) as checkpoints:
+            step = checkpoints.latest()
+            found = None if step is None else checkpoints.read_params(step)
+    if step is None or found is None:
+        raise UserError(f"{named}: no checkpoints in {directory}")
+    policy = found.get("policy", {})
+    shapes, wanted = (
+        jax.tree.map(lambda leaf: leaf.shape, tree)
+        for tree in (
+            without_adapters(policy),
+            jax.eval_shape(lambda key: init_decoder(decoder, key), jax.random.key(0)),
+        )
+    )
+    if shapes != wanted:
+        raise UserError(
+            f"{directory / str(step)}: its policy has other shapes than a decoder of the run's config.model"
+        )
+    return context.executor.place(merge(policy), "state")
