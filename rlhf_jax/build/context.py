@@ -212,7 +212,6 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
     return from_json(path.read_text())
 
 
-def stage_decoder(context: Context, stage: str) -> DecoderSpec:
 def checked_run(context: Context, run: Path, key: str) -> ConfigDict:
     """The configuration of another run whose model is to read what this run samples.
 
@@ -228,6 +227,7 @@ def checked_run(context: Context, run: Path, key: str) -> ConfigDict:
     return from_json(path.read_text())
 
 
+def stage_decoder(context: Context, stage: str) -> DecoderSpec:
     """The decoder of a stage (of its parent, where the stage is taken from another run)."""
     return decoder_spec(stage_config(context.config, stage).model, context.tokenizer.vocab_size)
 

@@ -18,8 +18,8 @@ from rlhf_jax.models import (
     EnsembleSpec,
     init_decoder,
     init_reward_model,
-    trained,
     silent_value_head,
+    trained,
     value_from_reward,
     without_adapters,
 )
@@ -63,6 +63,7 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
       UserError: the head of the data holds a bad row, the tokenizer is not to be had, or a parent has no checkpoints.
     """
     check_utilities(config)
+    check_divergence(config)
     check_parents(config)
     data = load_data(config, limit=HEAD_ROWS)
     if data.whole:  # what the head of a file lacks may come later
@@ -70,7 +71,6 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
         check_judgements(config, data.lists)
     spec = decoder_spec(config.model, _vocabulary(config, data))
     count = count_parameters(spec)
-    check_divergence(config)
     lines = [f"model: {count:,} parameters, {spec.depth} layers of width {spec.width}, vocabulary {spec.vocab_size:,}"]
     lines.append(f"data: {config.data.path or 'the embedded world'}, head read without fault")
     lines += [f"  {note}" for note in data.notes]

@@ -11,10 +11,10 @@ from rlhf_jax.learners.optimizer import OptimizerSpec
 from rlhf_jax.learners.ppo import KLSpec, PPOSpec, RewardRules
 from rlhf_jax.learners.reward import FeedbackSpec, RewardSpec
 from rlhf_jax.models import ONE_MODEL, DecoderSpec, EnsembleSpec
-from rlhf_jax.objectives.utilities import Quantile, Utility, make_utility, unit_range
-
 from rlhf_jax.objectives.divergences import make_divergence
 from rlhf_jax.objectives.regularisers import Regulariser, contradiction
+from rlhf_jax.objectives.utilities import Quantile, Utility, make_utility, unit_range
+
 
 def decoder_spec(model: ConfigDict, vocab_size: int) -> DecoderSpec:
     """The decoder of a ``config.model``."""
@@ -149,10 +149,6 @@ def sampling_spec(ppo: ConfigDict) -> SamplingSpec:
     return SamplingSpec(temperature=ppo.temperature, top_k=ppo.top_k, top_p=ppo.top_p)
 
 
-def rollout_spec(
-    config: ConfigDict,
-    policy: DecoderSpec,
-    reward: DecoderSpec,
 def regulariser(ppo: ConfigDict) -> Regulariser:
     """The price of divergence that ``config.ppo.kl`` describes.
 
@@ -198,11 +194,17 @@ def stop_token(config: ConfigDict, tokenizer: Tokenizer) -> int | None:
     return ids[0]
 
 
+def rollout_spec(
+    config: ConfigDict,
+    policy: DecoderSpec,
+    reward: DecoderSpec,
     *,
     bounded: bool,
     eos_id: int,
     pad_id: int,
     ensemble: EnsembleSpec = ONE_MODEL,
+    stop_id: int | None = None,
+    value: DecoderSpec | None = None,
 ) -> RolloutSpec:
     """The fixed side of a rollout, scored by a reward model or an ``ensemble`` of them.
 
@@ -210,8 +212,6 @@ def stop_token(config: ConfigDict, tokenizer: Tokenizer) -> int | None:
     """
     ppo, missing = config.ppo, config.ppo.missing_eos
     return RolloutSpec(
-    stop_id: int | None = None,
-    value: DecoderSpec | None = None,
         policy=policy,
         reward=reward,
         reward_bounded=bounded,
