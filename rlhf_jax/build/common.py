@@ -12,7 +12,8 @@ import optax
 from rlhf_jax.data.examples import TruncationCounts
 from rlhf_jax.data.records import Record
 from rlhf_jax.learners.optimizer import OptimizerSpec, make_optimizer, make_schedule
-from rlhf_jax.learners.step import init_state, train_step
+from rlhf_jax.learners.step import Part, init_state, train_step
+from rlhf_jax.models import trained
 from rlhf_jax.parallel import Executor
 from rlhf_jax.types import Params, PromptBatch, TrainState
 
@@ -49,13 +50,14 @@ def task_parts(
     init: Callable[[], Params],
     key: jax.Array,
     make: Callable[[OptimizerSpec], optax.GradientTransformation] = make_optimizer,
+    part: Part = trained,
 ) -> tuple[TrainState, Callable[..., Any], Finish]:
     """The same of a learner with a step of its own, ``update(optimizer, state, batch, axis_name=...)``.
 
-    ``make`` makes the optimizer.
+    ``make`` makes the optimizer, of that ``part`` of the parameters which learns.
     """
     optimizer = make(spec)
-    state = executor.place(init_state(init(), optimizer, key), "state")
+    state = executor.place(init_state(init(), optimizer, key, part=part), "state")
     compiled = executor.compile(partial(update, optimizer), ("state", "rows"), ("state", "replicated"), donated())
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:

@@ -16,6 +16,7 @@ from rlhf_jax.models import (
     ONE_MODEL,
     DecoderSpec,
     EnsembleSpec,
+    head_of,
     init_decoder,
     init_reward_model,
     silent_value_head,
@@ -23,6 +24,7 @@ from rlhf_jax.models import (
     value_from_reward,
     without_adapters,
 )
+from rlhf_jax.objectives.likelihood import AT_ONCE
 from rlhf_jax.types import Params
 
 HEAD_ROWS = 200
@@ -41,19 +43,24 @@ def _size(shapes: Params) -> int:
 
 
 def _parts(
-    config: ConfigDict, stage: str, init: Callable[[jax.Array], Params], form: EnsembleSpec = ONE_MODEL
+    config: ConfigDict,
+    stage: str,
+    init: Callable[[jax.Array], Params],
+    form: EnsembleSpec = ONE_MODEL,
+    part: Callable[[Params], Params] = trained,
 ) -> tuple[int, int]:
     """How many parameters a stage that starts from ``init`` trains, and how many of its own it leaves as they are."""
     shapes = jax.eval_shape(adapted(config, stage, init, form), jax.random.key(0))
-    moving = trained(shapes)
+    moving = part(shapes)
     return _size(moving), _size(without_adapters(shapes)) - _size(without_adapters(moving))
 
 
 def activation_bytes(spec: DecoderSpec, rows: int, length: int, logits_length: int) -> int:
     """An estimate of what one update keeps for its backward pass: per token and layer the block's inputs and outputs,
-    per head the attention weights, and the logits twice."""
+    per head the attention weights, and twice the logits that exist at once."""
     per_token = spec.depth * (8 * spec.width + 3 * spec.mlp_width + spec.heads * length)
-    return spec.compute_dtype.itemsize * rows * (length * per_token + 2 * logits_length * spec.vocab_size)
+    logits = rows * min(logits_length, max(AT_ONCE // (rows * spec.vocab_size), 1)) * spec.vocab_size
+    return spec.compute_dtype.itemsize * (rows * length * per_token + 2 * logits)
 
 
 def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
@@ -101,7 +108,7 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             rows, row_length = config.sft.batch_size, config.sft.row_length
             steps = f"{config.sft.steps} steps of {rows} packed rows"
             parts = _parts(config, stage, partial(init_decoder, spec))
-            yield stage, text(steps, *parts, rows, row_length, row_length)
+            yield stage, text(steps, *parts, rows // config.sft.accumulate, row_length, row_length)
         elif stage == "segments":
             heads = count + len(config.segments.kinds) * (spec.width + 1)
             rows = config.segments.batch_size
@@ -111,7 +118,7 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             ppo = config.ppo
             episodes = ppo.prompts_per_iteration * ppo.samples_per_prompt
             steps = f"{ppo.iterations} iterations of {episodes} episodes, {ppo.epochs * ppo.minibatches} updates each"
-            rows = episodes // ppo.minibatches
+            rows = episodes // ppo.minibatches // ppo.accumulate
             reward = decoder_spec(stage_config(config, "reward").model, spec.vocab_size)
             moving, still = _parts(config, stage, partial(_actors, config, spec, reward))
             kept = _kept_by_ppo(config, count, count_parameters(reward), reward.width)

@@ -20,7 +20,7 @@ from rlhf_jax.learners import ensemble, reward
 from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.step import sum_over_devices, train_step
 from rlhf_jax.loop import Evaluation, Task
-from rlhf_jax.models import EnsembleSpec, init_reward_model, with_decoder
+from rlhf_jax.models import EnsembleSpec, head_of, init_reward_model, trained, with_decoder
 from rlhf_jax.types import Params, RankBatch, TrainState
 
 OF_PAIRS = ("pair_accuracy", "gap_mean")  # metrics of a step
@@ -56,13 +56,15 @@ def reward_task(context: Context, stage: str) -> Task:
     training, held_out_loss, make, norm = _losses(
         spec, form, jax.random.fold_in(key, RESAMPLING) if config.reward.ensemble.bootstrap else None
     )
+    part = head_of if config.reward.train == "head" else trained
     state, step, finish = task_parts(
         executor,
-        partial(train_step, training, norm=norm, microbatches=config.reward.accumulate),
+        partial(train_step, training, norm=norm, microbatches=config.reward.accumulate, part=part),
         optimizer_spec(config.reward.optimizer, config.reward.steps),
         lambda: adapt(config, stage, init(), key, form),
         key,
         make,
+        part,
     )
 
     compared = any(better.any() for better, _ in (example.comparisons() for example in lists))

@@ -18,6 +18,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.reward.accumulate = 1  # parts in which the lists of an update are worked on; divides the lists of each device
     c.reward.init = "sft"  # sft: start from the SFT checkpoint; scratch: from random parameters;
     #                        reward: from another run's reward model, config.parents.reward_start
+    c.reward.train = "all"  # what learns: all, or head (alone, on the decoder that it starts from)
     c.reward.bounded = "auto"  # rewards in [0, 1] by a sigmoid: yes, no, or auto (no only if every utility is
     #                            log_sigmoid, the only one defined on all gaps, or the loss is no utility's)
     c.reward.loss = "utility"  # of comparisons: utility, plackett_luce, rao_kupper or davidson (the last two know ties)
@@ -50,6 +51,7 @@ def add_defaults(c: ConfigDict) -> None:
 
 RULES: dict[str, Rule] = {
     "reward.init": one_of("sft", "scratch", "reward"),
+    "reward.train": one_of("all", "head"),
     "reward.bounded": one_of("auto", "yes", "no"),
     "reward.eval_train": NATURAL,
     "reward.loss": one_of("utility", "plackett_luce", "rao_kupper", "davidson"),
@@ -84,7 +86,21 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from _utility_problems(c.reward)
     if c.reward.ensemble.bootstrap and c.reward.ensemble.members == 1:
         yield "reward.ensemble.bootstrap", "True would go unused: config.reward.ensemble.members is 1"
+    yield from _head_problems(c)
     yield from _feedback_problems(c.reward)
+
+
+def _head_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    """A decoder that stays as it is must be worth keeping, and be one."""
+    reward, stages = c.reward, {"reward", "reward_common"} & set(c.stages)
+    if reward.train == "all" or not stages:
+        return
+    if reward.init == "scratch":
+        yield "reward.train", "head, but config.reward.init=scratch: the decoder would stay random; use sft or reward"
+    if reward.ensemble.members > 1 and reward.ensemble.kind == "models":
+        yield "reward.train", "head, but whole models do not share a decoder; use config.reward.ensemble.kind=heads"
+    if c.lora.rank and stages & set(c.lora.stages):
+        yield "reward.train", "head, but config.lora.stages has the reward stage train by adapters in its decoder"
 
 
 def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,8 @@ from rlhf_jax.types import Params, TrainState
 Batch = TypeVar("Batch")
 Sums = TypeVar("Sums")
 Metrics: TypeAlias = dict[str, jax.Array]
+# The part of the parameters that learns: a tree with some of their leaves.
+Part: TypeAlias = Callable[[Params], Params]
 
 
 class LossSums(NamedTuple):
@@ -48,26 +50,27 @@ def gradient_step(
     axis_name: str | None,
     norm: Callable[[Params], jax.Array] = optax.tree.norm,
     microbatches: int = 1,
+    part: Part = trained,
 ) -> tuple[Params, optax.OptState, Metrics]:
     """One optimizer update on the rows of ``batch``, those of every device under ``axis_name`` together.
 
-    Of an adapted decoder only the adapters move: gradients, their sums and moments are of the ``trained`` part alone.
-    ``norm`` is that of the gradients in the metrics. The rows are taken in ``microbatches`` equal parts, one after the
+    Only that ``part`` of the parameters moves (of an adapted decoder, unless told otherwise, the adapters): gradients,
+    their sums and moments are of it alone. ``norm`` is that of the gradients in the metrics. The rows are taken in ``microbatches`` equal parts, one after the
     other, which saves memory and changes nothing: ``loss_sums`` must be a sum over rows, as its name says.
     """
-    moving = trained(params)
+    moving = part(params)
 
-    def numerator(moving: Params, part: Batch) -> tuple[jax.Array, LossSums]:
-        sums = loss_sums(overlay(params, moving), part)
+    def numerator(moving: Params, rows: Batch) -> tuple[jax.Array, LossSums]:
+        sums = loss_sums(overlay(params, moving), rows)
         return sums.numerator, sums
 
-    def part_sums(part: Batch) -> tuple[Params, LossSums]:
-        (_, sums), gradients = jax.value_and_grad(numerator, has_aux=True)(local, part)
+    def sums_of(rows: Batch) -> tuple[Params, LossSums]:
+        (_, sums), gradients = jax.value_and_grad(numerator, has_aux=True)(local, rows)
         return gradients, sums
 
     # Marked as differing between devices, or a checked shard_map would sum the gradients a second time.
     local = moving if axis_name is None else jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), moving)
-    gradients, sums = sum_over_devices(_sum_over_parts(part_sums, batch, microbatches, axis_name), axis_name)
+    gradients, sums = sum_over_devices(_sum_over_parts(sums_of, batch, microbatches, axis_name), axis_name)
     weight = jnp.where(sums.weight > 0, sums.weight, 1)  # a batch of little weight is a mean too
     gradients = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradients)
     updates, opt_state = optimizer.update(gradients, opt_state, moving)
@@ -95,10 +98,14 @@ def _sum_over_parts(function: Callable[[Batch], Sums], batch: Batch, parts: int,
 
 
 def init_state(
-    params: Params, optimizer: optax.GradientTransformation, key: jax.Array, extra: dict[str, jax.Array] | None = None
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    extra: dict[str, jax.Array] | None = None,
+    part: Part = trained,
 ) -> TrainState:
-    """The state before the first step; the optimizer's holds moments of what is trained alone."""
-    opt_state = optimizer.init(trained(params))
+    """The state before the first step; the optimizer's holds moments of the ``part`` that learns alone."""
+    opt_state = optimizer.init(part(params))
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, key=key, extra=extra or {})
 
 
@@ -111,9 +118,10 @@ def train_step(
     axis_name: str | None = None,
     norm: Callable[[Params], jax.Array] = optax.tree.norm,
     microbatches: int = 1,
+    part: Part = trained,
 ) -> tuple[TrainState, Metrics]:
     """One step of a learner that makes one update a batch, worked on in ``microbatches`` parts."""
     params, opt_state, metrics = gradient_step(
-        loss_sums, optimizer, state.params, state.opt_state, batch, axis_name, norm, microbatches
+        loss_sums, optimizer, state.params, state.opt_state, batch, axis_name, norm, microbatches, part
     )
     return TrainState(state.step + 1, params, opt_state, state.key, state.extra), metrics

@@ -1,7 +1,15 @@
 """The decoder and its heads, behind pure ``init`` and ``apply`` functions; nothing outside this room imports flax."""
 
 from rlhf_jax.models.decoder import Cache, apply_decoder, init_cache, init_decoder, output_logits
-from rlhf_jax.models.ensemble import apply_reward_members, init_reward_model, member_keys, representative, with_decoder
+from rlhf_jax.models.ensemble import (
+    apply_reward_members,
+    head_of,
+    init_reward_model,
+    member_keys,
+    read_members,
+    representative,
+    with_decoder,
+)
 from rlhf_jax.models.heads import (
     apply_reward_model,
     apply_token_heads,
@@ -32,6 +40,7 @@ __all__ = [
     "apply_value_model",
     "causal_mask",
     "has_adapters",
+    "head_of",
     "init_cache",
     "init_decoder",
     "init_reward_model",
@@ -43,6 +52,7 @@ __all__ = [
     "output_logits",
     "overlay",
     "positions_of",
+    "read_members",
     "read_reward",
     "read_values",
     "representative",

@@ -43,6 +43,11 @@ def _init_scored(spec: DecoderSpec, key: jax.Array) -> Params:
     return {"decoder": init_decoder(spec, key_decoder), "head": init_scalar_head(spec, key_head)}
 
 
+def head_of(params: Params) -> Params:
+    """The head of a reward model, or the heads: what learns where the decoder stays as it is."""
+    return {"head": params["head"]}
+
+
 def with_decoder(params: Params, decoder: Params, ensemble: EnsembleSpec) -> Params:
     """The reward model with ``decoder`` in place of its own; of ``models``, in place of every member's."""
     if ensemble.members > 1 and ensemble.kind == "models":
@@ -65,7 +70,16 @@ def apply_reward_members(
     if ensemble.kind == "models":
         return jax.vmap(lambda member: apply_reward_model(spec, member, ids, mask, bounded=bounded))(params)
     hidden, _ = apply_decoder(spec, params["decoder"], ids, positions_of(mask), causal_mask(mask))
-    return jax.vmap(lambda head: read_reward(head, hidden, mask, bounded=bounded))(params["head"])
+    return read_members(ensemble, params["head"], hidden, mask, bounded=bounded)
+
+
+def read_members(
+    ensemble: EnsembleSpec, heads: Params, hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"], *, bounded: bool
+) -> Float[Array, "M B"]:
+    """What the heads on one decoder say of its final hidden states, as in ``apply_reward_members``."""
+    if ensemble.members == 1:
+        return read_reward(heads, hidden, mask, bounded=bounded)[None]
+    return jax.vmap(lambda head: read_reward(head, hidden, mask, bounded=bounded))(heads)
 
 
 def representative(params: Params, ensemble: EnsembleSpec) -> Params:

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rlhf_jax.build import describe_plan, inherit_model
-from rlhf_jax.build.plan import count_parameters
+from rlhf_jax.build.plan import activation_bytes, count_parameters
 from rlhf_jax.config import default_config, to_json
 from rlhf_jax.data.tokenizers import build_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
@@ -79,6 +79,30 @@ def test_the_plan_counts_what_each_stage_trains_and_what_it_keeps() -> None:
     assert _numbers(describe_plan(config, None), "reward") == (decoder + 5 * 64, 0)
 
 
+def test_a_head_that_is_trained_alone_and_updates_in_parts() -> None:
+    """Of a vocabulary so large that the logits are most of the memory, no more exist than the loss reads at once."""
+    config = default_config()
+    config.stages, config.reward.train = ("sft", "reward"), "head"
+    plan = describe_plan(config, None)
+    assert _numbers(plan, "reward") == (64, _decoder(_vocabulary(plan), 64, 2, 128, 4, 2))
+    spec = DecoderSpec(vocab_size=50_000, width=8, depth=1, heads=1, kv_heads=1, mlp_width=1)
+    assert activation_bytes(spec, 16, 64, 64) == 4 * (16 * 64 * (64 + 3 + 64) + 2 * 16 * 5 * 50_000)
+    assert activation_bytes(spec, 512, 64, 64) == 4 * (512 * 64 * (64 + 3 + 64) + 2 * 512 * 50_000)
+
+    def memory(stage: str) -> int:
+        found = re.search(rf"^stage {stage}: .* about ([\d,]+) MiB", describe_plan(config, None), re.M)
+        assert found is not None
+        return int(found[1].replace(",", ""))
+
+    config.stages, config.reward.train = ("sft", "reward", "ppo"), "all"
+    config.sft.batch_size = config.reward.batch_size = config.ppo.prompts_per_iteration = 512
+    config.ppo.minibatches = 1
+    for stage in config.stages:
+        whole = memory(stage)
+        config[stage].accumulate = 8
+        assert memory(stage) < whole / 3
+
+
 def test_the_plan_of_adapters_counts_them_alone_as_trained() -> None:
     """By hand, for rank 4 on q (64 x 64) and v (64 x 32) of two layers; the reference and the reward model are the
     frozen policy and the frozen value model, but for the reward model's head.
@@ -144,6 +168,6 @@ def test_critiques_of_a_models_own_take_rows_of_their_own() -> None:
         assert _numbers(plan, "critique")[1] == 0
         found = re.search(r"^stage critique: .* about ([\d,]+) MiB", plan, re.M)
         assert found is not None, plan
-        return int(found[1])
+        return int(found[1].replace(",", ""))
 
     assert memory("own") == memory("mixed") > 1.5 * memory("data")
