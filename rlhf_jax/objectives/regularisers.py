@@ -121,7 +121,7 @@ class Regulariser:
         if self.placement == "reward":
             return self._bias_in_reward()
         own = self._bias_in_loss()
-        if self.level == "sequence":
+        if self.level == "sequence" or self.useless():
             return own
         return f"{own}, and {LATER}" if own else f"{self.estimator} in the loss {LATER}"
 
