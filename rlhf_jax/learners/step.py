@@ -1,7 +1,7 @@
 """The gradient step that all learners share: sums over rows, divided by global counts."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ def init_state(
     params: Params,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
-    extra: dict[str, jax.Array] | None = None,
+    extra: dict[str, Any] | None = None,
     part: Part = trained,
 ) -> TrainState:
     """The state before the first step; the optimizer's holds moments of the ``part`` that learns alone."""
