@@ -7,10 +7,12 @@ section of settings has a file of its own, with its defaults, its rules and the 
 
 from rlhf_jax.config.groups import optimizer, utility
 from rlhf_jax.config.names import (
+    ADVANTAGES,
     AGGREGATES,
     DATA_FORMATS,
     DIRECT_DIVERGENCES,
     DIRECT_LOSSES,
+    DIVERGENCES,
     FEEDBACK,
     ITERATED,
     LEVELS,
@@ -28,10 +30,12 @@ from rlhf_jax.config.schema import check_keys, default_config, lock, rule_of, ty
 from rlhf_jax.config.text import from_json, to_json
 
 __all__ = [
+    "ADVANTAGES",
     "AGGREGATES",
     "DATA_FORMATS",
     "DIRECT_DIVERGENCES",
     "DIRECT_LOSSES",
+    "DIVERGENCES",
     "FEEDBACK",
     "ITERATED",
     "LEVELS",
