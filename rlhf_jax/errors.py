@@ -1,6 +1,8 @@
 """The one error a user is meant to read."""
 
-USER_ERROR = 2  # the exit code of a program that ends with a UserError
+# Exit codes, for those who start runs; 0 is done, 1 anything else, 65 is kept for a run that gives up on bad numbers.
+USER_ERROR = 2  # a UserError: starting again would not help
+INTERRUPTED = 75  # the same command goes on from the last checkpoint
 
 
 class UserError(Exception):

@@ -76,14 +76,29 @@ class Evaluated:
     final: bool
 
 
-Event = Started | Stepped | Evaluated
+@dataclasses.dataclass(frozen=True)
+class Stopped:
+    """The stage was asked to stop after ``step`` steps; its newest checkpoint has them all. The last event."""
+
+    step: int
 
 
-def run(task: Task, checkpoints: Checkpoints, *, checkpoint_every: int) -> Iterator[Event]:
+Event = Started | Stepped | Evaluated | Stopped
+
+
+def _never() -> bool:
+    return False
+
+
+def run(
+    task: Task, checkpoints: Checkpoints, *, checkpoint_every: int, stop: Callable[[], bool] = _never
+) -> Iterator[Event]:
     """Run the task from its newest checkpoint to its end, yielding an event for all that a reader may want to know.
 
     Metrics of a step are fetched while the next one is on its way. Before a step is saved, everything up to it has been
     yielded, so that a consumer that writes events down at once never has less on disk than the checkpoint knows.
+    ``stop`` is asked once before the first step and once after each; when it says so, the step is saved, and the stage
+    left without its closing evaluation.
     """
     state = task.state
     start = checkpoints.latest() or 0
@@ -91,6 +106,9 @@ def run(task: Task, checkpoints: Checkpoints, *, checkpoint_every: int) -> Itera
         state, meta = checkpoints.restore(start, state)
         task.batches.set_state(meta["batches"])
     yield Started(start)
+    if stop():
+        yield Stopped(start)
+        return
 
     pending: tuple[int, Any] | None = None
     since, counted = time.perf_counter(), start
@@ -114,8 +132,9 @@ def run(task: Task, checkpoints: Checkpoints, *, checkpoint_every: int) -> Itera
             pending = (step, out)
         else:
             yield Stepped(step, {})
+        leave = stop()
         evaluate = step % task.eval_every == 0 and not last
-        save = step % checkpoint_every == 0 or last
+        save = step % checkpoint_every == 0 or last or leave
         if evaluate or save:
             yield from flush()
         if evaluate:
@@ -123,5 +142,9 @@ def run(task: Task, checkpoints: Checkpoints, *, checkpoint_every: int) -> Itera
             since, counted = time.perf_counter(), step
         if save:
             checkpoints.save(state, {"batches": task.batches.get_state()})
+        if leave:
+            checkpoints.wait()
+            yield Stopped(step)
+            return
     checkpoints.wait()
     yield Evaluated(task.total_steps, task.evaluate(state, True), final=True)

@@ -1,11 +1,17 @@
-"""A run: its directory, its stages one after the other, and what is written down on the way."""
+"""A run: its directory, its stages one after the other, and what is written down on the way.
 
+Of several processes the first writes, and all others only compute and save their parts of the checkpoints.
+"""
+
+import collections
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
-import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +30,9 @@ from rlhf_jax.build import (
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import ITERATED, from_json, leaves, to_json
 from rlhf_jax.console import Console
-from rlhf_jax.errors import USER_ERROR, UserError
+from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
 from rlhf_jax.flags import Launch
-from rlhf_jax.loop import Evaluated, Stepped, run
+from rlhf_jax.loop import Evaluated, Event, Stepped, Stopped, Task, run
 from rlhf_jax.metrics import (
     MetricWriter,
     read_jsonl,
@@ -38,6 +44,7 @@ from rlhf_jax.metrics import (
     write_status,
     write_text_atomically,
 )
+from rlhf_jax.parallel import Stop, failing_together, heeding_others, is_first, join, wait_for_all
 from rlhf_jax.reports import write_report
 
 # A finished run may be continued with these changed: they do not touch what is computed.
@@ -58,41 +65,85 @@ SHOWN = (
 
 def dry_run(launch: Launch) -> None:
     """Print what the run would do."""
-    inherit_model(launch.config)
-    config_path = Path(launch.workdir) / "config.json"
-    if launch.workdir and config_path.is_file() and _has_begun(config_path.parent):
-        _same_configuration(config_path, launch.config)
-    check_rows(launch.config, make_executor(launch.config.parallel).row_shards)
-    print(describe_plan(launch.config, Path(launch.workdir) if launch.workdir else None))
+    join()
+    with failing_together(lambda *_: None), _said_once():
+        inherit_model(launch.config)
+        config_path = Path(launch.workdir) / "config.json"
+        if launch.workdir and config_path.is_file() and _has_begun(config_path.parent):
+            _same_configuration(config_path, launch.config)
+        check_rows(launch.config, make_executor(launch.config.parallel).row_shards)
+        print(describe_plan(launch.config, Path(launch.workdir) if launch.workdir else None))
 
 
 def train(launch: Launch) -> None:
-    """Run every stage that has not ended yet, then write the report."""
+    """Run every stage that has not ended yet, then write the report.
+
+    Raises:
+      SystemExit: with INTERRUPTED, if a signal stopped it between two steps.
+    """
+    join()
+    last_words = partial(_last_words, Path(launch.workdir))
+    with failing_together(last_words), heeding_others(last_words) as stop, _said_once():
+        _train(launch, stop)
+
+
+def _train(launch: Launch, stop: Stop) -> None:
     workdir = Path(launch.workdir)
     inherit_model(launch.config)
     open_run(workdir, launch.config)
     use_compilation_cache()
+    done = read_summary(workdir)
     try:
         context = make_context(launch.config, workdir)
         for note in context.data.notes:
             print(note)
         for stage in launch.config.stages:
-            if f"{stage}.steps" not in read_summary(workdir):
-                run_stage(context, stage)
-        write_status(workdir, "done", **where(workdir), exit_code=0)
+            if f"{stage}.steps" not in done:
+                last = run_stage(context, stage, stop)
+                if isinstance(last, Stopped):
+                    _set_status(
+                        workdir,
+                        "interrupted",
+                        stage=stage,
+                        step=last.step,
+                        reason=stop.reason,
+                        exit_code=INTERRUPTED,
+                    )
+                    print(f"{stage}: stopped after step {last.step} by {stop.reason}; the same command goes on")
+                    raise SystemExit(INTERRUPTED)
+        if not is_first():
+            return
+        _set_status(workdir, "done", **where(workdir), exit_code=0)
         report = write_report(workdir)
-    except KeyboardInterrupt:
-        reason = "interrupted from the keyboard"
-        write_status(workdir, "interrupted", **where(workdir), reason=reason, exit_code=130)
-        print("rlhf-jax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
     except Exception as error:
         code = USER_ERROR if isinstance(error, UserError) else 1
-        write_status(workdir, "failed", **where(workdir), reason=f"{type(error).__name__}: {error}", exit_code=code)
+        _set_status(workdir, "failed", **where(workdir), reason=f"{type(error).__name__}: {error}", exit_code=code)
         raise
     for name, value in read_summary(workdir).items():
         print(f"{name:32} {value:.4f}")
     print(f"report: {report}")
+
+
+def _last_words(workdir: Path, code: int, reason: str) -> None:
+    """The status of a run that another process has ended."""
+    _set_status(
+        workdir, "interrupted" if code == INTERRUPTED else "failed", **where(workdir), reason=reason, exit_code=code
+    )
+
+
+def _set_status(workdir: Path, state: str, **fields: Any) -> None:
+    if is_first():
+        write_status(workdir, state, **fields)
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """Keep all processes but the first from printing what it prints as well; errors they may tell."""
+    if is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def where(workdir: Path) -> dict[str, Any]:
@@ -107,9 +158,20 @@ def open_run(workdir: Path, config: ConfigDict) -> None:
     A run that came to nothing, say for a batch that the devices cannot share, may be corrected in its place.
 
     Raises:
-      UserError: it cannot be made, or another configuration was run there.
+      UserError: it cannot be made, another configuration was run there, or not all processes see it.
     """
     path = workdir / "config.json"
+    if is_first():
+        _make_run(workdir, path, config)
+    wait_for_all("open_run")
+    if not path.is_file():
+        raise UserError(
+            f"--workdir: {workdir}: process {jax.process_index()} does not see what the first one wrote there; "
+            "all processes need one shared folder"
+        )
+
+
+def _make_run(workdir: Path, path: Path, config: ConfigDict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.is_file():
@@ -146,6 +208,7 @@ def environment() -> dict[str, object]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "backend": jax.default_backend(),
+        "processes": jax.process_count(),
         "devices": [str(device.device_kind) for device in jax.devices()],
         **{name: importlib.metadata.version(name) for name in packages},
     }
@@ -159,19 +222,24 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def run_stage(context: Context, stage: str) -> None:
-    """Drain one stage's loop and write down every event."""
-    config, workdir = context.config, context.workdir
+def run_stage(context: Context, stage: str, stop: Stop) -> Event:
+    """Drain one stage's loop and write down every event; returns the last."""
+    config = context.config
     task = make_task(context, stage)
     for note in task.notes:
         print(f"{stage}: {note}")
-    with (
-        Checkpoints(workdir / "checkpoints" / stage, keep=config.checkpoint.keep) as checkpoints,
-        MetricWriter(workdir, tensorboard=config.log.tensorboard) as writer,
-    ):
+    with Checkpoints(context.workdir / "checkpoints" / stage, keep=config.checkpoint.keep) as checkpoints:
         every = config.checkpoint.every_iterations if stage in ITERATED else config.checkpoint.every
-        events = run(task, checkpoints, checkpoint_every=every)
-        start = next(events).step
+        events = run(task, checkpoints, checkpoint_every=every, stop=stop)
+        return record(context, task, events) if is_first() else collections.deque(events, maxlen=1).pop()
+
+
+def record(context: Context, task: Task, events: Iterator[Event]) -> Event:
+    """Write down every event of a stage; returns the last."""
+    config, workdir, stage = context.config, context.workdir, task.name
+    with MetricWriter(workdir, tensorboard=config.log.tensorboard) as writer:
+        event = next(events)
+        start = event.step
         writer.rewind(stage, start, held_out=start < task.total_steps)
         write_status(workdir, "running", stage=stage, step=start)
         if task.optimum:
@@ -189,6 +257,7 @@ def run_stage(context: Context, stage: str) -> None:
                     write_status(workdir, "running", stage=stage, step=event.step)
                     if event.step % config.log.every == 0 or event.step == task.total_steps:
                         console.log(event.step, _shown(event.metrics))
+    return event
 
 
 def record_evaluation(workdir: Path, stage: str, event: Evaluated, writer: MetricWriter, console: Console) -> None:

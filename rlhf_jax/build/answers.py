@@ -13,6 +13,7 @@ from rlhf_jax.data.loader import prompt_eval_batches
 from rlhf_jax.evaluation.policy import decode_responses, diversity_metrics, gold_metrics
 from rlhf_jax.generation import sample_judged
 from rlhf_jax.models import ONE_MODEL
+from rlhf_jax.parallel import to_host
 from rlhf_jax.types import Params, PromptBatch, Rollout
 
 
@@ -59,7 +60,7 @@ class Answerer:
         batches = prompt_eval_batches(self._prompts, size, config.data.max_prompt, tokenizer.pad_id)
         stream, parts = evaluation_stream(self.key), []
         for number, batch in enumerate(batches):
-            found = jax.device_get(self.sample(policy, self.reference, batch, jax.random.fold_in(stream, number)))
+            found = to_host(self.sample(policy, self.reference, batch, jax.random.fold_in(stream, number)))
             real = np.asarray(batch.index) >= 0
             parts.append(jax.tree.map(lambda leaf, kept=real: leaf[kept], found))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

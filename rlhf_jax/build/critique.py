@@ -22,6 +22,7 @@ from rlhf_jax.evaluation.reward import evaluate_reward_model
 from rlhf_jax.learners import critique
 from rlhf_jax.learners.step import sum_over_devices
 from rlhf_jax.loop import Evaluation, Task
+from rlhf_jax.parallel import to_host
 from rlhf_jax.types import CritiqueBatch, Params, RankBatch, TrainState
 
 
@@ -70,7 +71,7 @@ def critique_task(context: Context) -> Task:
 
         def loss_and_rewards(batch: RankBatch) -> tuple[float, float, np.ndarray]:
             key_of_batch = jax.random.fold_in(evaluation_stream(key), next(numbers))
-            (loss, weight), found = jax.device_get(compiled(state.params, executor.place(batch, "rows"), key_of_batch))
+            (loss, weight), found = to_host(compiled(state.params, executor.place(batch, "rows"), key_of_batch))
             parts.append(found)
             return float(loss), float(weight), found[0]
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -15,6 +14,7 @@ from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.data.examples import ListExample
 from rlhf_jax.data.preference import PreferenceShape, preference_eval_batches
 from rlhf_jax.learners import preference
+from rlhf_jax.parallel import is_first, to_host
 from rlhf_jax.types import Params, PreferenceBatch
 
 # (batch) -> its ref_logprobs (B, K)
@@ -43,12 +43,13 @@ def reference_logprobs(
         with np.load(path) as kept:
             if str(kept["fingerprint"]) == mark:
                 return kept["logprobs"]
-    parts = [jax.device_get(reader(batch)) for batch in preference_eval_batches(lists, shape, batch_size)]
+    parts = [to_host(reader(batch)) for batch in preference_eval_batches(lists, shape, batch_size)]
     found = np.concatenate(parts)[: len(lists)].astype(np.float32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{name}.partial.npz")
-    np.savez(partial, logprobs=found, fingerprint=np.array(mark))
-    os.replace(partial, path)
+    if is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{name}.partial.npz")
+        np.savez(partial, logprobs=found, fingerprint=np.array(mark))
+        os.replace(partial, path)
     return found
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -20,6 +19,7 @@ from rlhf_jax.evaluation.reward import RewardEvaluation, evaluate_reward_model
 from rlhf_jax.evaluation.verdicts import bayes_optimal, gold_accuracy, rewards_of_responses, verdict_metrics
 from rlhf_jax.learners.reward import RewardSpec
 from rlhf_jax.loop import Evaluation
+from rlhf_jax.parallel import to_host
 from rlhf_jax.types import Params, RankBatch, TrainState
 
 # Parameters and a batch to ((loss numerator, weight), rewards (B, K, M) by member), compiled.
@@ -106,7 +106,7 @@ class RewardEvaluator:
 
         def loss_and_rewards(batch: RankBatch) -> tuple[float, float, np.ndarray]:
             placed = self.context.executor.place(batch, "rows")
-            (loss, weight), rewards = jax.device_get(self.scorer(state.params, placed))
+            (loss, weight), rewards = to_host(self.scorer(state.params, placed))
             members.append(rewards)
             batches.append(batch)
             return float(loss), float(weight), rewards.mean(axis=-1)

@@ -25,6 +25,7 @@ from rlhf_jax.learners.step import sum_over_devices
 from rlhf_jax.loop import Evaluation, Task
 from rlhf_jax.models import DecoderSpec, apply_token_heads, init_decoder, init_token_heads
 from rlhf_jax.objectives.segments import dense_rewards, paid_at_end, segment_values
+from rlhf_jax.parallel import to_host
 from rlhf_jax.types import Params, Rollout, SegmentBatch, TrainState
 
 
@@ -83,7 +84,7 @@ def segments_task(context: Context) -> Task:
 
     def evaluate(state: TrainState, final: bool) -> Evaluation:
         def loss_and_logits(batch: SegmentBatch) -> tuple[float, float, np.ndarray]:
-            (loss, weight), logits = jax.device_get(compiled(state.params, executor.place(batch, "rows")))
+            (loss, weight), logits = to_host(compiled(state.params, executor.place(batch, "rows")))
             return float(loss), float(weight), logits
 
         batches = segment_eval_batches(held_out, section.batch_size, length, tokenizer.pad_id)

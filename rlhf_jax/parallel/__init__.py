@@ -1,5 +1,20 @@
-"""Where arrays live and how one pure step is compiled for many devices."""
+"""Where arrays live, how one pure step is compiled for many devices, and how many processes make one run."""
 
 from rlhf_jax.parallel.executors import Executor, MeshExecutor, PmapExecutor
+from rlhf_jax.parallel.failures import failing_together
+from rlhf_jax.parallel.processes import first_goes_first, is_first, join, to_host, wait_for_all
+from rlhf_jax.parallel.stopping import Stop, heeding_others
 
-__all__ = ["Executor", "MeshExecutor", "PmapExecutor"]
+__all__ = [
+    "Executor",
+    "MeshExecutor",
+    "PmapExecutor",
+    "Stop",
+    "failing_together",
+    "first_goes_first",
+    "heeding_others",
+    "is_first",
+    "join",
+    "to_host",
+    "wait_for_all",
+]

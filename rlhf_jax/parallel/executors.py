@@ -55,6 +55,8 @@ class MeshExecutor:
         return jax.tree.map(lambda _: NamedSharding(self.mesh, spec), tree)
 
     def place(self, tree: Any, kind: Kind) -> Any:
+        if jax.process_count() > 1:
+            return jax.tree.map(_place_share, tree, self.shardings(tree, kind))
         # A state's memory may be donated to a compiled step: whoever holds the original must not lose it with that.
         # (device_put's may_alias=False does not help: it is not heeded where an array is replicated to more devices.)
         if kind == "state":
@@ -72,6 +74,20 @@ class MeshExecutor:
             )
 
         return jax.jit(constrained, donate_argnums=tuple(donate))
+
+
+def _place_share(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """A leaf that every process holds alike, of which each puts its own shares on its own devices; always a copy.
+
+    (device_put would compare the values of all processes at every call.)
+    """
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _place_share(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.jit(jnp.copy, out_shardings=sharding)(leaf)
+    values = np.array(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda share: values[share])
 
 
 class PmapExecutor:

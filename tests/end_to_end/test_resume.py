@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -129,29 +130,54 @@ def _files(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_an_interrupted_run_says_so_and_goes_on(
-    quickstart: Run, tmp_path: pathlib.Path, starts: list[tuple[str, int]], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(
+    quickstart: Run,
+    tmp_path: pathlib.Path,
+    starts: list[tuple[str, int]],
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
 ) -> None:
-    """As after control-C: exit code 130, no traceback."""
+    """As after control-C, or from a scheduler: exit code 75. Step 3 is no checkpoint's, but is evaluated."""
     command = (*quickstart.command, f"--workdir={tmp_path}", "--config.stages=sft")
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        write = MetricWriter.write
-
-        def interrupted(self: MetricWriter, stage: str, step: int, metrics: Any) -> None:
-            write(self, stage, step, metrics)
-            if step == 5:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(MetricWriter, "write", interrupted)
+        # The row of step 2 is written after step 3 has been sent on its way.
+        monkeypatch.setattr(MetricWriter, "write", _signalled_at(("sft", 2), number))
         with pytest.raises(SystemExit) as stopped:
             tiny.launch(*command, report=False)
-    assert stopped.value.code == 130
-    assert tiny.status_of(tmp_path)["state"] == "interrupted"
-    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+    assert stopped.value.code == 75
+    status = tiny.status_of(tmp_path)
+    assert [status[name] for name in ("state", "stage", "step", "reason", "exit_code")] == [
+        "interrupted",
+        "sft",
+        3,
+        number.name,
+        75,
+    ]
+    assert tiny.last_step(tmp_path, "sft") == 3
+    said = capsys.readouterr()
+    assert f"sft: stopped after step 3 by {number.name}; the same command goes on" in said.out
+    assert f"{number.name}: stopping after the step under way" in said.err
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
     tiny.launch(*command, report=False)
-    assert starts == [("sft", 0), ("sft", 4)]
-    assert "sft: going on from step 4" in capsys.readouterr().out
+    assert starts == [("sft", 0), ("sft", 3)]
+    assert "sft: going on from step 3" in capsys.readouterr().out
     tiny.assert_same_state(tmp_path, quickstart.workdir, ("sft",))
+    rows = [row for row in tiny.rows_of(quickstart.workdir) if row["stage"] == "sft"]
+    assert tiny.rows_of(tmp_path) == rows
+
+
+def _signalled_at(place: tuple[str, int], number: signal.Signals) -> Callable[..., None]:
+    write = MetricWriter.write
+
+    def signalled(self: MetricWriter, stage: str, step: int, metrics: Any) -> None:
+        write(self, stage, step, metrics)
+        if (stage, step) == place:
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)  # until the thread that reads signals has read it
+
+    return signalled
 
 
 KILLED_FROM_OUTSIDE = """
