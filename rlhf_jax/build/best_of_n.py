@@ -1,6 +1,7 @@
 """Best-of-n of a run's policy under its reward model: everything between a run directory and the scored answers."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from jaxtyping import Float
 from rlhf_jax.build.context import (
     Context,
     load_parent,
+    restore,
     stage_config,
     stage_decoder,
     stage_ensemble,
 )
 from rlhf_jax.build.data import load_data
+from rlhf_jax.build.lora import adapted
 from rlhf_jax.build.ppo_models import load_policy
 from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
 from rlhf_jax.config import from_json
@@ -27,7 +30,7 @@ from rlhf_jax.data.tokenizers import load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.policy import decode_responses
 from rlhf_jax.generation.best_of_n import Candidates, sample_candidates, sample_scored
-from rlhf_jax.models import DecoderSpec
+from rlhf_jax.models import DecoderSpec, init_decoder, merge
 from rlhf_jax.parallel import MeshExecutor
 from rlhf_jax.types import Params, PromptBatch
 
@@ -112,4 +115,7 @@ def _prompts(context: Context, prompts: str) -> list[Record]:
 def _policy(context: Context, stage: str, decoder: DecoderSpec) -> Params:
     if stage == "sft":
         return load_parent(context, "sft", decoder)
+    if stage in ("dpo", "online"):  # whose parameters are those of the policy alone
+        init = adapted(context.config, stage, partial(init_decoder, decoder))
+        return merge(restore(context, context.workdir / "checkpoints" / stage, "best-of-n: --policy", init))
     return load_policy(context, context.workdir / "checkpoints" / stage, "best-of-n: --policy", decoder)

@@ -18,7 +18,7 @@ from rlhf_jax.config import AGGREGATES, did_you_mean
 from rlhf_jax.diagnostics.best_of_n import best_of_n, best_of_n_kl_bound
 from rlhf_jax.errors import UserError
 
-POLICIES = ("sft", "ppo")
+POLICIES = ("sft", "ppo", "dpo", "online")
 MOST = 100_000  # answers to one prompt
 _FLAGS = ("json", "help")
 _VALUED = ("n", "aggregate", "penalty", "policy", "prompts", "seed")
@@ -33,7 +33,7 @@ usage: rlhf-jax best-of-n RUN --n=N [--aggregate=HOW] [--penalty=P] [--policy=ST
   --aggregate=HOW   of the members of an ensemble: mean, worst (least), uncertainty (mean - P x variance) or
                     lower (mean - P x standard deviation); (mean)
   --penalty=P       of uncertainty and lower, at least 0 (1)
-  --policy=STAGE    sft or ppo (sft)
+  --policy=STAGE    sft, ppo, dpo or online (sft)
   --prompts=K|FILE  the first K of the held-out prompts (all), or a JSONL file of rows {"prompt": "..."}
   --seed=S          of the sampling (0); the first n' answers are those that --n=n' would have sampled
   --json            print one JSON object, with every answer and all its scores, and nothing else

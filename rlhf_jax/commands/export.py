@@ -30,7 +30,7 @@ from rlhf_jax.models.peft import adapter_config, adapter_tensors, write_adapter
 from rlhf_jax.reports.card import model_card
 from rlhf_jax.types import Params
 
-STAGES = ("reward", "reward_common", "sft", "ppo")  # those whose model has a counterpart
+STAGES = ("reward", "reward_common", "sft", "ppo", "dpo", "online")  # those whose model has a counterpart
 _OPTIONS = ("--stage", "--out", "--adapter", "--base", "--overwrite", "--help")
 MARK = "rlhf_jax.json"  # in a folder that holds adapters alone: what ``config.json`` of a model keeps of the run
 _HELP = """Write a trained model as a Hugging Face folder: config.json, model.safetensors, tokenizer, model card.

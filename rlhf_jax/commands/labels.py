@@ -19,11 +19,11 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import write_text_atomically
 
 ACTIONS = ("to-labelstudio", "from-labelstudio")
-POLICIES = ("sft", "ppo")
+POLICIES = ("sft", "ppo", "dpo", "online")
 _HELP = """Close the loop with people: what to ask them, and what they said.
 
 usage: rlhf-jax labels to-labelstudio RUN --out=DIR [--kind=pairwise|ranking] [--tasks=100] [--responses=4]
-                                      [--policy=sft|ppo] [--prompts=K|FILE] [--seed=0]
+                                      [--policy=STAGE] [--prompts=K|FILE] [--seed=0]
        rlhf-jax labels from-labelstudio EXPORT.json --out=FILE.jsonl
 
 to-labelstudio samples responses to prompts and asks about those where the reward model of the run, or its ensemble,
@@ -32,7 +32,7 @@ Interface, Code) and selection.jsonl, which keeps what the model thought of each
   --kind=KIND       pairwise: two responses, which is better; ranking: all of them into order (pairwise)
   --tasks=N         how many prompts to ask about, the least certain ones (100)
   --responses=N     sampled for each prompt (4)
-  --policy=STAGE    the policy of this stage (sft)
+  --policy=STAGE    the policy of this stage: sft, ppo, dpo or online (sft)
   --prompts=K|FILE  the first K of the held-out prompts (all), or a JSONL file of rows {"prompt": "..."}
   --seed=S          of sampling, and of the sides on which responses are shown (0)
 

@@ -37,7 +37,7 @@ def model_card(
         parameters=f"{parameters:,}",
         steps=about["steps"],
         unfinished=ended != about["steps"],
-        total_steps=run["ppo"]["iterations"] if stage == "ppo" else run[stage.removesuffix("_common")]["steps"],
+        total_steps=_total_steps(run[stage.removesuffix("_common")]),
         template="as it stands" if template == "{prompt}" else f"put into {_code(template)}",
         max_prompt=run["data"]["max_prompt"],
         max_response=run["data"]["max_response"],
@@ -49,6 +49,11 @@ def model_card(
         compute_dtype=about["compute_dtype"],
         metrics=[(_code(name), f"{value:.4f}") for name, value in sorted(figures.items())],
     )
+
+
+def _total_steps(section: Mapping[str, Any]) -> int:
+    """The updates of a stage, or the iterations of one that trains on its own samples."""
+    return section["iterations"] if "iterations" in section else section["steps"]
 
 
 def _template() -> jinja2.Template:
