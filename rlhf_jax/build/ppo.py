@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.common import by_rows, donated, floats
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.ppo_evaluation import HeldOut, read_texts
-from rlhf_jax.build.ppo_models import load_networks
+from rlhf_jax.build.ppo_models import Networks, load_networks
 from rlhf_jax.build.rewards import load_reward_models, make_adder
 from rlhf_jax.build.segments import load_judges, make_payer
 from rlhf_jax.build.specs import optimizer_spec, ppo_spec, regulariser
@@ -118,7 +118,7 @@ def ppo_task(context: Context) -> Task:
         evaluate=lambda state, final: held_out.evaluate(answer, state, final),
         log_every=1,
         eval_every=settings.eval_every,
-        notes=_notes(settings),
+        notes=_notes(settings, networks),
     )
 
 
@@ -150,7 +150,9 @@ def _batches(context: Context) -> BatchIterator:
     return Together(prompts=prompts, demonstrations=sft_batches(rows, number, config.seed))
 
 
-def _notes(settings: ConfigDict) -> tuple[str, ...]:
-    """A warning where the price of divergence does not have the gradient that its name promises."""
+def _notes(settings: ConfigDict, networks: Networks) -> tuple[str, ...]:
+    """A warning where the price of divergence does not have the gradient that its name promises, and what is shared."""
     bias = regulariser(settings).bias() if settings.kl.coefficient else None
-    return () if bias is None else (f"config.ppo.kl is biased: {bias}",)
+    biased = () if bias is None else (f"config.ppo.kl is biased: {bias}",)
+    shared = ("the reward model is a head on the reference: one forward pass reads both",)
+    return biased + (shared if networks.rolling.one_trunk else ())

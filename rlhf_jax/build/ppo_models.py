@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
 from rlhf_jax.build.lora import adapt
@@ -15,6 +16,8 @@ from rlhf_jax.generation import RolloutSpec
 from rlhf_jax.models import (
     ONE_MODEL,
     DecoderSpec,
+    EnsembleSpec,
+    head_of,
     init_decoder,
     merge,
     representative,
@@ -27,7 +30,10 @@ from rlhf_jax.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The models of a run of PPO: ``start`` holds what is trained, ``value`` the decoder of a value model or None."""
+    """The models of a run of PPO: ``start`` holds what is trained, ``value`` the decoder of a value model or None.
+
+    Where the decoder of the reward model is the reference, ``reward`` is its head alone.
+    """
 
     policy: DecoderSpec
     value: DecoderSpec | None
@@ -68,7 +74,18 @@ def load_networks(context: Context, judges: tuple[Judge, ...], key: jax.Array) -
         stop_id=stop_token(config, tokenizer),
         value=value,
     )
+    if policy == judge and _one_decoder(form) and _equal(reference, reward["decoder"]):
+        rolling, reward = dataclasses.replace(rolling, one_trunk=True), head_of(reward)
     return Networks(policy, value, rolling, adapt(config, "ppo", start, key), reference, reward)
+
+
+def _one_decoder(form: EnsembleSpec) -> bool:
+    return form.members == 1 or form.kind == "heads"
+
+
+def _equal(one: Params, other: Params) -> bool:
+    """Whether the parameters of two decoders of one spec are the same numbers."""
+    return all(bool(jnp.array_equal(a, b)) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
 def load_policy(context: Context, directory: Path, named: str, decoder: DecoderSpec) -> Params:

@@ -19,6 +19,7 @@ from rlhf_jax.models import (
     causal_mask,
     output_logits,
     positions_of,
+    read_members,
 )
 from rlhf_jax.objectives.advantages import one_more
 from rlhf_jax.objectives.aggregation import Aggregation, aggregate, spread
@@ -42,7 +43,8 @@ class RolloutSpec:
 
     ``value`` is the decoder of the value model, None where it is the reward model's; with ``shared`` it is the policy
     itself. ``value_after`` wants the value after the last token too. ``divergence`` is summed over the vocabulary
-    before each token, if given.
+    before each token, if given. With ``one_trunk`` the decoder of the reward model is the reference, of which it needs
+    no copy: both are read from one forward pass.
     """
 
     policy: DecoderSpec
@@ -65,6 +67,7 @@ class RolloutSpec:
     shared: bool = False
     value_after: bool = False
     divergence: Divergence | None = None
+    one_trunk: bool = False
 
     @property
     def cuts(self) -> bool:
@@ -123,6 +126,17 @@ def response_logprobs(
 ) -> Float[Array, "B R"]:
     """log p of the last ``response_length`` tokens of each row given the tokens before them, in nats."""
     hidden, _ = apply_decoder(spec, params, ids, positions_of(mask), causal_mask(mask))
+    return _logprobs(spec, params, hidden, ids, response_length, temperature)
+
+
+def _logprobs(
+    spec: DecoderSpec,
+    params: Params,
+    hidden: Float[Array, "B T D"],
+    ids: Int[Array, "B T"],
+    response_length: int,
+    temperature: float,
+) -> Float[Array, "B R"]:
     # Logits only where a response token is predicted: from the last prompt token on, the last token left out.
     return chunked_logprobs(
         hidden[:, -response_length - 1 : -1],
@@ -144,17 +158,21 @@ def response_values(
 
 
 def response_divergences(
-    spec: RolloutSpec, policy: Params, reference: Params, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]
+    spec: RolloutSpec,
+    policy: Params,
+    reference: Params,
+    ids: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    ref_hidden: Float[Array, "B T D"],
 ) -> Float[Array, "B R"] | None:
-    """The divergence of the policy's law of the next token from the reference's before each response slot."""
+    """The divergence of the policy's law of the next token from the reference's before each response slot.
+
+    ``ref_hidden`` are the reference's hidden states of these rows.
+    """
     if spec.divergence is None:
         return None
-    own, other = (
-        apply_decoder(spec.policy, params, ids, positions_of(mask), causal_mask(mask))[0][
-            :, -spec.max_response - 1 : -1
-        ]
-        for params in (policy, reference)
-    )
+    hidden, _ = apply_decoder(spec.policy, policy, ids, positions_of(mask), causal_mask(mask))
+    own, other = (states[:, -spec.max_response - 1 : -1] for states in (hidden, ref_hidden))
     logits_of, other_logits_of = (partial(output_logits, spec.policy, params) for params in (policy, reference))
     temperature = spec.sampling.temperature or 1.0
     return chunked_divergence(spec.divergence, own, other, logits_of, other_logits_of, temperature=temperature)
@@ -183,18 +201,18 @@ def sample_rollout(
         completions = cut(completions, read, spec.pad_id)
     ids = jnp.concatenate([prompts.ids, completions.ids], axis=1)
     mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)
-    ref_logprobs = response_logprobs(
-        spec.policy,
-        reference,
-        ids,
-        mask,
-        response_length=spec.max_response,
-        temperature=spec.sampling.temperature or 1.0,
+    ref_hidden, _ = apply_decoder(spec.policy, reference, ids, positions_of(mask), causal_mask(mask))
+    ref_logprobs = _logprobs(
+        spec.policy, reference, ref_hidden, ids, spec.max_response, spec.sampling.temperature or 1.0
     )
     slots = one_more(completions.mask) if spec.value_after else completions.mask
     values = None if value is None else jnp.where(slots, response_values(spec, policy, value, ids, mask), 0.0)
     read_mask = jnp.concatenate([prompts.mask, read], axis=1) if spec.fixed else mask
-    members = apply_reward_members(spec.reward, spec.ensemble, reward, ids, read_mask, bounded=spec.reward_bounded)
+    bounded = spec.reward_bounded
+    if spec.one_trunk:  # hidden states do not know what comes after them, hence not where reading ends
+        members = read_members(spec.ensemble, reward["head"], ref_hidden, read_mask, bounded=bounded)
+    else:
+        members = apply_reward_members(spec.reward, spec.ensemble, reward, ids, read_mask, bounded=bounded)
     alone = spec.ensemble.members == 1
     raw = members[0] if alone else aggregate(members, spec.aggregate, spec.uncertainty_penalty)
     scores = reward_gain * raw + reward_bias
@@ -212,5 +230,5 @@ def sample_rollout(
         spread=None if alone else spread(members),
         read_mask=read if spec.fixed else None,
         finished=has_eos if spec.cuts or spec.keeps_finished else None,
-        divergences=response_divergences(spec, policy, reference, ids, mask),
+        divergences=response_divergences(spec, policy, reference, ids, mask, ref_hidden),
     )
