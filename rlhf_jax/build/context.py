@@ -146,11 +146,12 @@ def parents_tokenizer(config: ConfigDict) -> Tokenizer | None:
 
 
 def inherit_model(config: ConfigDict) -> None:
-    """Take over the model of the run that this run goes on from, so that its configuration says what it trains.
+    """Take over the model of the folder or the run that this run goes on from: its configuration says what it trains.
 
     Raises:
       UserError: the parent has no configuration, its model does not fit this run, or this run asks for another.
     """
+    take_over_sizes(config)
     for stage in ("sft", "reward_start"):
         parent = config.parents[stage]
         if not parent:

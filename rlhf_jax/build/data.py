@@ -126,4 +126,4 @@ def fresh_tokenizer(config: ConfigDict, data: Data) -> Tokenizer:
     """The tokenizer of ``config.tokenizer``; a byte-pair vocabulary is learned from the training records only."""
     tokenizer = config.tokenizer
     texts = texts_of(data.lists) if tokenizer.kind == "bpe" else ()
-    return build_tokenizer(tokenizer.kind, tokenizer.vocab_size, tokenizer.path, texts)
+    return build_tokenizer(tokenizer.kind, tokenizer.vocab_size, tokenizer.path or config.model.path, texts)

@@ -12,6 +12,7 @@ import optax
 from rlhf_jax.build.common import task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, load_parent
 from rlhf_jax.build.lora import adapt
+from rlhf_jax.build.pretrained import start_decoder
 from rlhf_jax.build.reward_evaluation import RewardEvaluator
 from rlhf_jax.build.specs import decoder_spec, ensemble_spec, optimizer_spec, reward_spec, utility_table
 from rlhf_jax.data.examples import list_examples, types_in_turn
@@ -50,8 +51,10 @@ def reward_task(context: Context, stage: str) -> Task:
         if config.reward.init == "reward":
             return load_parent(context, "reward_start", decoder)
         params = jax.jit(partial(init_reward_model, decoder, ensemble=form))(key)
-        from_sft = config.reward.init == "sft"
-        return with_decoder(params, load_parent(context, "sft", decoder), form) if from_sft else params
+        if config.reward.init == "sft":
+            return with_decoder(params, load_parent(context, "sft", decoder), form)
+        read = config.model.path  # of a fresh model that starts from a folder all but the head is there
+        return with_decoder(params, start_decoder(config, executor, decoder, key), form) if read else params
 
     training, held_out_loss, make, norm = _losses(
         spec, form, jax.random.fold_in(key, RESAMPLING) if config.reward.ensemble.bootstrap else None

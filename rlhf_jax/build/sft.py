@@ -17,7 +17,8 @@ from rlhf_jax.build.common import (
 )
 from rlhf_jax.build.context import Context, stage_decoder
 from rlhf_jax.build.lora import adapt
-from rlhf_jax.build.specs import optimizer_spec, rollout_spec
+from rlhf_jax.build.pretrained import start_decoder
+from rlhf_jax.build.specs import optimizer_spec, rollout_spec, stop_token
 from rlhf_jax.data.examples import prompt_rows, sft_examples
 from rlhf_jax.data.loader import prompt_eval_batches, sft_batches, sft_eval_batches
 from rlhf_jax.data.packing import pack_examples
@@ -26,13 +27,12 @@ from rlhf_jax.generation import complete
 from rlhf_jax.learners import sft
 from rlhf_jax.learners.step import sum_over_devices
 from rlhf_jax.loop import Evaluation, Task
-from rlhf_jax.models import init_decoder
 from rlhf_jax.parallel import to_host
 from rlhf_jax.types import Params, PromptBatch, TokenBatch, TrainState
 
 
 def sft_task(context: Context) -> Task:
-    """Fine-tune a fresh decoder on the demonstrations."""
+    """Fine-tune a fresh decoder, or that of ``config.model.path``, on the demonstrations."""
     config, executor, tokenizer = context.config, context.executor, context.tokenizer
     data, lengths = config.data, (config.data.max_prompt, config.data.max_response)
     batch_size = config.sft.batch_size
@@ -46,7 +46,7 @@ def sft_task(context: Context) -> Task:
         executor,
         partial(sft.loss_sums, spec),
         optimizer_spec(config.sft.optimizer, config.sft.steps),
-        lambda: adapt(config, "sft", jax.jit(partial(init_decoder, spec))(key), key),
+        lambda: adapt(config, "sft", start_decoder(config, executor, spec, key), key),
         key,
         config.sft.accumulate,
     )

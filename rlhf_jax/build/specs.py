@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from rlhf_jax.build.pretrained import folder_spec
+from rlhf_jax.data.tokenizers import Tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation import RolloutSpec, SamplingSpec
 from rlhf_jax.learners.critique import CritiqueSpec
@@ -17,8 +19,10 @@ from rlhf_jax.objectives.utilities import Quantile, Utility, make_utility, unit_
 
 
 def decoder_spec(model: ConfigDict, vocab_size: int) -> DecoderSpec:
-    """The decoder of a ``config.model``."""
-    return DecoderSpec(vocab_size=vocab_size, **model.to_dict())
+    """The decoder of a ``config.model``. Raises UserError where it names a folder that cannot be read."""
+    if model.path:
+        return folder_spec(model, vocab_size)
+    return DecoderSpec(vocab_size=vocab_size, **{name: value for name, value in model.items() if name != "path"})
 
 
 def optimizer_spec(optimizer: ConfigDict, steps: int, learning_rate: float | None = None) -> OptimizerSpec:

@@ -18,14 +18,16 @@ def add_defaults(c: ConfigDict) -> None:
     #                                      fine-grained one from marked parts of responses
 
     c.model = ConfigDict()
+    c.model.path = ""  # a folder of safetensors or a hub name to start from (docs/models.md), from which the keys below
+    #                    but dtype are then taken; empty: a fresh model
     c.model.width = 64  # size of the residual stream; divisible by heads
     c.model.depth = 2  # decoder blocks
     c.model.heads = 4  # query heads; divisible by kv_heads
     c.model.kv_heads = 2  # key and value heads; fewer than heads is grouped-query attention
     c.model.mlp_width = 128  # hidden units of each feed-forward block
-    c.model.norm = "rms"  # rms or layer
+    c.model.norm = "rms"  # rms, layer or rms1p (RMSNorm that multiplies by 1 + its weight)
     c.model.positions = "rotary"  # rotary or learned
-    c.model.activation = "swiglu"  # swiglu or gelu
+    c.model.activation = "swiglu"  # swiglu, geglu, gelu, or gelu_erf (without the tanh approximation of the other two)
     c.model.tied = True  # the output matrix is the embedding matrix
     c.model.max_positions = 1024  # longest prompt + response, tokens
     c.model.dtype = "float32"  # of activations, float32 or bfloat16; parameters stay float32
@@ -33,7 +35,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.tokenizer = ConfigDict()
     c.tokenizer.kind = "word"  # word (embedded world only), byte, bpe (trained first), pretrained
     c.tokenizer.vocab_size = 4096  # tokens of a freshly trained bpe; other kinds: unused
-    c.tokenizer.path = ""  # pretrained: a local directory or a hub name; other kinds: unused
+    c.tokenizer.path = ""  # pretrained: a local directory or a hub name, empty: model.path; other kinds: unused
 
     c.data = ConfigDict()
     c.data.path = ""  # a file of feedback, a prepared folder, tfds:NAME:SPLIT or hub:OWNER/NAME; empty: embedded world
@@ -89,11 +91,13 @@ def add_defaults(c: ConfigDict) -> None:
     c.sft.eval_every = 250  # steps between evaluations on held-out data
 
 
+ANY_TEXT = Rule(lambda v: True, "a text")
 RULES: dict[str, Rule] = {
     "seed": Rule(lambda v: 0 <= v < 2**32, "in [0, 2^32)"),
-    "model.norm": one_of("rms", "layer"),
+    "model.path": ANY_TEXT,
+    "model.norm": one_of("rms", "layer", "rms1p"),
     "model.positions": one_of("rotary", "learned"),
-    "model.activation": one_of("swiglu", "gelu"),
+    "model.activation": one_of("swiglu", "geglu", "gelu", "gelu_erf"),
     "model.dtype": one_of("float32", "bfloat16"),
     "model.tied": BOOL,
     "model.*": COUNT,
@@ -136,16 +140,16 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     m, d, stages = c.model, c.data, c.stages
     if m.heads % m.kv_heads:
         yield "model.kv_heads", f"{m.kv_heads} does not divide config.model.heads={m.heads}"
-    if m.width % m.heads:
+    if m.width % m.heads and not m.path:  # of a folder heads may have a size of their own
         yield "model.width", f"{m.width} is not divisible by config.model.heads={m.heads}"
-    if m.positions == "rotary" and m.width // m.heads % 2:
+    if m.positions == "rotary" and m.width // m.heads % 2 and not m.path:
         yield (
             "model.width",
             f"{m.width} / {m.heads} heads is odd; rotary positions need an even size",
         )
     longest = d.max_prompt + d.max_response
     lengths = f"config.data.max_prompt + max_response = {longest} tokens"
-    if longest > m.max_positions:
+    if longest > m.max_positions and not m.path:  # the folder says how long
         yield "model.max_positions", f"{m.max_positions} is less than {lengths}"
     if "sft" in stages and c.sft.row_length < longest:
         yield "sft.row_length", f"{c.sft.row_length} is less than {lengths}"
@@ -183,7 +187,12 @@ def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             yield f"data.{key}", f"{d[key]} would go unused: config.data.path names no file"
     if d.feedback != "lists" and d.ties != "broken":
         yield "data.ties", f"{d.ties} would go unused: config.data.feedback is {d.feedback}"
-    if t.kind == "pretrained" and not t.path:
+    if c.model.path and t.kind != "pretrained" and not any(c.parents.values()):
+        yield "tokenizer.kind", f"{t.kind} does not give the ids of config.model.path; use pretrained"
+    for stage in ("critique", "segments"):
+        if c.model.path and stage in c.stages and c[stage].init == "scratch":
+            yield f"{stage}.init", "scratch would leave config.model.path unread; use sft"
+    if t.kind == "pretrained" and not t.path and not c.model.path:
         yield (
             "tokenizer.path",
             "empty; config.tokenizer.kind=pretrained needs a local directory or a hub name",
