@@ -2,7 +2,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.objectives.advantages import generalized_advantages, token_rewards
+from rlhf_jax.objectives.advantages import (
+    generalized_advantages,
+    one_more,
+    rewards_to_go,
+    score_place,
+    token_rewards,
+)
 
 F32 = jnp.float32
 
@@ -88,3 +94,42 @@ def test_at_lambda_one_advantage_plus_value_is_the_discounted_return():
     values = np.array([5.0, -1.0, 0.3])
     advantages = advantages_of((1, 2, 3), values, (True,) * 3, 0.5, 1.0)
     np.testing.assert_allclose(advantages + values, (2.75, 3.5, 3.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("at", "place"), [("last", 1), ("after", 2), ("end", 3)])
+def test_where_a_score_is_paid(at, place):
+    # four tokens of which two are read, in six slots
+    mask, read = (jnp.arange(6) < count for count in (4, 2))
+    np.testing.assert_array_equal(np.flatnonzero(score_place(mask, read, at)), (place,))
+    nothing = jnp.zeros(6, bool)
+    assert not np.any(score_place(nothing, nothing, at))
+
+
+def test_after_the_last_slot_there_is_none():
+    full = jnp.ones(3, bool)
+    np.testing.assert_array_equal(np.flatnonzero(score_place(full, full, "after")), (2,))
+    np.testing.assert_array_equal(one_more(full), full)
+
+
+def test_one_more_slot_has_a_value():
+    masks = jnp.array([[True, True, False, False], [False] * 4])
+    np.testing.assert_array_equal(one_more(masks), [[True, True, True, False], [False] * 4])
+
+
+def test_the_return_is_the_advantage_of_one_who_foresees_nothing():
+    # gamma 1/2: (1 + 1 + .75, 2 + 1.5, 3)
+    found = rewards_to_go(jnp.array([1.0, 2.0, 3.0, 9.0]), jnp.arange(4) < 3, 0.5)
+    np.testing.assert_allclose(found, (2.75, 3.5, 3.0, 0.0), rtol=1e-6)
+
+
+def test_another_divergence_is_priced_in_its_place():
+    rewards = token_rewards(
+        score=F32(1.0),
+        logprobs=jnp.zeros(3),
+        ref_logprobs=jnp.ones(3),
+        mask=jnp.ones(3, bool),
+        kl_coefficient=F32(0.1),
+        divergences=jnp.array([1.0, 2.0, 3.0]),
+        place=jnp.array([False, True, False]),
+    )
+    np.testing.assert_allclose(rewards, (-0.1, 0.8, -0.3), rtol=1e-6)

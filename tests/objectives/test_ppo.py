@@ -3,7 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.objectives.ppo import adapt_kl_coefficient, clipped_policy_loss, clipped_value_loss, missing_eos_scores
+from rlhf_jax.objectives.ppo import (
+    adapt_kl_coefficient,
+    clipped_policy_loss,
+    clipped_value_loss,
+    mean_weights,
+    missing_eos_scores,
+)
 
 
 def policy_loss(logprobs, old, advantages, clip=0.2):
@@ -68,3 +74,33 @@ def test_a_missing_end_replaces_the_score():
     np.testing.assert_allclose(missing_eos_scores(scores, has_eos, -1.0), (0.73, -1.0, -1.0), rtol=1e-6)
     np.testing.assert_allclose(missing_eos_scores(scores, has_eos, 0.0), (0.73, 0.0, 0.0), rtol=1e-6)
     np.testing.assert_array_equal(missing_eos_scores(scores, has_eos, None), scores)
+
+
+def test_a_missing_end_takes_something_away():
+    # TRL subtracts its penalty of 1, which is -1 added.
+    scores, has_eos = jnp.array([0.73, 0.73, 2.5]), jnp.array([True, False, False])
+    np.testing.assert_allclose(missing_eos_scores(scores, has_eos, -1.0, added=True), (0.73, -0.27, 1.5), rtol=1e-5)
+
+
+def test_clip_higher_lets_good_tokens_rise_further():
+    # rho 1.5 with A = 1: clipped to 1.2, or to 1.28 (DAPO); below 1 and for A < 0 nothing changes.
+    logprobs, old, advantages = jnp.log(jnp.array([1.5, 0.5, 1.5])), jnp.zeros(3), jnp.array([1.0, -1.0, -1.0])
+    both = {"logprobs": logprobs, "old_logprobs": old, "advantages": advantages, "clip": 0.2}
+    np.testing.assert_allclose(clipped_policy_loss(**both), (-1.2, 0.8, 1.5), rtol=1e-5)
+    np.testing.assert_allclose(clipped_policy_loss(**both, clip_high=0.28), (-1.28, 0.8, 1.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mean", "expected"),
+    [
+        # losses (1 2 3 .), (4 . . .), nothing: over tokens 10 / 4; over sequences (2 + 4) / 2; over 3 rows of 4 slots
+        ("tokens", 2.5),
+        ("sequences", 3.0),
+        ("constant", 10 / 12),
+    ],
+)
+def test_three_means_of_a_loss(mean, expected):
+    losses = np.array([[1.0, 2.0, 3.0, 9.0], [4.0, 9.0, 9.0, 9.0], [9.0] * 4])
+    mask = jnp.array([[True, True, True, False], [True, False, False, False], [False] * 4])
+    weights, rows = mean_weights(mask, mean)
+    assert float(jnp.sum(weights * losses) / jnp.sum(rows)) == pytest.approx(expected)
