@@ -1,5 +1,6 @@
 """What a policy answers to the held-out prompts, in the figures of PPO's evaluation: shared by dpo and online."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,8 +21,8 @@ from rlhf_jax.types import Params, PromptBatch, Rollout
 class Answerer:
     """Samples of a stage's policy, compared with the SFT policy and scored by the run's reward model, if it has one."""
 
-    def __init__(self, context: Context, stage: str, reference: Params) -> None:
-        """``reference`` are the parameters of the SFT policy."""
+    def __init__(self, context: Context, stage: str, reference: Callable[[Params], Params]) -> None:
+        """``reference`` gives the parameters of the SFT policy to those of a policy in training."""
         self.context, self.reference = context, reference
         config, tokenizer = context.config, context.tokenizer
         self.judged = bool(config.parents.reward) or "reward" in config.stages
@@ -58,9 +59,9 @@ class Answerer:
         # As many rows as a rollout of PPO has: what is sampled of one policy is the same in every stage.
         size = config.ppo.prompts_per_iteration * config.ppo.samples_per_prompt
         batches = prompt_eval_batches(self._prompts, size, config.data.max_prompt, tokenizer.pad_id)
-        stream, parts = evaluation_stream(self.key), []
+        stream, reference, parts = evaluation_stream(self.key), self.reference(policy), []
         for number, batch in enumerate(batches):
-            found = to_host(self.sample(policy, self.reference, batch, jax.random.fold_in(stream, number)))
+            found = to_host(self.sample(policy, reference, batch, jax.random.fold_in(stream, number)))
             real = np.asarray(batch.index) >= 0
             parts.append(jax.tree.map(lambda leaf, kept=real: leaf[kept], found))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
@@ -84,7 +85,7 @@ class Answerer:
         metrics |= diversity_metrics(texts) | gold_metrics(data.prompts_validation, texts, data.gold)
         before = None
         if final:
-            first = self.held_out(self.reference)
+            first = self.held_out(self.reference(policy))
             before = self._texts(first)
             if self.judged:
                 metrics["reward.mean.before"] = float(first.raw_scores.mean())

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.answers import Answerer
 from rlhf_jax.build.common import task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, load_parent, stage_decoder
+from rlhf_jax.build.lora import adapt, reference_of
 from rlhf_jax.build.reference import make_reader, reference_logprobs
 from rlhf_jax.build.specs import optimizer_spec
 from rlhf_jax.data.examples import list_examples
@@ -60,10 +61,10 @@ def dpo_task(context: Context) -> Task:
     shape = PreferenceShape(
         data.list_size, data.max_prompt + data.max_response, tokenizer.pad_id, mismatched=spec.mismatched
     )
-    reference = load_parent(context, "sft", decoder)
-    reader = make_reader(context, spec, reference)
+    start, key = load_parent(context, "sft", decoder), context.stage_key("dpo")
+    reference, reader = reference_of(config, "dpo", start), make_reader(context, spec)
     known, held_out_known = (
-        reference_logprobs(context, reader, examples, shape, section.batch_size, name)
+        reference_logprobs(context, partial(reader, start), examples, shape, section.batch_size, name)
         if examples and section.reference == "precomputed"
         else None
         for examples, name in ((lists, "dpo"), (held_out, "dpo_held_out"))
@@ -73,12 +74,14 @@ def dpo_task(context: Context) -> Task:
         executor,
         partial(preference.update, spec, microbatches=section.accumulate),
         optimizer_spec(section.optimizer, section.steps),
-        lambda: reference,
-        context.stage_key("dpo"),
+        lambda: adapt(config, "dpo", start, key),
+        key,
     )
 
-    def with_reference(batch: PreferenceBatch) -> PreferenceBatch:
-        return dataclasses.replace(batch, ref_logprobs=reader(batch)) if section.reference == "on_the_fly" else batch
+    def with_reference(policy: Params, batch: PreferenceBatch) -> PreferenceBatch:
+        if section.reference != "on_the_fly":
+            return batch
+        return dataclasses.replace(batch, ref_logprobs=reader(reference(policy), batch))
 
     compared = any(better.any() for better, _ in (example.comparisons() for example in lists))
     hidden = (() if compared else OF_PAIRS) + (OF_REFERENCE if section.reference == "none" else ())
@@ -96,7 +99,7 @@ def dpo_task(context: Context) -> Task:
 
     def evaluate(state: TrainState, final: bool) -> Evaluation:
         parts = [
-            jax.device_get(compiled(state.params, executor.place(with_reference(batch), "rows"))[0])
+            jax.device_get(compiled(state.params, executor.place(with_reference(state.params, batch), "rows"))[0])
             for batch in preference_eval_batches(held_out, shape, section.batch_size, held_out_known, weights)
         ]
         sums = jax.tree.map(lambda *leaves: np.sum(leaves, axis=0, dtype=np.float64), *parts)
@@ -110,7 +113,7 @@ def dpo_task(context: Context) -> Task:
         total_steps=section.steps,
         state=state,
         batches=preference_batches(lists, shape, section.batch_size, config.seed, known, weights),
-        step=lambda state, batch: step(state, with_reference(batch)),
+        step=lambda state, batch: step(state, with_reference(state.params, batch)),
         finish=lambda out: shown(finish(out)),
         evaluate=evaluate,
         log_every=config.log.every,

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 from ml_collections import ConfigDict
 
-from rlhf_jax.models import ONE_MODEL, EnsembleSpec, LoRASpec, add_adapters, member_keys
+from rlhf_jax.models import ONE_MODEL, EnsembleSpec, LoRASpec, add_adapters, member_keys, without_adapters
 from rlhf_jax.types import Params
 
 ADAPTERS = 2**32 - 4  # the stream of a stage's key from which adapters are drawn
@@ -31,6 +31,14 @@ def adapt(config: ConfigDict, stage: str, params: Params, key: jax.Array, ensemb
     if ensemble.members > 1 and ensemble.kind == "models":
         return jax.vmap(add)(params, member_keys(own, ensemble.members))
     return add(params, own)
+
+
+def reference_of(config: ConfigDict, stage: str, loaded: Params) -> Callable[[Params], Params]:
+    """The function from a policy in training to its reference: what was ``loaded``, or the model beneath its adapters.
+
+    Those are the same numbers; of the second there is no copy, and nobody need keep what was loaded.
+    """
+    return (lambda _: loaded) if lora_spec(config, stage) is None else without_adapters
 
 
 def adapted(

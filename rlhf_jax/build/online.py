@@ -9,6 +9,7 @@ from rlhf_jax.build.answers import Answerer
 from rlhf_jax.build.common import donated, floats
 from rlhf_jax.build.context import Context, load_parent, stage_decoder
 from rlhf_jax.build.dpo import preference_spec
+from rlhf_jax.build.lora import adapt, reference_of
 from rlhf_jax.build.specs import optimizer_spec
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_batches
@@ -34,18 +35,19 @@ def online_task(context: Context) -> Task:
         reference_every=settings.reference_every,
         referenced=config.dpo.reference != "none",
     )
-    reference = load_parent(context, "sft", decoder)
+    loaded, key = load_parent(context, "sft", decoder), context.stage_key("online")
+    reference = reference_of(config, "online", loaded)
     updates = settings.iterations * settings.epochs * settings.minibatches
     optimizer = make_optimizer(optimizer_spec(settings.optimizer, updates))
-    extra: dict[str, Any] = {"reference": reference} if settings.reference_every else {}
-    state = executor.place(init_state(reference, optimizer, context.stage_key("online"), extra), "state")
+    extra: dict[str, Any] = {"reference": loaded} if settings.reference_every else {}
+    state = executor.place(init_state(adapt(config, "online", loaded, key), optimizer, key, extra), "state")
     answerer = Answerer(context, "online", reference)
     compiled_update = executor.compile(
         partial(online.update, spec, optimizer, tokenizer.eos_id), ("state", "rows"), ("state", "replicated"), donated()
     )
 
     def step(state: TrainState, batch: PromptBatch) -> tuple[TrainState, Any]:
-        own = state.extra.get("reference", reference)
+        own = state.extra["reference"] if settings.reference_every else reference(state.params)
         rollout = answerer.sample(state.params, own, batch, online.step_keys(state)[0])
         state, metrics = compiled_update(state, rollout)
         return state, (metrics, rollout.response_ids, rollout.response_mask, rollout.index)

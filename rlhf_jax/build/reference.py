@@ -21,14 +21,14 @@ from rlhf_jax.types import Params, PreferenceBatch
 Reader = Callable[[PreferenceBatch], Any]
 
 
-def make_reader(context: Context, spec: preference.PreferenceSpec, reference: Params) -> Reader:
-    """The summed log-probabilities of a batch's responses under the reference, on the device."""
+def make_reader(context: Context, spec: preference.PreferenceSpec) -> Callable[[Params, PreferenceBatch], Any]:
+    """The summed log-probabilities of a batch's responses under a reference, on the device."""
 
     def read(params: Params, batch: PreferenceBatch, axis_name: str | None) -> tuple[Any]:
         return (preference.response_logprobs(spec, params, batch),)
 
     compiled = context.executor.compile(read, ("state", "rows"), ("rows",))
-    return lambda batch: compiled(reference, context.executor.place(batch, "rows"))[0]
+    return lambda reference, batch: compiled(reference, context.executor.place(batch, "rows"))[0]
 
 
 def reference_logprobs(

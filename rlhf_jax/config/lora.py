@@ -16,7 +16,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.lora.rank = 0  # inner size of an adapter; 0: none
     c.lora.alpha = ALPHA  # adapters are multiplied by alpha / rank
     c.lora.targets = TARGETS  # the kernels of each layer that get one: q, k, v, o, gate, up, down
-    c.lora.stages = ()  # which of config.stages train by adapters: sft, reward, reward_common, ppo
+    c.lora.stages = ()  # which of config.stages train by adapters: sft, reward, reward_common, dpo, online, ppo
 
 
 RULES: dict[str, Rule] = {
@@ -46,6 +46,8 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             yield "lora.stages", f"{stage!r} is not one of {', '.join(ADAPTABLE)}, which can train by adapters{hint}"
         if stage not in c.stages:
             yield "lora.stages", f"{stage} would go unused: it is not one of config.stages"
+    if "online" in lora.stages and c.online.reference_every:
+        yield "lora.stages", "online, but with config.online.reference_every its reference is not the frozen model"
     if lora.rank > c.model.width:
         yield "lora.rank", f"{lora.rank} is more than config.model.width={c.model.width}; no kernel has a higher rank"
     if "gate" in lora.targets and "glu" not in c.model.activation:

@@ -3,7 +3,7 @@
 # In the order in which they may run.
 STAGES = ("sft", "reward", "reward_common", "segments", "ppo", "critique", "dpo", "online")
 ITERATED = ("ppo", "online")  # the stages whose steps are iterations: sample, then train on what was sampled
-ADAPTABLE = ("sft", "reward", "reward_common", "ppo")  # the stages that can train by low-rank adapters
+ADAPTABLE = ("sft", "reward", "reward_common", "dpo", "online", "ppo")  # the stages that can train by low-rank adapters
 KERNELS = ("q", "k", "v", "o", "gate", "up", "down")  # of a layer
 UTILITIES = ("power", "negative_power", "log", "log_sigmoid", "linear", "exponential", "quantile")
 UNBOUNDED = ("log_sigmoid",)  # those whose best rewards exist without being confined to [0, 1]
