@@ -17,7 +17,7 @@ from rlhf_jax.build.specs import optimizer_spec
 from rlhf_jax.data.examples import list_examples
 from rlhf_jax.data.preference import PreferenceShape, preference_batches, preference_eval_batches
 from rlhf_jax.learners import preference
-from rlhf_jax.learners.step import reduce_metrics, sum_over_devices
+from rlhf_jax.learners.step import sum_over_devices
 from rlhf_jax.loop import Evaluation, Task
 from rlhf_jax.models import DecoderSpec
 from rlhf_jax.objectives.divergences import make_divergence
@@ -103,7 +103,7 @@ def dpo_task(context: Context) -> Task:
             for batch in preference_eval_batches(held_out, shape, section.batch_size, held_out_known, weights)
         ]
         sums = jax.tree.map(lambda *leaves: np.sum(leaves, axis=0, dtype=np.float64), *parts)
-        metrics = shown({name: float(value) for name, value in reduce_metrics(sums).items()})
+        metrics = shown({name: float(total / weight) for name, (total, weight) in sums.items() if weight})
         answers, samples = answerer.evaluate(state.params, final)
         cut = truncation_metrics(counts + held_out_counts) if final else {}
         return Evaluation(metrics | answers | cut, samples)
