@@ -5,6 +5,7 @@ policy can be held against. The price of state s is beta KL(pi(.|s) || ref(.|s))
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -44,6 +45,16 @@ class Process:
         if not 0.0 <= self.gamma <= 1.0:
             raise ValueError(f"gamma lies in [0, 1], not {self.gamma}")
 
+    @functools.cached_property
+    def layers(self) -> list[Int[np.ndarray, "G"]]:
+        """The states by how many actions can still come, fewest first: each leads to earlier layers alone."""
+        left = np.zeros(len(self.start), int)
+        while True:
+            longer = 1 + np.where(self.following == ENDS, 0, left[self.following]).max(axis=1)
+            if np.array_equal(longer, left):
+                return [np.flatnonzero(left == count) for count in range(1, left.max() + 1)]
+            left = longer
+
 
 class Values(NamedTuple):
     """What is to come from each state, and after each action in it, the price of that action itself left out.
@@ -65,9 +76,10 @@ class Optimum(NamedTuple):
 def evaluate(process: Process, policy: Float[np.ndarray, "S V"], beta: float) -> Values:
     """V and Q of a policy. An action that the reference never takes costs infinitely much, if beta > 0."""
 
-    def worth(s: int, q: Float[np.ndarray, "V"]) -> float:
-        price = beta * rel_entr(policy[s], process.reference[s]).sum() if beta > 0 else 0.0
-        return float(policy[s] @ q - price)
+    def worth(states: Int[np.ndarray, "G"], q: Float[np.ndarray, "G V"]) -> Float[np.ndarray, "G"]:
+        law = policy[states]
+        price = beta * rel_entr(law, process.reference[states]) if beta > 0 else 0.0
+        return (law * q - price).sum(axis=1)
 
     return _backward(process, worth)
 
@@ -85,11 +97,11 @@ def optimum(process: Process, beta: float) -> Optimum:
     if beta < 0:
         raise ValueError(f"beta is a price of 0 or more, not {beta}")
     if beta > 0:
-        values = _backward(process, lambda s, q: float(beta * logsumexp(q / beta, b=process.reference[s])))
+        values = _backward(process, lambda s, q: beta * logsumexp(q / beta, axis=1, b=process.reference[s]))
         gain = np.where(process.reference > 0, values.action - values.state[:, None], 0.0)
         policy = process.reference * np.exp(gain / beta)
     else:
-        values = _backward(process, lambda s, q: float(q[process.reference[s] > 0].max()))
+        values = _backward(process, lambda s, q: np.where(process.reference[s] > 0, q, -np.inf).max(axis=1))
         policy = process.reference * (values.action == values.state[:, None])
     return Optimum(policy / policy.sum(axis=1, keepdims=True), values)
 
@@ -106,16 +118,18 @@ def advantages(process: Process, policy: Float[np.ndarray, "S V"], beta: float) 
 def visits(process: Process, policy: Float[np.ndarray, "S V"]) -> Float[np.ndarray, "S"]:
     """Probability that an episode comes through each state, or the expected number of times, which is the same here."""
     found = np.append(process.start, 0.0)  # the last entry takes those that end
-    for s, ways in enumerate(process.following):
-        np.add.at(found, ways, found[s] * policy[s])
+    for states in reversed(process.layers):
+        np.add.at(found, process.following[states], found[states, None] * policy[states])
     return found[:-1]
 
 
-def _backward(process: Process, worth: Callable[[int, Float[np.ndarray, "V"]], float]) -> Values:
-    """Backward induction: ``worth(s, Q(s, .))`` is the value of a state."""
+def _backward(
+    process: Process, worth: Callable[[Int[np.ndarray, "G"], Float[np.ndarray, "G V"]], Float[np.ndarray, "G"]]
+) -> Values:
+    """Backward induction, a layer at a time: ``worth(states, Q)`` are the values of states."""
     state = np.zeros(len(process.start) + 1)  # the last entry is what follows ENDS
     action = np.empty(process.rewards.shape)
-    for s in reversed(range(len(process.start))):
-        action[s] = process.rewards[s] + process.gamma * state[process.following[s]]
-        state[s] = worth(s, action[s])
+    for states in process.layers:
+        action[states] = process.rewards[states] + process.gamma * state[process.following[states]]
+        state[states] = worth(states, action[states])
     return Values(state[:-1], action)
