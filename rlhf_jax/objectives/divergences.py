@@ -427,6 +427,8 @@ def _lambert_of_exp(z: Slope) -> Ratio:
     From z, or from log z where z > 1, both above the root of a convex increasing function, the steps fall to it without
     overshooting; seven reach rounding in float64. Of l + u = z the smaller part is the exact one.
     """
+    most = 0.5 * float(jnp.finfo(z.dtype).max)
+    z = jnp.clip(z, -most, most)
     log_u = jnp.where(z > 1.0, jnp.log(jnp.maximum(z, 1.0)), z)
     for _ in range(8):
         u = jnp.exp(log_u)
