@@ -1,5 +1,6 @@
 """What a policy answers to the held-out prompts, in the figures of PPO's evaluation: shared by dpo and online."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from rlhf_jax.build.common import evaluation_stream, sample_rows
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
-from rlhf_jax.build.specs import reward_bounded, rollout_spec
+from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_eval_batches
 from rlhf_jax.evaluation.policy import decode_responses, diversity_metrics, gold_metrics
@@ -28,7 +29,7 @@ class Answerer:
         self.judged = bool(config.parents.reward) or "reward" in config.stages
         policy = stage_decoder(context, "sft")
         judge = stage_decoder(context, "reward") if self.judged else policy
-        self.spec = rollout_spec(
+        spec = rollout_spec(
             config,
             policy,
             judge,
@@ -36,10 +37,12 @@ class Answerer:
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
             ensemble=stage_ensemble(config, "reward") if self.judged else ONE_MODEL,
+            stop_id=stop_token(config, tokenizer),
         )
+        # What an update of PPO would want to know besides.
+        spec = dataclasses.replace(spec, divergence=None, keeps_finished=False, value_after=False)
         self.reward = load_parent(context, "reward", judge) if self.judged else None
         self.key = context.stage_key(stage)
-        spec = self.spec
 
         def sample(
             policy: Params, reference: Params, reward: Params | None, prompts: PromptBatch, key: Any, axis_name: Any

@@ -45,6 +45,8 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
         )
     if not c.ppo.dense.sequence or c.ppo.dense.models:
         yield "ppo.dense", "fine-grained reward models are of PPO alone; online ranks by the reward model"
+    if c.ppo.missing_eos.rule == "mask":
+        yield "ppo.missing_eos.rule", "mask is of PPO alone; online ranks every answer"
     if c.online.method == "preference":
         if c.dpo.loss == "kto":
             yield "dpo.loss", "kto learns from verdicts, but online has rankings; use another loss"

@@ -114,6 +114,7 @@ def test_a_bad_value_is_one_line_that_begins_with_its_key(key: str, value: objec
         ({"dpo__reference": "none", "online__reference_every": 5}, "online.reference_every", "unused"),
         ({"online__method": "expert", "online__reference_every": 5}, "online.reference_every", "unused"),
         ({"ppo__aggregate": "worst"}, "ppo.aggregate", "ensemble"),
+        ({"ppo__missing_eos__rule": "mask"}, "ppo.missing_eos.rule", "PPO"),
         ({"ppo__dense__sequence": 0.0}, "ppo.dense", "PPO"),
     ],
 )
