@@ -24,7 +24,7 @@ VARIANTS: dict[str, Mapping[str, object]] = {
     "dpo": {},
     "cdpo": {"label_smoothing": 0.1},
     "rdpo": {"loss": "rdpo", "label_smoothing": 0.1},
-    "ipo": {"loss": "ipo", "beta": 0.2},  # gaps of 2.5 nats
+    "ipo": {"loss": "ipo", "beta": 0.1},  # gaps of 5 nats
     "ipo_mean": {"loss": "ipo", "beta": 2.0, "length_normalized": True},  # of a quarter of a nat per token
     "hinge": {"loss": "hinge"},
     "kto": {"loss": "kto"},
