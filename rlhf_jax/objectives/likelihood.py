@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Int
 Tree = TypeVar("Tree")
 LogitsOf: TypeAlias = Callable[[Float[Array, "B S D"]], Float[Array, "B S V"]]
 
-# Logits that are read at once: 16 MiB in float32. Fewer would not be faster, see benchmarks/README.md.
-AT_ONCE = 2**22
+# Logits that are read at once, 8 MiB in float32: what a processor's caches still hold (benchmarks/README.md). But no
+# fewer than so many tokens, or an accelerator would wait for the output matrix to be read again and again.
+AT_ONCE, LEAST_TOKENS = 2**21, 256
 
 
 def token_logprobs(
@@ -32,6 +33,11 @@ def token_entropy(logits: Float[Array, "T V"], temperature: float | Float[Array,
 def token_hits(logits: Float[Array, "T V"], targets: Int[Array, "T"]) -> Float[Array, "T"]:
     """1 where the target is the likeliest token, 0 elsewhere, in at least float32."""
     return (jnp.argmax(logits, axis=-1) == targets).astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def tokens_at_once(rows: int, vocabulary: int) -> int:
+    """Of how many tokens of each row the logits exist at the same time."""
+    return max(AT_ONCE // (rows * vocabulary), -(-LEAST_TOKENS // rows))
 
 
 def chunked_logprobs(
@@ -58,13 +64,13 @@ def read_chunks(
 ) -> Tree:
     """``read(logits, targets)`` of every row: one number a token, or a tree of such.
 
-    The logits are made for ``chunk`` tokens of every row at a time (None: as many as ``AT_ONCE`` allows) and once more
-    for the gradient. Rows stay whole, so that each device goes on reading its own.
+    The logits are made for ``chunk`` tokens of every row at a time (None: ``tokens_at_once``) and once more for the
+    gradient. Rows stay whole, so that each device goes on reading its own.
     """
     rows, length = targets.shape
     if chunk is None:
         vocabulary = jax.eval_shape(logits_of, hidden[:, :1]).shape[-1]
-        chunk = max(AT_ONCE // (rows * vocabulary), 1)
+        chunk = tokens_at_once(rows, vocabulary)
     count = -(-length // chunk)
     if count <= 1:
         return jax.vmap(read)(logits_of(hidden), targets)

@@ -86,7 +86,7 @@ def test_a_head_that_is_trained_alone_and_updates_in_parts() -> None:
     plan = describe_plan(config, None)
     assert _numbers(plan, "reward") == (64, _decoder(_vocabulary(plan), 64, 2, 128, 4, 2))
     spec = DecoderSpec(vocab_size=50_000, width=8, depth=1, heads=1, kv_heads=1, mlp_width=1)
-    assert activation_bytes(spec, 16, 64, 64) == 4 * (16 * 64 * (64 + 3 + 64) + 2 * 16 * 5 * 50_000)
+    assert activation_bytes(spec, 16, 64, 64) == 4 * (16 * 64 * (64 + 3 + 64) + 2 * 16 * 16 * 50_000)
     assert activation_bytes(spec, 512, 64, 64) == 4 * (512 * 64 * (64 + 3 + 64) + 2 * 512 * 50_000)
 
     def memory(stage: str) -> int:

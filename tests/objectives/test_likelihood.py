@@ -136,7 +136,11 @@ def test_as_many_tokens_at_once_as_are_allowed(monkeypatch):
         return largest(jnp.float32, WORDS, ours, jnp.asarray(HIDDEN, jnp.float32)) // (ROWS * WORDS)
 
     assert rows_of_logits() == LENGTH  # in one piece, without a loop
+    monkeypatch.setattr(likelihood, "LEAST_TOKENS", 1)
+    assert rows_of_logits() == LENGTH
     monkeypatch.setattr(likelihood, "AT_ONCE", 7 * ROWS * WORDS)
     assert rows_of_logits() == 6  # 11 tokens in two chunks
     monkeypatch.setattr(likelihood, "AT_ONCE", 1)
     assert rows_of_logits() == 1
+    monkeypatch.setattr(likelihood, "LEAST_TOKENS", 3 * ROWS - 1)
+    assert rows_of_logits() == 3  # in chunks of 3, 3, 3 and 2
