@@ -1,6 +1,5 @@
 """The PPO stage."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build.common import by_rows, donated, floats
 from rlhf_jax.build.context import Context
+from rlhf_jax.build.lora import lora_spec
 from rlhf_jax.build.ppo_evaluation import HeldOut, read_texts
 from rlhf_jax.build.ppo_models import Networks, load_networks
 from rlhf_jax.build.rewards import load_reward_models, make_adder
@@ -20,10 +20,10 @@ from rlhf_jax.data.packing import pack_examples
 from rlhf_jax.evaluation.policy import gold_metrics
 from rlhf_jax.generation import sample_rollout
 from rlhf_jax.learners import ppo
-from rlhf_jax.learners.step import init_state
+from rlhf_jax.learners.step import Metrics, init_state
 from rlhf_jax.loop import BatchIterator, Task
 from rlhf_jax.parallel import to_host
-from rlhf_jax.types import Params, PromptBatch, Rollout, TrainState
+from rlhf_jax.types import Params, PromptBatch, Rollout, TokenBatch, TrainState
 
 
 def ppo_task(context: Context) -> Task:
@@ -32,8 +32,11 @@ def ppo_task(context: Context) -> Task:
     settings, key = config.ppo, context.stage_key("ppo")
     judges, others = load_judges(context), load_reward_models(context)
     networks = load_networks(context, judges, key)
+    # No function that lives as long as the task holds ``networks``: it has what was loaded, and what is placed below.
+    rolling, frozen = networks.rolling, networks.frozen
     spec = ppo_spec(settings, networks.policy, networks.value)
     optimizer = _optimizer(settings, own_value=networks.value is not None and not spec.shared)
+    by_adapters = lora_spec(config, "ppo") is not None
     exact_loss = spec.kl.regulariser.estimator == "exact" and spec.kl.regulariser.in_loss
 
     def roll(
@@ -48,7 +51,7 @@ def ppo_task(context: Context) -> Task:
         key, extra = rest
         return (
             sample_rollout(
-                networks.rolling,
+                rolling,
                 policy,
                 value,
                 reference,
@@ -60,9 +63,16 @@ def ppo_task(context: Context) -> Task:
             ),
         )
 
+    def update(
+        state: TrainState, rollout: Rollout, mixed: TokenBatch | None, reference: Params | None, axis_name: str | None
+    ) -> tuple[TrainState, Metrics]:
+        if exact_loss and by_adapters:  # part of the state itself, whose memory is given up to the call
+            reference = frozen(state.params)[0]
+        return ppo.update(spec, optimizer, tokenizer.eos_id, state, rollout, mixed, reference, axis_name=axis_name)
+
     compiled_roll = executor.compile(roll, ("state",) * 4 + ("rows", "replicated"), ("rows",))
     compiled_update = executor.compile(
-        partial(ppo.update, spec, optimizer, tokenizer.eos_id),
+        update,
         ("state", "rows", "rows", "state"),
         ("state", "replicated"),
         donated(),
@@ -70,7 +80,7 @@ def ppo_task(context: Context) -> Task:
     pay, add = make_payer(context, judges), make_adder(context, others)
 
     def sample(params: Params, extra: dict[str, Any], prompts: PromptBatch, key: jax.Array) -> Rollout:
-        models = params["policy"], params.get("value"), networks.reference, networks.reward
+        models = params["policy"], params.get("value"), *frozen(params)
         rewards = {name: extra[name] for name in ("reward_bias", "reward_gain")}
         rollout = by_rows(
             lambda part: compiled_roll(*models, executor.place(part, "rows"), (key, rewards))[0],
@@ -83,7 +93,7 @@ def ppo_task(context: Context) -> Task:
         return add(pay(sample(params, extra, prompts, key)))
 
     episodes = settings.prompts_per_iteration * settings.samples_per_prompt
-    held_out = HeldOut(context, spec, networks.reference, episodes, key)
+    held_out = HeldOut(context, spec, lambda params: frozen(params)[0], episodes, key)
     extra: dict[str, Any] = {
         "kl_coefficient": jnp.float32(settings.kl.coefficient),
         "reward_bias": jnp.float32(0.0),
@@ -100,7 +110,8 @@ def ppo_task(context: Context) -> Task:
         prompts, demonstrations = batch if settings.pretraining.coefficient else (batch, None)
         rollout = answer(state.params, state.extra, prompts, ppo.step_keys(state)[0])
         mixed = None if demonstrations is None else executor.place(demonstrations, "rows")
-        state, metrics = compiled_update(state, rollout, mixed, networks.reference if exact_loss else None)
+        reference = frozen(state.params)[0] if exact_loss and not by_adapters else None
+        state, metrics = compiled_update(state, rollout, mixed, reference)
         return state, (metrics, rollout.response_ids, rollout.response_mask, rollout.read_mask, rollout.index)
 
     def finish(out: Any) -> dict[str, float]:

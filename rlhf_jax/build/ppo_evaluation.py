@@ -29,7 +29,7 @@ class HeldOut:
 
     context: Context
     spec: PPOSpec
-    reference: Params
+    reference: Callable[[Params], Params]
     rows: int
     key: jax.Array
 
@@ -64,7 +64,7 @@ class HeldOut:
         metrics |= diversity_metrics(texts) | gold_metrics(data.prompts_validation, texts, gold)
         before = None
         if final:
-            first = self.answers(answer, {**state.params, "policy": self.reference}, state.extra)
+            first = self.answers(answer, {**state.params, "policy": self.reference(state.params)}, state.extra)
             before = self.texts(first)
             metrics["reward.mean.before"] = float(first.raw_scores.mean())
         count = max(log.samples, 10) if final else log.samples

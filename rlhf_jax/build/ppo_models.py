@@ -1,13 +1,14 @@
 """What PPO starts from: the networks that are trained, those that stay as they are, and a policy taken out again."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
-from rlhf_jax.build.lora import adapt
+from rlhf_jax.build.lora import adapt, lora_spec
 from rlhf_jax.build.segments import Judge
 from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
 from rlhf_jax.checkpoints import Checkpoints
@@ -27,12 +28,16 @@ from rlhf_jax.models import (
 )
 from rlhf_jax.types import Params
 
+# Parameters in training to those that stay as they are: reference and reward model.
+Frozen = Callable[[Params], tuple[Params, Params]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
     """The models of a run of PPO: ``start`` holds what is trained, ``value`` the decoder of a value model or None.
 
-    Where the decoder of the reward model is the reference, ``reward`` is its head alone.
+    ``reference`` and ``reward`` are what was loaded; where the decoder of the reward model is the reference, its head
+    alone. With adapters in training ``frozen`` keeps no decoder of theirs that is in training beneath adapters.
     """
 
     policy: DecoderSpec
@@ -41,6 +46,7 @@ class Networks:
     start: Params
     reference: Params
     reward: Params
+    frozen: Frozen
 
 
 def load_networks(context: Context, judges: tuple[Judge, ...], key: jax.Array) -> Networks:
@@ -76,7 +82,29 @@ def load_networks(context: Context, judges: tuple[Judge, ...], key: jax.Array) -
     )
     if policy == judge and _one_decoder(form) and _equal(reference, reward["decoder"]):
         rolling, reward = dataclasses.replace(rolling, one_trunk=True), head_of(reward)
-    return Networks(policy, value, rolling, adapt(config, "ppo", start, key), reference, reward)
+    started = value is not None and settings.value.network == "separate" and settings.value.init == "reward"
+    if lora_spec(config, "ppo") is None:
+        frozen = _as_loaded(reference, reward)
+    else:
+        frozen = _beneath(reward, in_value=started and _one_decoder(form) and "decoder" in reward)
+    return Networks(policy, value, rolling, adapt(config, "ppo", start, key), reference, reward, frozen)
+
+
+def _as_loaded(reference: Params, reward: Params) -> Frozen:
+    return lambda _: (reference, reward)
+
+
+def _beneath(reward: Params, *, in_value: bool) -> Frozen:
+    """The reference is the policy without its adapters, and the reward model's decoder, if ``in_value``, that of the
+    value model without its own.
+    """
+    if not in_value:
+        return lambda params: (without_adapters(params["policy"]), reward)
+    head = head_of(reward)
+    return lambda params: (
+        without_adapters(params["policy"]),
+        {**head, "decoder": without_adapters(params["value"]["decoder"])},
+    )
 
 
 def _one_decoder(form: EnsembleSpec) -> bool:

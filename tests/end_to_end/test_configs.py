@@ -63,7 +63,7 @@ RECIPES: dict[str, Callable[[Run, pathlib.Path], tuple[str, ...] | None]] = {
 
 
 # Whole pipelines that take long to compile, and the tests beside this one that run them anyway.
-ELSEWHERE = {"critique": "test_critique.py", "fine_grained": "test_fine_grained.py"}
+ELSEWHERE = {"critique": "test_critique.py", "fine_grained": "test_fine_grained.py", "lora": "test_lora.py"}
 
 
 def commands(path: pathlib.Path) -> list[list[str]]:
