@@ -13,6 +13,7 @@ from rlhf_jax.learners import preference
 from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.step import init_state
 from rlhf_jax.models import apply_decoder, causal_mask, output_logits, positions_of
+from rlhf_jax.objectives.divergences import make_divergence
 from tests.learners import tiny
 
 SPEC = preference.PreferenceSpec(tiny.decoder_spec())
@@ -110,3 +111,88 @@ def test_a_step_makes_the_better_response_likelier_than_before():
         gaps.append(float(metrics["gap_mean"]))
     assert gaps[0] == pytest.approx(0.0, abs=1e-5)
     assert gaps[-1] > gaps[1] > 0.0
+
+
+def sigma(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def log_odds(p):
+    return np.log(p / (1 - p))
+
+
+# A loss, the implicit rewards of one list by (l, log-probabilities, lengths), and the loss of a pair by its gap.
+LOSSES = {
+    "dpo": ({}, lambda x, p, n: 0.1 * x, lambda g: -np.log(sigma(g))),
+    "cdpo": (
+        {"label_smoothing": 0.2},
+        lambda x, p, n: 0.1 * x,
+        lambda g: -0.8 * np.log(sigma(g)) - 0.2 * np.log(sigma(-g)),
+    ),
+    "rdpo": (
+        {"loss": "rdpo", "label_smoothing": 0.2},
+        lambda x, p, n: 0.1 * x,
+        lambda g: (-0.8 * np.log(sigma(g)) + 0.2 * np.log(sigma(-g))) / 0.6,
+    ),
+    "ipo": ({"loss": "ipo", "beta": 0.25}, lambda x, p, n: x, lambda g: (g - 2.0) ** 2),
+    "ipo_mean": ({"loss": "ipo", "length_normalized": True}, lambda x, p, n: x / n, lambda g: (g - 5.0) ** 2),
+    "hinge": ({"loss": "hinge"}, lambda x, p, n: 0.1 * x, lambda g: np.maximum(0, 1 - g)),
+    "simpo": ({"loss": "simpo", "gamma": 0.3}, lambda x, p, n: 0.1 * p / n, lambda g: -np.log(sigma(g - 0.3))),
+    "chi_po": (
+        {"loss": "chi_po", "clip": 0.6},
+        lambda x, p, n: 0.1 * (np.exp(x) + x),
+        lambda g: -np.log(sigma(np.clip(g, -1.2, 1.2))),
+    ),
+    "hellinger": (
+        {"loss": "f_dpo", "divergence": make_divergence("hellinger")},
+        lambda x, p, n: 0.1 * (1 - np.exp(-x / 2)),
+        lambda g: -np.log(sigma(g)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_the_mean_over_the_pairs_of_each_list(name):
+    changes, rewards_of, term = LOSSES[name]
+    random = np.random.default_rng(1)
+    own = -random.uniform(5.0, 30.0, (16, 4))
+    known = own + random.normal(0.0, 1.5, (16, 4))
+    lengths = np.maximum(np.asarray(BATCH.targets.sum(axis=2)), 1)
+    rewards = rewards_of(own - known, own, lengths)
+    expected = 0.0
+    for row in range(16):
+        pairs = np.argwhere(BATCH.lists.better[row])
+        expected += np.mean([term(rewards[row, i] - rewards[row, j]) for i, j in pairs]) if len(pairs) else 0.0
+    batch = dataclasses.replace(BATCH, ref_logprobs=jnp.asarray(known, jnp.float32))
+    spec = dataclasses.replace(SPEC, **changes)
+    sums = preference.loss_of_logprobs(spec, jnp.asarray(own, jnp.float32), batch)
+    assert float(sums.numerator) == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.parametrize(("changes", "weight"), [({"nll": 0.3}, 0.3), ({"nll": 0.3, "length_normalized": True}, 0.3)])
+def test_likelihood_is_added_of_the_best_answers(changes, weight):
+    plain = preference.loss_of_logprobs(dataclasses.replace(SPEC, **{**changes, "nll": 0.0}), logprobs(), BATCH)
+    found = preference.loss_of_logprobs(dataclasses.replace(SPEC, **changes), logprobs(), BATCH)
+    expected, own = 0.0, np.asarray(logprobs())
+    lengths = np.asarray(BATCH.targets.sum(axis=2)) if "length_normalized" in changes else np.ones((16, 4))
+    for row in range(16):
+        better = np.asarray(BATCH.lists.better[row])
+        best = [i for i in range(4) if better[i].any() and not better[:, i].any()]
+        expected += np.mean([-own[row, i] / lengths[row, i] for i in best]) if best else 0.0
+    assert float(found.numerator - plain.numerator) == pytest.approx(weight * expected, rel=1e-4)
+
+
+def test_orpo_is_the_likelihood_per_token_and_its_odds():
+    spec = dataclasses.replace(SPEC, loss="orpo", lambda_=0.5)
+    own = np.asarray(logprobs(), np.float64)
+    lengths = np.maximum(np.asarray(BATCH.targets.sum(axis=2)), 1)
+    expected = 0.0
+    for row in range(16):
+        better = np.asarray(BATCH.lists.better[row])
+        best = [i for i in range(4) if better[i].any() and not better[:, i].any()]
+        if best:
+            odds = log_odds(np.exp(np.minimum(own[row] / lengths[row], -1e-6)))
+            ratio = np.mean([-np.log(sigma(odds[i] - odds[j])) for i, j in np.argwhere(better)])
+            expected += np.mean([-own[row, i] / lengths[row, i] for i in best]) + 0.5 * ratio
+    sums = preference.loss_of_logprobs(spec, logprobs(), BATCH)
+    assert float(sums.numerator) == pytest.approx(expected, rel=1e-4)
