@@ -139,3 +139,12 @@ def test_hidden_states_keep_their_own_dtype_side_by_side():
     mine, other = apart(joint(both)[0])
     assert seen == [jnp.bfloat16, jnp.float32]
     assert (mine.shape, float(mine.max()), float(other.min())) == ((2, 4), 0.0, 1.0)
+
+
+def test_the_gradient_where_some_tokens_are_as_likely_as_in_the_reference():
+    """p = (1, 2, 1) / 4, q = (1, 1, 2) / 4: the first ratio is exactly 1. d FKL / d logits = p - q."""
+    logits, ref_logits = jnp.log(jnp.array([[[1.0, 2.0, 1.0]], [[1.0, 1.0, 2.0]]]))
+    logp, ref_logp = jax.nn.log_softmax(logits), jax.nn.log_softmax(ref_logits)
+    assert float(logp[0, 0]) == float(ref_logp[0, 0])
+    gradient = jax.grad(lambda x: jnp.sum(divergence_of_logits(ForwardKL(), x, ref_logits)))(logits)
+    np.testing.assert_allclose(gradient, [[0.0, 0.25, -0.25]], atol=1e-15)
