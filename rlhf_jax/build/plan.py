@@ -126,17 +126,20 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
         elif stage == "dpo":
             lists, columns = config.dpo.batch_size, data.list_size + (config.dpo.loss == "kto")
             steps = f"{config.dpo.steps} steps of {lists} lists of {data.list_size}, loss {config.dpo.loss}"
-            frozen = 0 if config.dpo.reference == "none" else count
-            yield stage, text(steps, count, frozen, lists * columns, length, length)
+            moving, still = _parts(config, stage, partial(init_decoder, spec))
+            kept = 0 if config.dpo.reference == "none" or lora_spec(config, stage) else count
+            yield stage, text(steps, moving, still + kept, lists * columns, length, length)
         elif stage == "online":
             online = config.online
             prompts, answers = online.prompts_per_iteration, online.samples_per_prompt
             loss = config.dpo.loss if online.method == "preference" else online.method
             steps = f"{online.iterations} iterations of {prompts} lists of {answers} answers, loss {loss}"
             reward = decoder_spec(stage_config(config, "reward").model, spec.vocab_size)
-            frozen = count + _members(config, "reward", count_parameters(reward), reward.width)
+            moving, still = _parts(config, stage, partial(init_decoder, spec))
+            kept = 0 if lora_spec(config, stage) else count
+            frozen = still + kept + _members(config, "reward", count_parameters(reward), reward.width)
             rows = prompts // online.minibatches * (answers if online.method == "preference" else 1)
-            yield stage, text(steps, count, frozen, rows, length, length)
+            yield stage, text(steps, moving, frozen, rows, length, length)
         elif stage == "critique":
             lists, tokens = config.critique.batch_size, config.critique.max_tokens
             steps = (
@@ -170,11 +173,15 @@ def _actors(config: ConfigDict, policy: DecoderSpec, reward: DecoderSpec, key: j
 
 
 def _kept_by_ppo(config: ConfigDict, policy: int, reward: int, width: int) -> int:
-    """Parameters of reference and reward model; with adapters their decoders are those of policy and value model."""
+    """Parameters of reference and reward model; with adapters their decoders are those of policy and value model, if
+    that starts as the reward model.
+    """
     judges, form = _members(config, "reward", reward, width), stage_ensemble(config, "reward")
     if lora_spec(config, "ppo") is None:
         return policy + judges
-    return judges if form.members > 1 and form.kind == "models" else judges - reward
+    value, one = config.ppo.value, form.members == 1 or form.kind == "heads"
+    started = config.ppo.advantage == "gae" and (value.network, value.init) == ("separate", "reward")
+    return judges - reward if started and one else judges
 
 
 def _members(config: ConfigDict, stage: str, decoder: int, width: int) -> int:

@@ -116,6 +116,14 @@ def test_the_plan_of_adapters_counts_them_alone_as_trained() -> None:
     assert _numbers(plan, "reward") == (adapters + 64, decoder)
     assert _numbers(plan, "ppo") == (2 * adapters + 64 + 1, 2 * decoder + 64)
     assert sum(_numbers(plan, "ppo")) < 0.6 * sum(_numbers(whole, "ppo"))
+    config.ppo.value.init = "zero"  # a value model that starts as the policy: the reward model has its own decoder
+    assert _numbers(describe_plan(config, None), "ppo") == (2 * adapters + 64 + 1, 3 * decoder + 64)
+    config.ppo.value.init = "reward"
+    config.stages = config.lora.stages = ("sft", "reward", "dpo", "online")
+    plan = describe_plan(config, None)
+    assert _numbers(plan, "dpo") == (adapters, decoder)
+    assert _numbers(plan, "online") == (adapters, 2 * decoder + 64)
+    config.stages = config.lora.stages = ("sft", "reward", "ppo")
     config.reward.ensemble.members = 3
     plan = describe_plan(config, None)
     assert _numbers(plan, "reward") == (3 * (adapters + 64), 3 * decoder)
