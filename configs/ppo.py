@@ -2,7 +2,7 @@
 
 What it shows. The proxy reward rises at a price in KL to the SFT policy; the gold reward tells how much of the rise
 is real. ``--config.ppo.kl.coefficient`` moves along that trade. The argument names how advantages are estimated, or
-which divergence from the SFT policy is priced; docs/objectives.md has what each is.
+which divergence from the SFT policy is priced; docs/policy_gradients.md has what each is.
 
 Expected result. With the parents of ``quickstart``: gold reward up on open prompts, not down on closed ones.
 Wall time. A few minutes on two CPU cores.

@@ -100,9 +100,9 @@ def ppo_task(context: Context) -> Task:
         "reward_gain": jnp.float32(settings.dense.sequence),
         **ppo.running_moments(spec),
     }
-    if settings.normalize_reward:
+    if settings.normalize_reward or settings.rewards.centre:
         scores = held_out.answers(sample, networks.start, extra).raw_scores
-        gain = settings.dense.sequence / max(float(scores.std()), 1e-6)
+        gain = settings.dense.sequence / (max(float(scores.std()), 1e-6) if settings.normalize_reward else 1.0)
         extra |= {"reward_gain": jnp.float32(gain), "reward_bias": jnp.float32(-gain * float(scores.mean()))}
     state = executor.place(init_state(networks.start, optimizer, key, extra), "state")
 

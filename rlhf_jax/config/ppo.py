@@ -119,6 +119,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.rewards = ConfigDict()
     c.ppo.rewards.models = ()  # RUN:WEIGHT, further reward models (stage reward of a run directory) whose rewards are
     #                            added, times the weight
+    c.ppo.rewards.centre = False  # less the mean on samples of the SFT policy
     c.ppo.rewards.scale = "none"  # running_std: divided by the running deviation of all scores so far
     c.ppo.rewards.clip = 0.0  # rewards beyond +- this count as this, after scaling; 0: never
     c.ppo.rewards.whiten = (
@@ -163,6 +164,7 @@ RULES: dict[str, Rule] = {
     "ppo.rewards.scale": one_of("none", "running_std"),
     "ppo.rewards.clip": NOT_NEGATIVE,
     "ppo.rewards.whiten": BOOL,
+    "ppo.rewards.centre": BOOL,
     "ppo.pretraining.coefficient": NOT_NEGATIVE,
     "ppo.kl.divergence": one_of(*DIVERGENCES),
     "ppo.kl.alpha": OPEN_UNIT,
@@ -269,7 +271,9 @@ def _ending_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _reward_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
-    """Further reward models that are not there."""
+    """Further reward models that are not there, and what the reward of the stage's own is made of."""
+    if c.ppo.normalize_reward and c.ppo.rewards.centre:
+        yield "ppo.rewards.centre", "would go unused: config.ppo.normalize_reward centres rewards already"
     for entry in c.ppo.rewards.models:
         run = entry.rpartition(":")[0]
         if "://" not in run and not os.path.isdir(run):

@@ -132,7 +132,7 @@ def run_updates(spec: PPOSpec, attempt: Any, start: tuple[Params, optax.OptState
     if not spec.stop_kl:
         end, metrics = jax.lax.scan(lambda carry, batch: attempt(carry, *batch), start, batches)
         means = {name: jnp.mean(values) for name, values in metrics.items()}
-        return end, means | {"updates": jnp.float32(spec.epochs * spec.minibatches)}
+        return end, means | _extremes(metrics) | {"updates": jnp.float32(spec.epochs * spec.minibatches)}
 
     shapes = jax.eval_shape(attempt, start, *jax.tree.map(lambda leaf: leaf[0], batches))[1]
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -145,7 +145,12 @@ def run_updates(spec: PPOSpec, attempt: Any, start: tuple[Params, optax.OptState
 
     (end, _), (metrics, begun, made) = jax.lax.scan(one, (start, jnp.bool_(True)), batches)
     means = {name: jnp.sum(values) / jnp.sum(begun) for name, values in metrics.items()}
-    return end, means | {"updates": jnp.sum(made).astype(jnp.float32)}
+    seen = {name: jnp.where(begun, values, -jnp.inf) for name, values in metrics.items()}
+    return end, means | _extremes(seen) | {"updates": jnp.sum(made).astype(jnp.float32)}
+
+
+def _extremes(metrics: Metrics) -> Metrics:
+    return {"ratio.max": jnp.max(metrics["ratio.max"]), "ratio.min": -jnp.max(metrics["ratio.min"])}
 
 
 def _share(axis_name: str, leaf: Float[Array, "M *S"] | Any) -> Any:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.learners.ppo_spec import PPOSpec
-from rlhf_jax.learners.step import LossSums
+from rlhf_jax.learners.step import Largest, LossSums
 from rlhf_jax.models import (
     DecoderSpec,
     apply_decoder,
@@ -96,7 +96,7 @@ def loss_sums(
     weight = tokens if batch.row_weights is None else jnp.sum(batch.row_weights)
     policy_loss = _weighted_sum(policy_losses, batch.weights, mask)
     total = policy_loss
-    metrics = {"policy_loss": (policy_loss, weight)}
+    metrics: dict[str, Any] = {"policy_loss": (policy_loss, weight)}
     if spec.value is not None:
         value_loss = _value_loss(spec, spec.value, params, batch, hidden)
         total = policy_loss + spec.value_coefficient * value_loss
@@ -115,7 +115,10 @@ def loss_sums(
         total += likelihood
         metrics["pretraining_loss"] = (likelihood / spec.pretraining, weight)
     log_ratio = logprobs - batch.logprobs
+    ratio = jnp.where(mask, jnp.exp(log_ratio), 1.0)
     metrics |= {
+        "ratio.max": Largest(jnp.max(ratio)),
+        "ratio.min": Largest(-jnp.min(ratio)),  # its negative, until the updates of an iteration are put together
         "clip_fraction": (masked_sum(_clipped(spec, jnp.exp(log_ratio)).astype(logprobs.dtype), mask), tokens),
         "approx_kl": (0.5 * masked_sum(log_ratio**2, mask), tokens),
         "entropy": (masked_sum(entropy, mask), tokens),

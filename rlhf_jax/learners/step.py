@@ -17,28 +17,46 @@ Metrics: TypeAlias = dict[str, jax.Array]
 Part: TypeAlias = Callable[[Params], Params]
 
 
+class Largest(NamedTuple):
+    """A metric whose value over several parts of the rows is the largest of theirs, where others are added up."""
+
+    value: jax.Array
+
+
 class LossSums(NamedTuple):
     """A loss as numerator and weight, so that the mean is right however rows are spread and however ragged they are.
 
-    ``metrics`` maps a name to its own (numerator, weight).
+    ``metrics`` maps a name to its own (numerator, weight), or to a ``Largest``.
     """
 
     numerator: jax.Array
     weight: jax.Array
-    metrics: dict[str, tuple[jax.Array, jax.Array]]
+    metrics: dict[str, Any]
 
 
 def sum_over_devices(tree: Batch, axis_name: str | None) -> Batch:
     """Sum over the mapped axis; without one (a single device, or a mesh) the sums are global already."""
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+    if axis_name is None:
+        return tree
+    return jax.tree.map(
+        lambda leaf: (jax.lax.pmax if _is_largest(leaf) else jax.lax.psum)(leaf, axis_name), tree, is_leaf=_is_largest
+    )
 
 
-def reduce_metrics(sums: dict[str, tuple[jax.Array, jax.Array]]) -> Metrics:
+def _is_largest(leaf: Any) -> bool:
+    return isinstance(leaf, Largest)
+
+
+def reduce_metrics(sums: dict[str, Any]) -> Metrics:
     """Global numerators over global weights, 0 where nothing was counted."""
-    return {
-        name: jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1), 0.0)
-        for name, (total, weight) in sums.items()
-    }
+
+    def reduced(found: Any) -> jax.Array:
+        if isinstance(found, Largest):
+            return found.value
+        total, weight = found
+        return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1), 0.0)
+
+    return {name: reduced(found) for name, found in sums.items()}
 
 
 def gradient_step(
@@ -91,10 +109,24 @@ def _sum_over_parts(function: Callable[[Batch], Sums], batch: Batch, parts: int,
         return function(jax.tree.unflatten(structure, leaves))
 
     shapes = jax.eval_shape(of_leaves, [leaf[0] for leaf in split])
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(_nothing, shapes, is_leaf=_is_largest)
     if axis_name is not None:
         zeros = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), zeros)
-    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, of_leaves(part)), None), zeros, split)[0]
+
+    def add(total: Sums, part: list[jax.Array]) -> tuple[Sums, None]:
+        return jax.tree.map(_together, total, of_leaves(part), is_leaf=_is_largest), None
+
+    return jax.lax.scan(add, zeros, split)[0]
+
+
+def _nothing(shape: Any) -> Any:
+    if isinstance(shape, Largest):
+        return Largest(jnp.full(shape.value.shape, -jnp.inf, shape.value.dtype))
+    return jnp.zeros(shape.shape, shape.dtype)
+
+
+def _together(one: Any, other: Any) -> Any:
+    return Largest(jnp.maximum(one.value, other.value)) if isinstance(one, Largest) else one + other
 
 
 def init_state(

@@ -54,6 +54,8 @@ RECIPES: dict[str, Callable[[Run, pathlib.Path], tuple[str, ...] | None]] = {
     "lists_file": _lists,
     "online": _parents,
     "ppo": _parents,
+    "ppo_nplus": _parents,
+    "ppo_ziegler": _parents,
     "quickstart": _done,
     "reward_listwise": _world,
     "reward_pairwise": _world,
