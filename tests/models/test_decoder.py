@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from rlhf_jax.models import (
     DecoderSpec,
@@ -19,6 +20,7 @@ from rlhf_jax.models import (
     segment_mask,
 )
 from rlhf_jax.models.rotary import frequencies, rotate
+from rlhf_jax.models.spec import RopeScaling
 
 
 def style(norm, positions, activation, tied, kv_heads):
@@ -44,6 +46,32 @@ STYLES = {
     "classic": CLASSIC,
     "one_kv_head": style("rms", "rotary", "gelu", False, 1),
     "mixed": style("layer", "learned", "swiglu", True, 1),
+    # The options of published families, as many at once as go together.
+    "windows": dataclasses.replace(
+        style("rms1p", "rotary", "geglu", True, 2),
+        depth=3,
+        head_size=6,
+        qk_norm=True,
+        post_norms=True,
+        scaled_embeddings=True,
+        query_scale=0.7,
+        attention_softcap=2.0,
+        logit_softcap=3.0,
+        local=(True, False, True),
+        window=3,
+        rope_scaling=RopeScaling("linear", 4.0),
+        local_rope_theta=50.0,
+    ),
+    "parallel": dataclasses.replace(
+        style("layer", "rotary", "gelu_erf", False, 4),
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        parallel=True,
+        rotary_fraction=0.5,
+        local=(True, True),
+        window=4,
+    ),
 }
 every_style = pytest.mark.parametrize("spec", STYLES.values(), ids=STYLES.keys())
 
@@ -73,49 +101,72 @@ def numpy_decoder(spec, params, ids):
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
     def norm(x, weights):
-        if spec.norm == "rms":
-            return x / np.sqrt(np.mean(x**2) + spec.norm_epsilon) * weights["scale"]
-        return (x - x.mean()) / np.sqrt(x.var() + spec.norm_epsilon) * weights["scale"] + weights["bias"]
+        if spec.norm == "layer":
+            return (x - x.mean()) / np.sqrt(x.var() + spec.norm_epsilon) * weights["scale"] + weights["bias"]
+        return x / np.sqrt(np.mean(x**2) + spec.norm_epsilon) * (weights["scale"] + (spec.norm == "rms1p"))
 
-    def turn(vector, position):
-        """Channel c and its partner half a head further are one complex number, turned by position * theta^(-2c/C)."""
-        half = len(vector) // 2
-        angle = position * spec.rope_theta ** (-2.0 * np.arange(half) / len(vector))
-        turned = (vector[:half] + 1j * vector[half:]) * np.exp(1j * angle)
-        return np.concatenate([turned.real, turned.imag])
+    def dense(x, weights):
+        return x @ weights["kernel"] + weights.get("bias", 0.0)
 
-    rows = [params["embedding"][i].copy() for i in ids]
+    def turn(vector, position, local):
+        """Channel c and its partner half of what rotates further on are one number, turned by position * speed(c)."""
+        half = int(size * spec.rotary_fraction) // 2
+        theta = spec.local_rope_theta if local and spec.local_rope_theta else spec.rope_theta
+        slower = 1.0 if theta == spec.local_rope_theta or not spec.rope_scaling else spec.rope_scaling.factor
+        angle = position / slower * theta ** (-np.arange(half) / half)
+        turned = (vector[:half] + 1j * vector[half : 2 * half]) * np.exp(1j * angle)
+        return np.concatenate([turned.real, turned.imag, vector[2 * half :]])
+
+    def capped(x, cap):
+        return cap * np.tanh(x / cap) if cap else x
+
+    def squash(x):
+        if spec.activation == "swiglu":
+            return x / (1 + np.exp(-x))
+        if spec.activation == "gelu_erf":
+            return x * ndtr(x)
+        return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    def feed_forward(x, weights):
+        up = dense(x, weights["up"])
+        if spec.activation in ("swiglu", "geglu"):
+            return dense(squash(dense(x, weights["gate"])) * up, weights["down"])
+        return dense(squash(up), weights["down"])
+
+    rows = [params["embedding"][i] * (math.sqrt(spec.width) if spec.scaled_embeddings else 1.0) for i in ids]
     if spec.positions == "learned":
         rows = [x + params["position_embedding"][t] for t, x in enumerate(rows)]
-    size = spec.width // spec.heads
+    size = spec.head_size or spec.width // spec.heads
     for layer in range(spec.depth):
         weights = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["layers"])
-        kernels = {name: weights["attention"][name]["kernel"] for name in "qkvo"}
+        attention, local = weights["attention"], bool(spec.local) and spec.local[layer]
         normed = [norm(x, weights["attention_norm"]) for x in rows]
+        added = []
         for t in range(len(rows)):
+            seen = range(max(0, t + 1 - spec.window) if local else 0, t + 1)
             heads = []
             for head in range(spec.heads):
                 shared = head // (spec.heads // spec.kv_heads)
                 own, theirs = slice(head * size, (head + 1) * size), slice(shared * size, (shared + 1) * size)
-                query = (normed[t] @ kernels["q"])[own]
-                keys = [(normed[s] @ kernels["k"])[theirs] for s in range(t + 1)]
+                query = dense(normed[t], attention["q"])[own]
+                keys = [dense(normed[s], attention["k"])[theirs] for s in seen]
+                if spec.qk_norm:
+                    query, keys = norm(query, attention["q_norm"]), [norm(key, attention["k_norm"]) for key in keys]
                 if spec.positions == "rotary":
-                    query, keys = turn(query, t), [turn(key, s) for s, key in enumerate(keys)]
-                weight = np.exp([query @ key / math.sqrt(size) for key in keys])
-                values = [(normed[s] @ kernels["v"])[theirs] for s in range(t + 1)]
+                    query = turn(query, t, local)
+                    keys = [turn(key, s, local) for s, key in zip(seen, keys, strict=True)]
+                scale = spec.query_scale or 1 / math.sqrt(size)
+                weight = np.exp([capped(query @ key * scale, spec.attention_softcap) for key in keys])
+                values = [dense(normed[s], attention["v"])[theirs] for s in seen]
                 heads.append(sum(w * v for w, v in zip(weight / weight.sum(), values, strict=True)))
-            rows[t] = rows[t] + np.concatenate(heads) @ kernels["o"]
-        for t in range(len(rows)):
-            y = norm(rows[t], weights["mlp_norm"])
-            up = y @ weights["up"]["kernel"]
-            if spec.activation == "swiglu":
-                gate = y @ weights["gate"]["kernel"]
-                y = gate / (1 + np.exp(-gate)) * up
-            else:
-                y = up * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))
-            rows[t] = rows[t] + y @ weights["down"]["kernel"]
+            mixed = dense(np.concatenate(heads), attention["o"])
+            added.append(norm(mixed, weights["attention_post_norm"]) if spec.post_norms else mixed)
+        for t, mixed in enumerate(added):
+            x = rows[t] if spec.parallel else rows[t] + mixed
+            y = feed_forward(norm(x, weights["mlp_norm"]), weights)
+            rows[t] = rows[t] + mixed + (norm(y, weights["mlp_post_norm"]) if spec.post_norms else y)
     final = np.stack([norm(x, params["final_norm"]) for x in rows])
-    return final @ (params["embedding"].T if spec.tied else params["output"])
+    return capped(final @ (params["embedding"].T if spec.tied else params["output"]), spec.logit_softcap)
 
 
 @every_style
@@ -228,6 +279,38 @@ def test_rotated_products_depend_on_the_distance_alone():
     assert abs(product(0, 2) - product(0, 3)) > 1e-2
 
 
+def test_frequencies_scaled_for_longer_texts():
+    plain = 100.0 ** (-np.arange(8) / 8)
+    turns = 64 * plain / (2 * np.pi)  # over the 64 positions of pre-training: from 10 down to 0.2
+    wide = jnp.dtype("float32")
+
+    def found(*scaling):
+        return np.asarray(frequencies(16, 100.0, RopeScaling(*scaling), wide))
+
+    np.testing.assert_allclose(found("linear", 4.0), plain / 4, rtol=1e-6)
+    # Llama 3.1: more than 4 turns stay, fewer than 1 are 8 times slower, between the two they are mixed by turns.
+    kept = np.interp(turns, [1.0, 4.0], [0.0, 1.0])
+    np.testing.assert_allclose(found("llama3", 8.0, 64, 1.0, 4.0), plain * kept + plain / 8 * (1 - kept), rtol=1e-5)
+    # YaRN: the same with a ramp over channels, from the last that makes 4 turns to the first that makes 1.
+    first, last = np.flatnonzero(turns >= 4.0)[-1], np.flatnonzero(turns <= 1.0)[0]
+    kept = np.interp(np.arange(8), [first, last], [1.0, 0.0])
+    assert 0 < first < last < 7
+    np.testing.assert_allclose(found("yarn", 8.0, 64, 1.0, 4.0), plain * kept + plain / 8 * (1 - kept), rtol=1e-5)
+
+
+def test_a_gain_multiplies_what_rotates_and_nothing_else():
+    x, speed = jnp.ones((1, 1, 1, 6)), frequencies(4, 100.0, None, jnp.dtype("float32"))
+    found = rotate(x, jnp.array([[3]]), speed, 2.0)[0, 0, 0]
+    np.testing.assert_allclose(found[:4], 2 * rotate(x, jnp.array([[3]]), speed)[0, 0, 0, :4], rtol=1e-6)
+    np.testing.assert_array_equal(found[4:], 1.0)
+
+
+@pytest.mark.parametrize("changes", [{"local": (True,)}, {"window": 3}, {"local": (True, False)}])
+def test_windows_that_fit_no_layer_are_refused(changes):
+    with pytest.raises(ValueError, match=r"local|window"):
+        dataclasses.replace(MODERN, **changes)
+
+
 def test_shifting_all_positions_matters_to_learned_ones_only():
     difference = {}
     for name, spec in (("rotary", MODERN), ("learned", CLASSIC)):
@@ -243,9 +326,13 @@ def test_shifting_all_positions_matters_to_learned_ones_only():
 @every_style
 def test_the_number_of_parameters(spec):
     norm = spec.width * (2 if spec.norm == "layer" else 1)
-    attention = 2 * spec.width * spec.heads * spec.head_dim + 2 * spec.width * spec.kv_heads * spec.head_dim
-    mlp = (3 if spec.activation == "swiglu" else 2) * spec.width * spec.mlp_width
-    expected = spec.vocab_size * spec.width * (1 if spec.tied else 2) + spec.depth * (attention + mlp + 2 * norm) + norm
+    q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    attention = 2 * spec.width * (q + kv) + spec.qkv_bias * (q + 2 * kv) + spec.out_bias * spec.width
+    attention += 2 * spec.head_dim * spec.qk_norm
+    gated = spec.activation in ("swiglu", "geglu")
+    mlp = (3 if gated else 2) * spec.width * spec.mlp_width + spec.mlp_bias * (spec.mlp_width + spec.width)
+    layer = attention + mlp + (4 if spec.post_norms else 2) * norm
+    expected = spec.vocab_size * spec.width * (1 if spec.tied else 2) + spec.depth * layer + norm
     expected += spec.max_positions * spec.width if spec.positions == "learned" else 0
     params = jax.eval_shape(functools.partial(init_decoder, spec), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
