@@ -77,7 +77,7 @@ class Regulariser:
     multiplied by rho = pi / pi_old of its token or response, gradient included (k2, which is nothing but its
     gradient: excluded), and a claim for the ``sequence`` holds on episodes of an older policy too.
 
-    The three functions below give prices >= 0 in expectation, in units of beta: rewards -= beta ``reward_penalty``,
+    The three functions below give prices in units of beta: rewards -= beta ``reward_penalty``,
     advantages -= beta ``advantage_correction``, loss += beta ``loss_penalty``.
 
     Raises:

@@ -52,7 +52,10 @@ F = {
     ChiPO(): (lambda u: (u - 1) ** 2 / 2 + u * np.log(u), lambda u: u + np.log(u), 1.0),
     TotalVariation(): (lambda u: np.abs(u - 1) / 2, lambda u: np.sign(u - 1) / 2, 0.0),
 }
-every_divergence = pytest.mark.parametrize("divergence", F, ids=repr)
+# f'(1) = 1, -1, 1 and 0; each is 27 gradients, so not the whole family.
+every_divergence = pytest.mark.parametrize(
+    "divergence", [ReverseKL(), ForwardKL(), ChiPO(), TotalVariation()], ids=repr
+)
 CHOICES = [
     choice
     for choice in itertools.product(
