@@ -26,6 +26,16 @@ from rlhf_jax.config.rules import (
 
 UNCERTAINTY, ALPHA, SCORE, ROWS, VALUE_RATE = 1.0, 0.5, -1.0, 8, 1e-3
 
+# What is priced, and how; without a price all of it would go unused.
+KL = {
+    "divergence": "reverse_kl",
+    "estimator": "k1",
+    "placement": "reward",
+    "level": "token",
+    "importance": False,
+    "controller": "fixed",
+}
+
 # What an estimator of the advantage has no use for, with the defaults. Those over whole responses do not discount.
 _OF_VALUES = {
     "ppo.lambda_": 0.95,
@@ -122,9 +132,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.rewards.centre = False  # less the mean on samples of the SFT policy
     c.ppo.rewards.scale = "none"  # running_std: divided by the running deviation of all scores so far
     c.ppo.rewards.clip = 0.0  # rewards beyond +- this count as this, after scaling; 0: never
-    c.ppo.rewards.whiten = (
-        False  # of tokens, price of divergence included: to variance 1, the mean left, over a rollout
-    )
+    c.ppo.rewards.whiten = False  # of tokens, price of divergence included: to variance 1 over a rollout, the mean left
     c.ppo.pretraining = ConfigDict()
     c.ppo.pretraining.coefficient = 0.0  # of the negative log-likelihood of demonstrations, per nat and token; 0: none
     c.ppo.pretraining.rows = ROWS  # packed rows of demonstrations in each update, over all devices
@@ -252,6 +260,17 @@ def _advantage_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     if ppo.pretraining.rows != ROWS and not ppo.pretraining.coefficient:
         text = f"{ppo.pretraining.rows} would go unused: config.ppo.pretraining.coefficient is 0"
         yield "ppo.pretraining.rows", text
+    if (
+        ppo.pretraining.coefficient
+        and "sft" not in c.stages
+        and c.sft.row_length < c.data.max_prompt + c.data.max_response
+    ):
+        longest = f"config.data.max_prompt + max_response = {c.data.max_prompt + c.data.max_response} tokens"
+        yield "sft.row_length", f"{c.sft.row_length} is less than {longest}, of which rows for pretraining are made"
+    if ppo.kl.coefficient == 0:
+        for key, default in KL.items():
+            if ppo.kl[key] != default:
+                yield f"ppo.kl.{key}", f"{ppo.kl[key]} would go unused: config.ppo.kl.coefficient is 0"
     if ppo.kl.alpha != ALPHA and ppo.kl.divergence != "alpha":
         yield "ppo.kl.alpha", f"{ppo.kl.alpha} would go unused: config.ppo.kl.divergence is {ppo.kl.divergence}"
 

@@ -224,8 +224,9 @@ def test_references_between_settings_follow_overrides(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_every_config_file_loads_and_can_run(path: Path, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("{}\n")
+    parents = [f"--config.parents.sft={tmp_path}", f"--config.parents.reward={tmp_path}"]
     given = {
-        "ppo": [f"--config.parents.sft={tmp_path}", f"--config.parents.reward={tmp_path}"],
+        **dict.fromkeys(("dpo", "online", "ppo", "ppo_nplus", "ppo_ziegler"), parents),
         "lists_file": [f"--config.data.path={tmp_path / 'data.jsonl'}"],
         "hh_file": [f"--config.data.path={tmp_path / 'data.jsonl'}"],
     }.get(path.stem, [])
