@@ -145,7 +145,7 @@ class Regulariser:
 
 LATER = "drops the effect of a token on later states"
 BIASES = {
-    "both": "k2 in reward and loss pays a price whose mean is not the divergence, besides the right gradient in the loss",
+    "both": "k2 in reward and loss pays a price whose mean is not the divergence, beside the right loss",
     "reward": "in the reward leaves out the derivative of the estimate itself",
     "k2 reward": "k2 in the reward pays a price whose mean is not the divergence",
     "k3 reward": "k3 in the reward has the gradient of the reverse KL minus that of the forward KL",
