@@ -4,8 +4,8 @@ What it shows. ``dpo``: a direct preference loss on the policy's own answers, ag
 reference becomes the policy every ten iterations; ``expert``: only the likelihood of the best of eight answers (expert
 iteration, which distils best-of-n). Held-out figures are those of PPO's evaluation.
 
-Expected result. At the KL of offline DPO more gold, for the answers compared are the policy's own: ``dpo`` 0.90 on open and
-0.79 on closed prompts at 2.7 nats, ``iterated`` 0.92 and 0.78 at 3.3, ``expert`` 0.90 and 0.79 at 3.2.
+Expected result. At the KL of offline DPO more gold, for the answers compared are the policy's own: ``dpo`` 0.90 on
+open and 0.79 on closed prompts at 2.7 nats, ``iterated`` 0.92 and 0.78 at 3.3, ``expert`` 0.90 and 0.79 at 3.2.
 Wall time. About a minute on two CPU cores.
 Command.
   python -m rlhf_jax --config=configs/online.py --workdir=runs/online_dpo \
