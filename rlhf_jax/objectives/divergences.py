@@ -5,9 +5,9 @@ divergence; each member has the form of its source. The best policy under a rewa
 u(y) = (f')^-1((r(y) - lambda) / beta), which makes the inverse of the slope f' the heart of a member; and what is paid
 of a sampled token is f(u) / u, whose mean under pi is D_f.
 
-Policies are known by their log-probabilities, so each member also speaks of l = log u (nats), exactly where l is
+Policies are known by their log-probabilities, so each member also speaks of log u (nats), exactly where that is
 small. An exponent above ``largest_exponent`` counts as that, 71 in float32 and bfloat16 (TRL: 80) and 567 in float64,
-and its gradient there is 0: values are exact below the clamp and finite for every l of some thousands of nats.
+and its gradient there is 0: values are exact below the clamp and finite for every log u of some thousands of nats.
 
 A member of one's own is a frozen dataclass that derives from ``Divergence`` and gives the six functions. Sources: Wang
 et al. 2023 (arXiv 2309.16240) for the first four, Huang et al. 2024 (arXiv 2407.13399) for chi-PO; Csiszar 1967.
@@ -75,19 +75,19 @@ class Divergence:
         """The u with f'(u) = z: 0 for z <= ``slope_at_zero``, infinite for z >= ``slope_supremum``."""
         raise NotImplementedError(f"{type(self).__name__} defines no inverse_slope(z)")
 
-    def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
+    def value_of_log(self, log_u: LogRatio) -> Ratio:
         """f(e^l)."""
         raise NotImplementedError(f"{type(self).__name__} defines no value_of_log(l)")
 
-    def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
+    def slope_of_log(self, log_u: LogRatio) -> Slope:
         """f'(e^l)."""
         raise NotImplementedError(f"{type(self).__name__} defines no slope_of_log(l)")
 
-    def centred_slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
+    def centred_slope_of_log(self, log_u: LogRatio) -> Slope:
         """f'(e^l) - f'(1); members with f'(1) other than 0 give it without that difference."""
-        return self.slope_of_log(l) - self.slope_at_one
+        return self.slope_of_log(log_u) - self.slope_at_one
 
-    def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
+    def per_sample(self, log_u: LogRatio) -> Ratio:
         """f(u) / u at u = e^l, whose mean over samples of pi is D_f."""
         raise NotImplementedError(f"{type(self).__name__} defines no per_sample(l)")
 
@@ -135,17 +135,17 @@ class ReverseKL(Divergence):
     def inverse_slope(self, z: Slope) -> Ratio:
         return jnp.exp(z - 1.0)
 
-    def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return l * clamped_exp(l)
+    def value_of_log(self, log_u: LogRatio) -> Ratio:
+        return log_u * clamped_exp(log_u)
 
-    def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return l + 1.0
+    def slope_of_log(self, log_u: LogRatio) -> Slope:
+        return log_u + 1.0
 
-    def centred_slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return l
+    def centred_slope_of_log(self, log_u: LogRatio) -> Slope:
+        return log_u
 
-    def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return l
+    def per_sample(self, log_u: LogRatio) -> Ratio:
+        return log_u
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,17 +171,17 @@ class ForwardKL(Divergence):
     def inverse_slope(self, z: Slope) -> Ratio:
         return jnp.where(z < 0.0, -1.0 / _below(z, 0.0), jnp.inf)
 
-    def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return -l
+    def value_of_log(self, log_u: LogRatio) -> Ratio:
+        return -log_u
 
-    def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return -clamped_exp(-l)
+    def slope_of_log(self, log_u: LogRatio) -> Slope:
+        return -clamped_exp(-log_u)
 
-    def centred_slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return -clamped_expm1(-l)
+    def centred_slope_of_log(self, log_u: LogRatio) -> Slope:
+        return -clamped_expm1(-log_u)
 
-    def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return -l * clamped_exp(-l)
+    def per_sample(self, log_u: LogRatio) -> Ratio:
+        return -log_u * clamped_exp(-log_u)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,15 +204,15 @@ class JensenShannon(Divergence):
         # e^z / (2 - e^z) without the difference of two numbers near 2.
         return jnp.where(z < LOG_2, -0.5 * jnp.exp(z) / jnp.expm1(_below(z, LOG_2) - LOG_2), jnp.inf)
 
-    def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
+    def value_of_log(self, log_u: LogRatio) -> Ratio:
         # u (log u - log((u + 1) / 2)) is u log 2 less about 1 for a large u, where the second term is about l.
-        return -clamped_exp(l) * (jax.nn.softplus(-l) - LOG_2) - (jax.nn.softplus(l) - LOG_2)
+        return -clamped_exp(log_u) * (jax.nn.softplus(-log_u) - LOG_2) - (jax.nn.softplus(log_u) - LOG_2)
 
-    def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return LOG_2 - jax.nn.softplus(-l)
+    def slope_of_log(self, log_u: LogRatio) -> Slope:
+        return LOG_2 - jax.nn.softplus(-log_u)
 
-    def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return -(jax.nn.softplus(-l) - LOG_2) - clamped_exp(-l) * (jax.nn.softplus(l) - LOG_2)
+    def per_sample(self, log_u: LogRatio) -> Ratio:
+        return -(jax.nn.softplus(-log_u) - LOG_2) - clamped_exp(-log_u) * (jax.nn.softplus(log_u) - LOG_2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,16 +247,16 @@ class Alpha(Divergence):
         inside = z < self.slope_supremum
         return jnp.where(inside, jnp.exp(-jnp.log1p(-self.alpha * jnp.where(inside, z, 0.0)) / self.alpha), jnp.inf)
 
-    def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
+    def value_of_log(self, log_u: LogRatio) -> Ratio:
         a = self.alpha
-        return ((1.0 - a) * clamped_expm1(l) - clamped_expm1((1.0 - a) * l)) / (a * (1.0 - a))
+        return ((1.0 - a) * clamped_expm1(log_u) - clamped_expm1((1.0 - a) * log_u)) / (a * (1.0 - a))
 
-    def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return -clamped_expm1(-self.alpha * l) / self.alpha
+    def slope_of_log(self, log_u: LogRatio) -> Slope:
+        return -clamped_expm1(-self.alpha * log_u) / self.alpha
 
-    def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
+    def per_sample(self, log_u: LogRatio) -> Ratio:
         a = self.alpha
-        return (a * clamped_expm1(-l) - clamped_expm1(-a * l)) / (a * (1.0 - a))
+        return (a * clamped_expm1(-log_u) - clamped_expm1(-a * log_u)) / (a * (1.0 - a))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,14 +278,14 @@ class ChiSquared(Divergence):
     def inverse_slope(self, z: Slope) -> Ratio:
         return jax.nn.relu(1.0 + 0.5 * z)
 
-    def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return _expm1_squared(l)
+    def value_of_log(self, log_u: LogRatio) -> Ratio:
+        return _expm1_squared(log_u)
 
-    def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return 2.0 * clamped_expm1(l)
+    def slope_of_log(self, log_u: LogRatio) -> Slope:
+        return 2.0 * clamped_expm1(log_u)
 
-    def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return _chi_squared_per_sample(l)
+    def per_sample(self, log_u: LogRatio) -> Ratio:
+        return _chi_squared_per_sample(log_u)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,14 +307,14 @@ class HalfChiSquared(Divergence):
     def inverse_slope(self, z: Slope) -> Ratio:
         return jax.nn.relu(1.0 + z)
 
-    def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return 0.5 * _expm1_squared(l)
+    def value_of_log(self, log_u: LogRatio) -> Ratio:
+        return 0.5 * _expm1_squared(log_u)
 
-    def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return clamped_expm1(l)
+    def slope_of_log(self, log_u: LogRatio) -> Slope:
+        return clamped_expm1(log_u)
 
-    def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return 0.5 * _chi_squared_per_sample(l)
+    def per_sample(self, log_u: LogRatio) -> Ratio:
+        return 0.5 * _chi_squared_per_sample(log_u)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,17 +336,17 @@ class ChiPO(Divergence):
     def inverse_slope(self, z: Slope) -> Ratio:
         return _lambert_of_exp(z)
 
-    def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return 0.5 * _expm1_squared(l) + l * clamped_exp(l)
+    def value_of_log(self, log_u: LogRatio) -> Ratio:
+        return 0.5 * _expm1_squared(log_u) + log_u * clamped_exp(log_u)
 
-    def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return clamped_exp(l) + l
+    def slope_of_log(self, log_u: LogRatio) -> Slope:
+        return clamped_exp(log_u) + log_u
 
-    def centred_slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return clamped_expm1(l) + l
+    def centred_slope_of_log(self, log_u: LogRatio) -> Slope:
+        return clamped_expm1(log_u) + log_u
 
-    def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return 0.5 * _chi_squared_per_sample(l) + l
+    def per_sample(self, log_u: LogRatio) -> Ratio:
+        return 0.5 * _chi_squared_per_sample(log_u) + log_u
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,14 +368,14 @@ class SquaredHellinger(Divergence):
     def inverse_slope(self, z: Slope) -> Ratio:
         return jnp.where(z < 1.0, (1.0 - _below(z, 1.0)) ** -2.0, jnp.inf)
 
-    def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return _expm1_squared(0.5 * l)
+    def value_of_log(self, log_u: LogRatio) -> Ratio:
+        return _expm1_squared(0.5 * log_u)
 
-    def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return -clamped_expm1(-0.5 * l)
+    def slope_of_log(self, log_u: LogRatio) -> Slope:
+        return -clamped_expm1(-0.5 * log_u)
 
-    def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return _expm1_squared(-0.5 * l)
+    def per_sample(self, log_u: LogRatio) -> Ratio:
+        return _expm1_squared(-0.5 * log_u)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -405,20 +405,20 @@ class TotalVariation(Divergence):
     def inverse_slope(self, z: Slope) -> Ratio:
         return jnp.where(z < -0.5, 0.0, jnp.where(z > 0.5, jnp.inf, 1.0)).astype(z.dtype)
 
-    def value_of_log(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return 0.5 * jnp.abs(clamped_expm1(l))
+    def value_of_log(self, log_u: LogRatio) -> Ratio:
+        return 0.5 * jnp.abs(clamped_expm1(log_u))
 
-    def slope_of_log(self, l: LogRatio) -> Slope:  # noqa: E741
-        return 0.5 * jnp.sign(l)
+    def slope_of_log(self, log_u: LogRatio) -> Slope:
+        return 0.5 * jnp.sign(log_u)
 
-    def per_sample(self, l: LogRatio) -> Ratio:  # noqa: E741
-        return 0.5 * jnp.abs(clamped_expm1(-l))
+    def per_sample(self, log_u: LogRatio) -> Ratio:
+        return 0.5 * jnp.abs(clamped_expm1(-log_u))
 
 
-def _chi_squared_per_sample(l: LogRatio) -> Ratio:  # noqa: E741
+def _chi_squared_per_sample(log_u: LogRatio) -> Ratio:
     """(u - 1)^2 / u = u - 2 + 1 / u = 4 sinh^2(l / 2)."""
-    most = largest_exponent(l)
-    return 4.0 * jnp.square(jnp.sinh(0.5 * jnp.clip(l, -most, most)))
+    most = largest_exponent(log_u)
+    return 4.0 * jnp.square(jnp.sinh(0.5 * jnp.clip(log_u, -most, most)))
 
 
 def _lambert_of_exp(z: Slope) -> Ratio:
