@@ -47,7 +47,8 @@ usage: rlhf-jax export RUN --stage=reward|reward_common|sft|ppo --out=DIR
   --overwrite       replace a folder that this command has written
 
 A model with norm=rms, positions=rotary, activation=swiglu becomes Llama, one with norm=layer, positions=learned,
-activation=gelu GPT-2; others have no counterpart. docs/export.md has the conventions.
+activation=gelu GPT-2, one that began with a folder (model.path) what the folder was; others have no counterpart.
+docs/export.md has the conventions.
 
 examples:
   rlhf-jax export runs/quickstart --stage=reward --out=exported/reward

@@ -41,7 +41,7 @@ def model_card(
         template="as it stands" if template == "{prompt}" else f"put into {_code(template)}",
         max_prompt=run["data"]["max_prompt"],
         max_response=run["data"]["max_response"],
-        learned_positions=config["model_type"] == "gpt2",
+        learned_positions=config["model_type"] in ("gpt2", "gpt_neo"),
         loss=about.get("loss"),
         utilities=utilities,
         balanced=about.get("balance_utilities"),
