@@ -304,6 +304,7 @@ REFUSED = {
     ),
     "heads": (lambda f: configure(f, num_key_value_heads=3), "num_key_value_heads: 3 does not divide 4"),
     "bomb": (lambda f: configure(f, vocab_size=2**30), "shape (11, 8), but config.json says (1073741824, 8)"),
+    "wide": (lambda f: configure(f, hidden_size=2**30, num_attention_heads=2**28), "shape (11, 8), but"),
     "layers": (lambda f: configure(f, num_hidden_layers=2**30), "is more than anybody has"),
     "one layer more": (lambda f: configure(f, num_hidden_layers=4), "model.layers.3.input_layernorm.weight: missing"),
     "one layer less": (lambda f: configure(f, num_hidden_layers=2), "model.layers.2."),

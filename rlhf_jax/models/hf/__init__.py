@@ -24,7 +24,7 @@ from rlhf_jax.models.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from rlhf_jax.models.hf.gpt import GPT2, GPT_NEO, GPT_NEOX
 from rlhf_jax.models.hf.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from rlhf_jax.models.hf.load import Placing, fill, match, names_of, path_of
-from rlhf_jax.models.hf.settings import Settings as Reader
+from rlhf_jax.models.hf.settings import Settings
 from rlhf_jax.models.hf.storage import WEIGHTS, read_json, stored_tensors
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import Params
@@ -34,7 +34,7 @@ FAMILIES = (LLAMA, GPT2, MISTRAL, QWEN2, QWEN3, GPT_NEOX, GPT_NEO, GEMMA, GEMMA2
 FRESH = (LLAMA, GPT2)  # those that a config without a folder leads to
 CONFIG = "config.json"
 SCORE = "score.weight"
-Settings: TypeAlias = dict[str, Any]
+Config: TypeAlias = dict[str, Any]
 Tensors: TypeAlias = dict[str, np.ndarray]
 
 
@@ -98,7 +98,7 @@ def load_reward_model(directory: Path | str) -> tuple[DecoderSpec, Params]:
     return spec, {"decoder": fill(spec, sources, spec.vocab_size, None), "head": head}
 
 
-def _config(directory: Path) -> Settings:
+def _config(directory: Path) -> Config:
     settings = read_json(directory / CONFIG)
     if "auto_map" in settings:
         raise UserError(f"{directory / CONFIG}: auto_map: names code of the folder's own, and none is run")
@@ -118,20 +118,20 @@ def _read_config(directory: Path, *, reward: bool = False) -> tuple[Family, Deco
         found = ", ".join(map(str, names)) if isinstance(names, list) else names
         raise UserError(f"{path}: architectures: {found} is not {' or '.join(sorted(wanted))}")
     try:
-        spec = family.spec(Reader(settings, str(path)))
+        spec = family.spec(Settings(settings, str(path)))
     except (ValueError, OverflowError) as error:  # options that cannot be together
         raise UserError(f"{path}: makes no decoder: {' '.join(str(error).split())[:200]}") from error
-    return family, _own(path, spec, settings)
+    return family, _own(path, family, spec, settings)
 
 
-def _own(path: Path, spec: DecoderSpec, settings: Settings) -> DecoderSpec:
+def _own(path: Path, family: Family, spec: DecoderSpec, settings: Config) -> DecoderSpec:
     """The decoder with what the section ``rlhf_jax`` of a folder that was written here says of it."""
     own = settings.get("rlhf_jax")
     if not isinstance(own, dict):
         return spec
     fields = {"kv_heads": own.get("kv_heads", spec.kv_heads)}
-    if spec.norm == "layer" and spec.positions == "learned" and spec.qkv_bias and not own.get("biases", False):
-        fields |= {"qkv_bias": False, "out_bias": False, "mlp_bias": False}
+    if not own.get("biases", False):
+        fields |= {name: False for name in family.fills if name.endswith("bias")}
     if type(fields["kv_heads"]) is not int or fields["kv_heads"] < 1 or spec.heads % fields["kv_heads"]:
         raise UserError(f"{path}: rlhf_jax.kv_heads: {fields['kv_heads']!r} does not divide {spec.heads} heads")
     if "compute_dtype" not in own:
@@ -170,7 +170,7 @@ def reward_decoder_spec(spec: DecoderSpec) -> DecoderSpec:
     return dataclasses.replace(spec, tied=True)
 
 
-def model_config(spec: DecoderSpec, *, reward: bool, pad_id: int, eos_id: int, about: Mapping[str, Any]) -> Settings:
+def model_config(spec: DecoderSpec, *, reward: bool, pad_id: int, eos_id: int, about: Mapping[str, Any]) -> Config:
     """The ``config.json`` of a reward model or of a policy; ``about`` becomes its ``rlhf_jax`` section.
 
     Raises:
@@ -231,7 +231,7 @@ def as_numpy(leaf: jax.Array | np.ndarray) -> Float[np.ndarray, "..."]:
     return np.ascontiguousarray(leaf, np.float32)
 
 
-def write_model(directory: Path, config: Settings, tensors: Tensors) -> None:
+def write_model(directory: Path, config: Config, tensors: Tensors) -> None:
     """Write ``config.json`` and ``model.safetensors`` into an existing folder. Raises OSError as the disk does."""
     (directory / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     try:

@@ -23,8 +23,11 @@ Sources: TypeAlias = list[tuple[Tensor, Stored, int]]
 
 
 def leaf_shapes(spec: DecoderSpec) -> dict[str, jax.ShapeDtypeStruct]:
-    """The parameters of a decoder by their paths; nothing is made."""
-    tree = jax.eval_shape(partial(init_decoder, spec), jax.random.key(0))
+    """The parameters of a decoder by their paths; nothing is made. Raises UserError for sizes that make none."""
+    try:
+        tree = jax.eval_shape(partial(init_decoder, spec), jax.random.key(0))
+    except Exception as error:  # sizes that make no decoder, in whatever words
+        raise UserError(f"config.json makes no decoder: {' '.join(str(error).split())[:200]}") from error
     return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -145,7 +148,7 @@ def _build(
         built[...] = whole[index]
         return built
     tokens, held = ranges[axis], whole.shape[axis]
-    known = sum(token < held for token in tokens)
+    known = max(min(tokens.stop, held) - tokens.start, 0)
     rows, target = np.moveaxis(whole, axis, 0), np.moveaxis(built, axis, 0)
     other = index[1 - axis]
     target[:known] = rows[tokens.start : tokens.start + known, other]
