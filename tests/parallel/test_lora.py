@@ -1,4 +1,4 @@
-"""Adapters over eight devices: replicated or split, they take the same steps; both matrices are split as their kernel is."""
+"""Adapters over eight devices: replicated or split, they take the same steps; both matrices are split as kernels are."""
 
 import jax
 import numpy as np
