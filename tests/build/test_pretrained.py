@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build import inherit_model
 from rlhf_jax.build.context import make_context
-from rlhf_jax.build.pretrained import start_decoder
+from rlhf_jax.build.pretrained import folder_of, start_decoder
 from rlhf_jax.build.reward import reward_task
 from rlhf_jax.build.sft import sft_task
 from rlhf_jax.build.specs import decoder_spec
@@ -93,6 +93,20 @@ def test_what_does_not_fit_the_folder_is_refused(changes: dict[str, object], wor
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=words):
         inherit_model(config)
+
+
+def test_of_a_hub_name_json_and_safetensors_alone_are_asked_for(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert folder_of("owner/name", weights=False) == folder_of("owner/name", weights=True) == folder
+    assert asked == [("owner/name", ["config.json"]), ("owner/name", ["*.json", "*.safetensors"])]
 
 
 @pytest.mark.parametrize(
