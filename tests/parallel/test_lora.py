@@ -1,4 +1,4 @@
-"""Adapters over eight devices: replicated or split, they take the same steps; both matrices are split as kernels are."""
+"""Adapters over eight devices: replicated or split, the steps are the same; matrices are split as their kernels are."""
 
 import jax
 import numpy as np
