@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_softmax
 
-from rlhf_jax.generation import RolloutSpec, SamplingSpec, complete, sample_rollout
+from rlhf_jax.generation import Completions, RolloutSpec, SamplingSpec, complete, sample_rollout
+from rlhf_jax.generation.rollout import cut, read_part, response_divergences, response_values
 from rlhf_jax.models import (
     DecoderSpec,
     apply_decoder,
+    apply_reward_model,
     apply_value_model,
     causal_mask,
     init_decoder,
     positions_of,
 )
+from rlhf_jax.objectives.divergences import ReverseKL
 from rlhf_jax.types import PromptBatch
 
 PAD, EOS, VOCAB, SLOTS = 0, 1, 11, 8
@@ -189,3 +192,71 @@ def test_a_row_number_is_a_random_stream(rollout_spec, policy, batch):
     other = run(policy, dataclasses.replace(batch, row=batch.row + 4), key)
     assert np.any(np.asarray(other.ids) != np.asarray(together.ids))
     assert np.any(np.asarray(run(policy, batch, jax.random.key(5)).ids) != np.asarray(together.ids))
+
+
+def test_a_response_is_read_up_to_its_stop(rollout_spec):
+    """Token 4 at or after slot 2, wherever the policy itself ended; without one all of it is read."""
+    random = np.random.default_rng(0)
+    mask = np.arange(SLOTS) < random.integers(1, SLOTS + 1, 64)[:, None]
+    ids = np.where(mask, random.integers(2, 7, mask.shape), PAD)
+    sampled = Completions(jnp.asarray(ids), jnp.asarray(mask), jnp.where(mask, -1.0, 0.0))
+    read, finished = read_part(dataclasses.replace(rollout_spec, stop_id=4, stop_after=2), sampled)
+    for row in range(64):
+        places = [slot for slot in range(2, SLOTS) if mask[row, slot] and ids[row, slot] == 4]
+        assert finished[row] == bool(places)
+        assert read[row].sum() == (places[0] + 1 if places else mask[row].sum())
+    np.testing.assert_array_equal(np.sort(read, axis=1)[:, ::-1], read)
+    kept = cut(sampled, read, PAD)
+    np.testing.assert_array_equal(kept.ids, np.where(read, ids, PAD))
+    np.testing.assert_array_equal(kept.logprobs, np.where(read, -1.0, 0.0))
+
+
+def test_a_fixed_episode_goes_on_past_what_is_read(rollout_spec, policy, scorer, batch):
+    """All its tokens are the policy's, the reward is that of what is read."""
+    spec = dataclasses.replace(rollout_spec, fixed=True, missing_eos_score=-1.0, value_after=True)
+    out = roll(spec, policy, scorer(1), policy, scorer(3), batch)
+    assert out.response_mask.all()
+    assert np.all(out.logprobs < 0)
+    assert np.all(out.values != 0)
+    ended = np.any(out.response_ids == EOS, axis=1)
+    assert ended.any()
+    np.testing.assert_array_equal(out.finished, ended)
+    np.testing.assert_array_equal(out.scores == -1.0, ~ended)
+    lengths = np.where(ended, np.argmax(out.response_ids == EOS, axis=1) + 1, SLOTS)
+    np.testing.assert_array_equal(out.read_mask, np.arange(SLOTS) < lengths[:, None])
+    assert lengths.min() < SLOTS
+    ids = np.concatenate([out.prompt_ids, out.response_ids], axis=1)
+    mask = np.concatenate([out.prompt_mask, out.read_mask], axis=1)
+    read = partial(apply_reward_model, spec.reward, bounded=True)
+    rewards = jax.jit(read)(scorer(3), jnp.asarray(np.where(mask, ids, 2)), jnp.asarray(mask))
+    np.testing.assert_allclose(out.raw_scores, rewards, atol=1e-5)
+
+
+def test_one_network_may_be_policy_and_value_model(rollout_spec, policy, scorer, rollout):
+    ids = jnp.concatenate([rollout.prompt_ids, rollout.response_ids], axis=1)
+    mask = jnp.concatenate([rollout.prompt_mask, rollout.response_mask], axis=1)
+    head = scorer(1)["head"]
+    shared = dataclasses.replace(rollout_spec, shared=True)
+    one, two = (
+        jax.jit(partial(response_values, spec))(policy, value, ids, mask)
+        for spec, value in ((shared, {"head": head}), (rollout_spec, {"decoder": policy, "head": head}))
+    )
+    np.testing.assert_array_equal(one, two)
+
+
+def test_the_exact_divergence_before_each_token(rollout_spec, policy, make_params, rollout):
+    """Of the whole softmax at the sampling temperature, by NumPy."""
+    ids = jnp.concatenate([rollout.prompt_ids, rollout.response_ids], axis=1)
+    mask = jnp.concatenate([rollout.prompt_mask, rollout.response_mask], axis=1)
+    spec, other = dataclasses.replace(rollout_spec, divergence=ReverseKL()), make_params(2)
+    view = positions_of(mask), causal_mask(mask)
+    own_hidden, ref_hidden = (decode(spec.policy, params, ids, *view)[0] for params in (policy, other))
+    found = jax.jit(partial(response_divergences, spec))(policy, other, ids, mask, ref_hidden)
+    logs = [
+        log_softmax(np.asarray(hidden, np.float64) @ np.asarray(params["output"], np.float64) / 0.7, axis=-1)
+        for hidden, params in ((own_hidden[:, -SLOTS - 1 : -1], policy), (ref_hidden[:, -SLOTS - 1 : -1], other))
+    ]
+    expected = np.sum(np.exp(logs[0]) * (logs[0] - logs[1]), axis=-1)
+    kept = np.asarray(rollout.response_mask)
+    np.testing.assert_allclose(np.asarray(found)[kept], expected[kept], atol=2e-5)
+    assert expected[kept].min() > 0
