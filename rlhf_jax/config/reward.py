@@ -95,7 +95,7 @@ def _head_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     reward, stages = c.reward, {"reward", "reward_common"} & set(c.stages)
     if reward.train == "all" or not stages:
         return
-    if reward.init == "scratch":
+    if reward.init == "scratch" and not c.model.path:
         yield "reward.train", "head, but config.reward.init=scratch: the decoder would stay random; use sft or reward"
     if reward.ensemble.members > 1 and reward.ensemble.kind == "models":
         yield "reward.train", "head, but whole models do not share a decoder; use config.reward.ensemble.kind=heads"

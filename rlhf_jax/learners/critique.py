@@ -25,7 +25,7 @@ from rlhf_jax.models import (
     positions_of,
     read_reward,
 )
-from rlhf_jax.objectives.likelihood import token_logprobs
+from rlhf_jax.objectives.likelihood import read_chunks, token_hits, token_logprobs
 from rlhf_jax.objectives.masked import masked_mean, masked_sum
 from rlhf_jax.objectives.ranking import prompt_aware_loss
 from rlhf_jax.objectives.utilities import Utility
@@ -142,10 +142,14 @@ def loss_sums(spec: CritiqueSpec, params: Params, batch: CritiqueBatch, read: Cr
     """
     lists, given = batch.lists, Critiques(batch.ids, batch.mask)
     hidden = _hidden(spec, params, lists, given)
-    logits = output_logits(spec.decoder, params["decoder"], hidden[:, -spec.max_critique - 1 : -1])
     flat_ids, flat_mask = (leaf.reshape(-1, spec.max_critique) for leaf in given)
-    logprobs = jax.vmap(token_logprobs)(logits, flat_ids).reshape(given.ids.shape)
-    hits = (jnp.argmax(logits, axis=-1) == flat_ids).astype(logprobs.dtype)
+    flat_logprobs, hits = read_chunks(
+        lambda logits, ids: (token_logprobs(logits, ids), token_hits(logits, ids)),
+        hidden[:, -spec.max_critique - 1 : -1],
+        flat_ids,
+        partial(output_logits, spec.decoder, params["decoder"]),
+    )
+    logprobs = flat_logprobs.reshape(given.ids.shape)
     likelihoods = jax.vmap(masked_mean)(-logprobs, given.mask)
 
     if read is None:

@@ -73,8 +73,9 @@ def gradient_step(
     """One optimizer update on the rows of ``batch``, those of every device under ``axis_name`` together.
 
     Only that ``part`` of the parameters moves (of an adapted decoder, unless told otherwise, the adapters): gradients,
-    their sums and moments are of it alone. ``norm`` is that of the gradients in the metrics. The rows are taken in ``microbatches`` equal parts, one after the
-    other, which saves memory and changes nothing: ``loss_sums`` must be a sum over rows, as its name says.
+    their sums and moments are of it alone. ``norm`` is that of the gradients in the metrics. The rows are taken in
+    ``microbatches`` equal parts, one after the other, which saves memory and changes nothing: ``loss_sums`` must be a
+    sum over rows, as its name says.
     """
     moving = part(params)
 

@@ -21,6 +21,8 @@ def test_a_head_on_a_model_that_was_trained_before() -> None:
     validate(changed(reward__ensemble__members=3, reward__ensemble__kind="heads"))
     validate(changed(reward__init="reward", stages=("sft", "reward"), parents__reward_start="."))
     validate(changed(lora__rank=2, lora__stages=("sft",)))
+    # A decoder that is read from a folder is not random.
+    validate(changed(reward__init="scratch", model__path="a/model", tokenizer__kind="pretrained"))
 
 
 @pytest.mark.parametrize(
