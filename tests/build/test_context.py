@@ -65,6 +65,9 @@ def _child(**parents: str) -> ConfigDict:
         (("reward",), "reward.batch_size", 12),
         (("reward_common",), "reward.batch_size", 12),
         (("ppo",), "ppo.prompts_per_iteration", 18),  # of 2 samples each
+        (("dpo",), "dpo.batch_size", 12),
+        (("dpo",), "ppo.prompts_per_iteration", 18),
+        (("online",), "online.prompts_per_iteration", 12),
         (("sft",), "ppo.prompts_per_iteration", 18),  # SFT's held-out prompts are answered in batches of PPO's size
     ],
 )

@@ -79,6 +79,17 @@ def test_the_plan_counts_what_each_stage_trains_and_what_it_keeps() -> None:
     assert _numbers(describe_plan(config, None), "reward") == (decoder + 5 * 64, 0)
 
 
+def test_direct_methods_keep_a_reference_and_online_a_judge_too() -> None:
+    config = default_config()
+    config.stages = ("sft", "reward", "dpo", "online")
+    plan = describe_plan(config, None)
+    decoder = _decoder(_vocabulary(plan), 64, 2, 128, 4, 2)
+    assert _numbers(plan, "dpo") == (decoder, decoder)
+    assert _numbers(plan, "online") == (decoder, decoder + decoder + 64)
+    config.dpo.loss, config.dpo.reference = "simpo", "none"
+    assert _numbers(describe_plan(config, None), "dpo") == (decoder, 0)
+
+
 def test_a_head_that_is_trained_alone_and_updates_in_parts() -> None:
     """Of a vocabulary so large that the logits are most of the memory, no more exist than the loss reads at once."""
     config = default_config()
