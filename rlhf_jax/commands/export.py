@@ -98,6 +98,8 @@ def main(words: Sequence[str]) -> None:
     # What cannot be exported is told before anything large is read.
     model_config(spec, reward=reward, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id, about={})
     about = _about(config, order.stage)
+    if lora is not None:
+        about["adapters"] = {"--adapter": "alone", "--base": "left out"}.get(order.part, "merged")
     params, step = _params(order, config, spec)
     settings = model_config(
         spec, reward=reward, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id, about={**about, "steps": step}

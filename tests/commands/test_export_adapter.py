@@ -118,6 +118,8 @@ def test_base_and_adapter_together_are_the_merged_model(case: str, exported: Cal
         np.testing.assert_allclose(merged[f"{module}.weight"], expected, rtol=0, atol=1e-5)
         assert np.abs(added).max() > 0.1
         changed.add(f"{module}.weight")
+    said = {name: json.loads((root / name / "config.json").read_text())["rlhf_jax"] for name in ("base", "merged")}
+    assert {name: about["adapters"] for name, about in said.items()} == {"base": "left out", "merged": "merged"}
     for name in base.keys() - changed:
         np.testing.assert_array_equal(base[name], merged[name])
     assert len(changed) == 2 * len(MODULES[case]), "in each of two layers"
