@@ -135,8 +135,16 @@ def state_of(workdir: pathlib.Path, stage: str) -> dict[str, np.ndarray]:
     directory = workdir / "checkpoints" / stage / str(last_step(workdir, stage))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = {item: ocp.PyTreeCheckpointer().restore(directory / item) for item in ("params", "rest")}
+        found = {item: _read(directory / item) for item in ("params", "rest")}
     return {jax.tree_util.keystr(path): _numpy(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+
+
+def _read(path: pathlib.Path) -> Any:
+    """Whichever devices, of however many processes, it was saved from."""
+    here = ocp.ArrayRestoreArgs(sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    with ocp.PyTreeCheckpointer() as reader:
+        saved = reader.metadata(path).item_metadata.tree
+        return reader.restore(path, restore_args=jax.tree.map(lambda _: here, saved))
 
 
 def _numpy(leaf: Any) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.loop import Evaluated, Evaluation, Event, Started, Stepped, Task, run
+from rlhf_jax.loop import Evaluated, Evaluation, Event, Started, Stepped, Stopped, Task, run
 from rlhf_jax.types import TrainState
 
 
@@ -102,6 +102,8 @@ def outline(events: list[Event]) -> list[tuple]:
                 rows.append(("logged" if metrics else "stepped", step))
             case Evaluated(step, _, final):
                 rows.append(("final" if final else "evaluated", step))
+            case Stopped(step):
+                rows.append(("stopped", step))
     return rows
 
 
@@ -240,3 +242,25 @@ def test_the_last_step_is_logged_saved_and_evaluated_once(tmp_path: Path) -> Non
         )
         with Checkpoints(tmp_path / str(total)) as checkpoints:
             assert checkpoints.latest() == total
+
+
+@pytest.mark.parametrize("last", [0, 1, 4, 5, 7, 12])
+def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_of_every_step(tmp_path: Path, last: int) -> None:
+    """After the step under way, on a save or none, before the first step, after the last; then it ends as if never
+    asked."""
+    whole = Toy()
+    truth = outline(drained(whole, tmp_path / "whole"))
+    asked = iter([False] * last + [True])
+    toy = Toy()
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        before = outline(list(run(toy.task(), checkpoints, checkpoint_every=4, stop=lambda: next(asked))))
+        assert checkpoints.latest() == (last or None)
+    assert before[-1] == ("stopped", last)
+    assert toy.used == list(range(1, last + 1))
+    rest = Toy()
+    after = outline(drained(rest, tmp_path / "c"))
+    assert toy.used + rest.used == whole.used
+    assert [*before[:-1], *after[1:]] == truth
+    if rest.last is not None:
+        assert whole.last is not None
+        np.testing.assert_array_equal(rest.last.params["x"], whole.last.params["x"])

@@ -1,0 +1,113 @@
+"""A run in two processes is the run in one, whatever befalls them on the way."""
+
+import collections
+import json
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+
+from tests.end_to_end import tiny
+from tests.multiprocess import placed
+from tests.multiprocess.conftest import COMMAND, STAGES, Ended, run_together
+
+pytestmark = pytest.mark.slow
+TOLERANCE = 1e-5
+HEARTBEAT = 3
+PMAP = ("--config.parallel.mode=pmap",)
+
+
+def launch(count: int, workdir: pathlib.Path, order: str = "") -> list[Ended]:
+    return run_together("tests.multiprocess.child", count, order, *COMMAND, f"--workdir={workdir}")
+
+
+def assert_like(one: pathlib.Path, other: pathlib.Path) -> None:
+    """All that the last checkpoints hold, and every row of metrics, but for rounding."""
+    for stage in STAGES:
+        assert tiny.last_step(one, stage) == tiny.last_step(other, stage)
+        a, b = tiny.state_of(one, stage), tiny.state_of(other, stage)
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], atol=TOLERANCE, err_msg=f"{stage}: {name}")
+    mine, theirs = tiny.rows_of(one), tiny.rows_of(other)
+    assert [(row["stage"], row["step"]) for row in mine] == [(row["stage"], row["step"]) for row in theirs]
+    for row, wanted in zip(mine, theirs, strict=True):
+        assert row["metrics"].keys() == wanted["metrics"].keys()
+        for name, value in wanted["metrics"].items():
+            assert row["metrics"][name] == pytest.approx(value, rel=1e-3, abs=TOLERANCE), (row["stage"], name)
+
+
+def test_two_processes_are_one_and_go_on_where_one_stopped(alone: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """SFT begins in two processes and ends in one; the reward model begins in one, and goes on in two, as PPO does.
+
+    A signal to one process stops both after the same step, of which there is no other checkpoint.
+    """
+    workdir = tmp_path / "run"
+    first, second = launch(2, workdir, "1:sft:3")
+    assert (first.code, second.code) == (75, 75), first.err + second.err
+    assert "SIGTERM: stopping after the step under way" in second.err
+    assert second.out == "", "one process tells for all"
+    stopped = tiny.status_of(workdir)
+    assert (stopped["state"], stopped["reason"], stopped["exit_code"]) == ("interrupted", "SIGTERM", 75)
+    assert stopped["step"] == tiny.last_step(workdir, "sft")
+    assert stopped["step"] in (3, 4, 5)
+
+    (one,) = launch(1, workdir, "0:reward:3")
+    assert one.code == 75, one.err
+    assert f"sft: going on from step {stopped['step']}\n" in one.out
+    assert tiny.last_step(workdir, "reward") == 3
+
+    first, second = launch(2, workdir)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert "reward: going on from step 3\n" in first.out
+    assert_like(workdir, alone)
+
+
+@pytest.mark.parametrize(
+    ("mishap", "codes", "reason"),
+    [
+        ("1:SIGKILL", (75, -signal.SIGKILL), "another process was lost"),
+        ("0:SIGKILL", (-signal.SIGKILL, 75), "another process was lost"),
+        ("1:abort", (75, -signal.SIGABRT), "another process was lost"),
+        ("1:error", (1, 1), "another process failed"),
+        ("0:user_error", (2, 2), "another process failed"),
+        ("1:SIGTERM", (0, 0), ""),
+    ],
+)
+def test_no_process_is_left_behind(tmp_path: pathlib.Path, mishap: str, codes: tuple[int, int], reason: str) -> None:
+    """Killed, crashed, or ended by an error of its own: the other one ends within seconds, and says why."""
+    ended = run_together("tests.multiprocess.failing", 2, mishap, str(tmp_path), heartbeat=HEARTBEAT)
+    assert (ended[0].code, ended[1].code) == codes, ended[0].err + ended[1].err
+    print(f"{mishap}: the processes ended {abs(ended[0].at - ended[1].at):.1f} s apart")
+    assert abs(ended[0].at - ended[1].at) < HEARTBEAT + 5
+    other = 1 - int(mishap[0])
+    words = [path.read_text() for path in tmp_path.iterdir()]
+    assert words == ([f"{codes[other]} {reason}"] if reason else [])
+    if reason:
+        assert f"rlhf-jax: process {other} ends: {reason}" in ended[other].err
+
+
+def test_four_processes_read_every_example_once_a_pass(tmp_path: pathlib.Path) -> None:
+    """Rows on the devices of all processes together; of the state, each has the shards of its own devices alone."""
+    ended = run_together("tests.multiprocess.placed", 4, str(tmp_path), devices=8)
+    assert [one.code for one in ended] == [0] * 4, "".join(one.err for one in ended)
+    found = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(4)]
+    batches = list(zip(*(one["rows"] for one in found), strict=True))
+    each = placed.LISTS // placed.BATCH
+    for start in range(0, len(batches), each):
+        read = [row for batch in batches[start : start + each] for rows in batch for row in rows]
+        assert collections.Counter(read) == collections.Counter(range(placed.LISTS))
+    assert len({str(sorted(batch)) for batch in batches}) == len(batches), "every pass has its own order"
+    for one in found:
+        assert one["shards"] == [[4, 2], [4, 2]]
+
+
+def test_a_user_error_ends_all_processes_with_2(tmp_path: pathlib.Path) -> None:
+    ended = run_together(
+        "rlhf_jax", 2, f"--config={tiny.ROOT / 'configs' / 'sft.py'}", f"--workdir={tmp_path}", *PMAP, devices=4
+    )
+    assert [one.code for one in ended] == [2, 2]
+    line = "rlhf-jax: error: config.parallel.mode: pmap runs in one process, and this run has 2; choose mesh\n"
+    assert ended[0].err == line
+    assert tiny.status_of(tmp_path)["state"] == "failed"
