@@ -3,8 +3,10 @@
 import contextlib
 import io
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
 import pytest
 
 from tests.end_to_end import tiny
@@ -16,6 +18,15 @@ class Run(NamedTuple):
     workdir: pathlib.Path
     command: tuple[str, ...]
     printed: str
+
+
+@pytest.fixture(scope="module")
+def one_device() -> Iterator[None]:
+    """Runs of a module that is not about devices have one: programs for eight take longer to compile and to run."""
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: first)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from rlhf_jax.metrics import read_jsonl, read_summary
 from tests.end_to_end import tiny
 from tests.end_to_end.conftest import Run
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 CONFIGS = sorted((tiny.ROOT / "configs").glob("*.py"))
 TWO_STEPS = (
     *tiny.SIZE,

@@ -8,6 +8,8 @@ import pytest
 from rlhf_jax.metrics import MetricWriter, read_jsonl, read_summary
 from tests.end_to_end import tiny
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 COMMAND = (
     f"--config={tiny.ROOT / 'configs' / 'critique.py'}",
     *tiny.PIPELINE,

@@ -11,6 +11,8 @@ from rlhf_jax.main import main
 from rlhf_jax.metrics import read_metrics, read_summary
 from tests.end_to_end import tiny
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 QUICK = (
     *tiny.SIZE,
     "--config.sft.steps=2",

@@ -9,6 +9,8 @@ import pytest
 from rlhf_jax.metrics import MetricWriter, read_jsonl, read_summary
 from tests.end_to_end import tiny
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 STEPS = ("--config.segments.steps=4", "--config.segments.batch_size=16", "--config.segments.eval_every=2")
 WORDS = (
     f"--config={tiny.ROOT / 'configs' / 'fine_grained.py'}",

@@ -1,5 +1,6 @@
 """Critiques of a model's own are the same on many devices as on one: each response has its own random stream."""
 
+import functools
 from functools import partial
 
 import jax
@@ -34,6 +35,11 @@ def batch() -> CritiqueBatch:
     return CritiqueBatch(lists=lists, ids=ids, mask=mask)
 
 
+@functools.cache
+def one_device() -> tuple[list[dict], critique.Judged]:
+    return run(MeshExecutor(jax.devices()[:1]))
+
+
 def run(executor: Executor) -> tuple[list[dict], critique.Judged]:
     """The metrics of three steps, the first on given critiques, and then a judgement by two samples."""
     optimizer = make_optimizer(tiny.OPTIMIZER)
@@ -58,7 +64,7 @@ def run(executor: Executor) -> tuple[list[dict], critique.Judged]:
 def test_many_devices_are_one(many: str) -> None:
     devices = jax.devices()
     assert len(devices) == 8
-    one_metrics, one = run(MeshExecutor(devices[:1]))
+    one_metrics, one = one_device()
     metrics, judged = run(PmapExecutor(devices) if many == "pmap" else MeshExecutor(devices, data=4, tensor=2))
     for mine, theirs in zip(one_metrics, metrics, strict=True):
         assert mine.keys() == theirs.keys()
