@@ -49,7 +49,6 @@ STYLES = {
     # The options of published families, as many at once as go together.
     "windows": dataclasses.replace(
         style("rms1p", "rotary", "geglu", True, 2),
-        depth=3,
         head_size=6,
         qk_norm=True,
         post_norms=True,
@@ -57,7 +56,7 @@ STYLES = {
         query_scale=0.7,
         attention_softcap=2.0,
         logit_softcap=3.0,
-        local=(True, False, True),
+        local=(True, False),
         window=3,
         rope_scaling=RopeScaling("linear", 4.0),
         local_rope_theta=50.0,
