@@ -51,6 +51,7 @@ def make_run(folder, tokenizer, stages=("reward",), **changes):
     trees = {
         "sft": params["decoder"],
         "ppo": {"policy": params["decoder"], "value": value_from_reward(params, bounded=True)},
+        "online": params["decoder"],
     }
     for stage in stages:
         save(folder, stage, trees.get(stage, params))
@@ -61,7 +62,7 @@ def make_run(folder, tokenizer, stages=("reward",), **changes):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    make_run(folder, build_tokenizer("word"), ("reward", "reward_common", "sft", "ppo"))
+    make_run(folder, build_tokenizer("word"), ("reward", "reward_common", "sft", "ppo", "online"))
     return folder
 
 
@@ -96,6 +97,7 @@ def refused(capsys, *words):
         ("reward_common", "LlamaForSequenceClassification", "right"),
         ("sft", "LlamaForCausalLM", "left"),
         ("ppo", "LlamaForCausalLM", "left"),
+        ("online", "LlamaForCausalLM", "left"),
     ],
 )
 def test_every_stage_leaves_as_a_folder_that_transformers_reads(stage, architecture, side, run, exported):
