@@ -111,6 +111,8 @@ def preference_batch(seed: int, mismatched: bool = False) -> PreferenceBatch:
             tied=lists.tied & pairs,
         )
     reference = -np.random.default_rng(seed).uniform(5.0, 30.0, (2 * ROWS, LIST_SIZE)).astype(np.float32)
+    if mismatched:  # far enough for the policy to be away from it: KTO's baseline is not 0
+        reference[:, -1] -= 30.0
     return PreferenceBatch(lists=lists, targets=lists.mask & (np.arange(LENGTH) >= 2), ref_logprobs=reference)
 
 

@@ -13,18 +13,18 @@ from rlhf_jax.learners.step import init_state
 from tests.learners import tiny
 from tests.parallel.test_agreement import EXECUTORS, furthest
 
-STEPS = 3
+STEPS = 2
 
 
 @functools.cache
 def trained(loss: str, executor: str) -> tuple[Any, Any]:
     """(parameters, metrics of each step)."""
     chosen = EXECUTORS[executor]()
-    spec = preference.PreferenceSpec(tiny.decoder_spec(), loss=loss if loss in ("dpo", "kto") else "dpo")
+    spec = preference.PreferenceSpec(tiny.decoder_spec(), loss="kto" if loss == "kto" else "dpo")
     optimizer = make_optimizer(tiny.OPTIMIZER)
-    if loss in ("dpo", "kto"):
+    if loss == "kto":
         update, extra = partial(preference.update, spec, optimizer), {}
-        batches = [tiny.preference_batch(seed, mismatched=loss == "kto") for seed in range(STEPS)]
+        batches = [tiny.preference_batch(seed, mismatched=True) for seed in range(STEPS)]
     else:
         # One list of two for every device.
         iterated = online.OnlineSpec(spec, samples=2, epochs=2, method=loss, reference_every=2)
@@ -44,10 +44,11 @@ def trained(loss: str, executor: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize(
     ("loss", "executor"),
-    [("dpo", "data2_fsdp2_tensor2"), ("kto", "pmap"), ("preference", "pmap"), ("expert", "data2_fsdp2_tensor2")],
+    [("kto", "pmap"), ("kto", "data2_fsdp2_tensor2"), ("preference", "pmap"), ("expert", "data2_fsdp2_tensor2")],
 )
 def test_eight_devices_are_one_device(loss: str, executor: str) -> None:
     one, many = trained(loss, "one"), trained(loss, executor)
+    assert loss != "kto" or one[1][0]["baseline"] > 0.1
     assert furthest(one[0], many[0]) < 1e-4
     assert furthest(one[1], many[1]) < 1e-4
     assert furthest(one[0][0], tiny.decoder_params("float32", 0)) > 1e-3
