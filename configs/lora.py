@@ -4,7 +4,8 @@ What it shows. A frozen model with adapters of rank 16 beside every kernel is re
 holds two decoders instead of four, and moments of a quarter of the parameters. In the embedded world nothing is
 pre-trained, so SFT, which here is the pre-training, trains everything.
 
-Expected result. A reward model hardly behind that of the quickstart, pair accuracy 0.96 and W1 0.16 (docs/lora.md).
+Expected result. A reward model hardly behind that of the quickstart, pair accuracy 0.96 and W1 0.16; after PPO a
+gold of 0.87 (open) and 0.77 (closed) at 2 nats, where whole models reach 0.95 and 0.93 at 3 (docs/lora.md).
 Wall time. A few minutes on two CPU cores.
 Command.
   python -m rlhf_jax --config=configs/lora.py --workdir=runs/lora
