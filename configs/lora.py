@@ -1,7 +1,7 @@
 """Low-rank adapters: SFT of the whole model, then a reward model and PPO that train adapters and heads alone.
 
 What it shows. A frozen model with adapters of rank 16 beside every kernel is reference policy and policy in one: PPO
-holds two decoders instead of four, and moments of a quarter of the parameters. In the embedded world nothing is
+holds two decoders instead of four, and moments of 40 % of their parameters. In the embedded world nothing is
 pre-trained, so SFT, which here is the pre-training, trains everything.
 
 Expected result. A reward model hardly behind that of the quickstart, pair accuracy 0.96 and W1 0.16; after PPO a
