@@ -30,6 +30,7 @@ from rlhf_jax.reports.style import INK, NEUTRAL, OTHER_COLOURS, PROXY, TYPE_COLO
 POLICY, VALUE = 0.05, 0.05
 REWARD_LEARNERS, IMITATORS = ("ppo", "gradient", "soft_q"), ("best_of_n", "filtered")
 FITTED = ("ppo", "soft_q", "value")
+DECADES = (0.001, 0.01, 0.1, 1.0)
 SEEN = 0.01  # probability per response of the states that are drawn
 COLOURS = dict(
     zip(LEARNERS, (TYPE_COLOURS["open"], NEUTRAL, PROXY, TYPE_COLOURS["closed"], *OTHER_COLOURS), strict=False)
@@ -156,13 +157,14 @@ def figure(root: Path, runs: dict[str, Curves], explored: dict[str, dict[str, li
         axes[4].set(title="The project's PPO with a decoder, three seeds", ylabel="TV of responses to the optimum")
         for ax in axes[2:5]:
             ax.set(xlabel="iterations", yscale="log", ylim=(1e-3, 1.0))
+            ax.set_yticks(DECADES, labels=[f"{level:g}" for level in DECADES])  # powers would be set as formulas
         axes[2].legend(fontsize=8, labelcolor=INK, loc="lower left")
         axes[4].legend(fontsize=8, labelcolor=INK, loc="lower left")
         for name, colour in zip(BEHAVIOURS, COLOURS.values(), strict=False):
             found = explored[name]["found"]
             axes[5].plot(EXPLORING_EVERY * np.arange(1, 1 + len(found)), found, color=colour, label=name)
         axes[5].set(title="Exploration on a trap", xlabel="episodes", ylabel="share of 200 seeds at the best response")
-        axes[5].legend(fontsize=8, labelcolor=INK, loc="center right", bbox_to_anchor=(1.0, 0.42))
+        axes[5].legend(fontsize=8, labelcolor=INK, loc="lower right", bbox_to_anchor=(1.0, 0.05))
         return to_png(drawing)
 
 
