@@ -161,14 +161,16 @@ def test_an_interrupted_run_goes_on_until_it_is_done(
 
 
 def test_a_signal_to_the_loop_is_handed_on_and_ends_it(tmp_path: pathlib.Path) -> None:
-    stand_in(tmp_path, "program", 'trap "exit 75" TERM; echo ready; while true; do sleep 0.05; done')
+    stand_in(tmp_path, "program", 'trap "exit 75" TERM; echo ready; for i in {1..200}; do sleep 0.05; done')
     words = [str(LAUNCH / "until_done.sh"), str(tmp_path / "program")]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PAUSE": "0"}) as loop:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PAUSE": "0", "RESTARTS": "1"}
+    ) as loop:
         assert loop.stdout is not None
         assert loop.stdout.readline() == "ready\n"
         loop.terminate()
+        assert loop.stdout.readline() == "", "the program was started again"
         assert loop.wait(timeout=30) == 75
-        assert loop.stdout.read() == ""
 
 
 # ------------------------------------------------------------------------------------- Slurm
