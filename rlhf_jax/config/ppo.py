@@ -25,6 +25,8 @@ from rlhf_jax.config.rules import (
 )
 
 UNCERTAINTY, ALPHA, SCORE, ROWS, VALUE_RATE = 1.0, 0.5, -1.0, 8, 1e-3
+CONTROLLER = {"target": 6.0, "horizon": 10_000}  # what a fixed price has no use for
+DENSE = {"at": "parts", "value": "sign"}  # what would go unused without fine-grained reward models
 
 # What is priced, and how; without a price all of it would go unused.
 KL = {
@@ -45,6 +47,7 @@ _OF_VALUES = {
     "ppo.value.network": "separate",
     "ppo.value.init": "reward",
     "ppo.value.normalize": False,
+    "ppo.whiten_advantages": True,
 }
 _OF_TOKENS = {**_OF_VALUES, "ppo.gamma": 1.0}
 UNUSED: dict[str, dict[str, object]] = {
@@ -80,16 +83,17 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.loss_mean = "tokens"  # over what losses are averaged: tokens (of a minibatch), sequences (each by its length
     #                             first) or constant (sums over max_response)
     c.ppo.stop_kl = 0.0  # nats per token by approx_kl: no update begins further from the sampling policy, the rest of
-    #                      the iteration is skipped; 0: never
+    #                      the iteration is skipped, so the schedules of the optimizer do not reach their end; 0: never
     c.ppo.entropy = 0.0  # reward per nat of the policy's entropy, as a bonus in the loss
-    c.ppo.value_clip = 0.2  # the value's move per rollout, in units of reward
+    c.ppo.value_clip = 0.2  # the value's move per rollout, in units of reward; with value.normalize in deviations of
+    #                         returns
     c.ppo.value_coefficient = 0.1  # weight of the value loss; the value network has an optimizer of its own,
     #                                so its pace is set by value_learning_rate, not by this
     c.ppo.value = ConfigDict()
     c.ppo.value.network = "separate"  # separate: a network of its own; shared: a head on the policy, and one optimizer
     c.ppo.value.init = "reward"  # reward: start as the reward model; zero: the SFT policy (or the shared one) with a
     #                              head that says 0
-    c.ppo.value.normalize = False  # predict returns in units of their running mean and deviation
+    c.ppo.value.normalize = False  # predict returns in units of their running mean and deviation; with init=zero
     c.ppo.kl = ConfigDict()
     c.ppo.kl.coefficient = 0.05  # reward lost per nat of KL to the SFT policy (adaptive: at first)
     c.ppo.kl.divergence = "reverse_kl"  # what is priced: reverse_kl, forward_kl, jensen_shannon, alpha, chi_squared,
@@ -100,9 +104,9 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.kl.level = "token"  # whose ratio of probabilities is priced: that of each token, or of the whole sequence
     c.ppo.kl.importance = False  # in the loss: times the ratio to the policy that sampled
     c.ppo.kl.controller = "fixed"  # fixed, or adaptive towards the target
-    c.ppo.kl.target = 6.0  # adaptive: nats per response
-    c.ppo.kl.horizon = 10_000  # adaptive: episodes over which the coefficient corrects itself
-    c.ppo.whiten_advantages = True  # to mean 0 and variance 1 over the whole rollout
+    c.ppo.kl.target = CONTROLLER["target"]  # adaptive: nats per response
+    c.ppo.kl.horizon = CONTROLLER["horizon"]  # adaptive: episodes over which the coefficient corrects itself
+    c.ppo.whiten_advantages = True  # gae: to mean 0 and variance 1 over the whole rollout
     c.ppo.missing_eos = ConfigDict()
     c.ppo.missing_eos.rule = "replace"  # of unfinished responses: replace (their score is the one below), subtract (it
     #                                     is added to theirs), mask (they leave the loss) or none
@@ -114,11 +118,11 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.episode = "until_eos"  # until_eos: up to where it is read; fixed: max_response tokens, and the policy learns
     #                              from all of them
     c.ppo.score_at = "last"  # where the score is paid: last (token read), after (the slot past it, which then has a
-    #                          value too) or end (of a fixed episode)
+    #                          value too: gae alone) or end (of a fixed episode)
     c.ppo.dense = ConfigDict()  # fine-grained reward models, which pay at the last token of each part of a response
     c.ppo.dense.models = ()  # run directories with a stage segments, "this" for this run; empty: no such model
-    c.ppo.dense.at = "parts"  # where they pay: parts (each at its last token), or end (all at that of the response)
-    c.ppo.dense.value = "sign"  # reward of a part: sign (+1 good, -1 not), probability (of good) or logit
+    c.ppo.dense.at = DENSE["at"]  # where they pay: parts (each at its last token), or end (all at that of the response)
+    c.ppo.dense.value = DENSE["value"]  # reward of a part: sign (+1 good, -1 not), probability (of good) or logit
     c.ppo.dense.weights = ()  # KIND:WEIGHT, what the rewards of a kind are multiplied by; others count for 1
     c.ppo.dense.sequence = 1.0  # what the reward model's own rewards are multiplied by; 0: there need be no such model
     c.ppo.aggregate = "mean"  # of the members of a reward ensemble: mean, worst (least), uncertainty (mean - penalty x
@@ -237,8 +241,12 @@ def _dense_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             yield "ppo.dense.models", f"no such run directory: {model}"
     if not dense.models and not dense.sequence:
         yield "ppo.dense.sequence", "0, and config.ppo.dense.models names no other: nothing would be rewarded"
-    if dense.weights and not dense.models:
-        yield "ppo.dense.weights", "would go unused: config.ppo.dense.models names no model"
+    if not dense.models:
+        if dense.weights:
+            yield "ppo.dense.weights", "would go unused: config.ppo.dense.models names no model"
+        for key, default in DENSE.items():
+            if dense[key] != default:
+                yield f"ppo.dense.{key}", f"{dense[key]} would go unused: config.ppo.dense.models names no model"
 
 
 def _advantage_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -254,6 +262,9 @@ def _advantage_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "ppo.samples_per_prompt", "1, but the responses to a prompt are compared with each other; at least 2"
     if value.network == "shared" and value.init == "reward":
         yield "ppo.value.init", "reward, but a shared network starts as the policy; use zero"
+    elif value.normalize and value.init == "reward":
+        text = "True, but a value model that starts as the reward model says rewards, not deviations; use init=zero"
+        yield "ppo.value.normalize", text
     if value.network == "shared" and ppo.value_learning_rate != VALUE_RATE:
         text = f"{ppo.value_learning_rate} would go unused: config.ppo.value.network is shared"
         yield "ppo.value_learning_rate", text
@@ -271,6 +282,10 @@ def _advantage_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
         for key, default in KL.items():
             if ppo.kl[key] != default:
                 yield f"ppo.kl.{key}", f"{ppo.kl[key]} would go unused: config.ppo.kl.coefficient is 0"
+    if ppo.kl.controller == "fixed":
+        for key, default in CONTROLLER.items():
+            if ppo.kl[key] != default:
+                yield f"ppo.kl.{key}", f"{ppo.kl[key]} would go unused: config.ppo.kl.controller is fixed"
     if ppo.kl.alpha != ALPHA and ppo.kl.divergence != "alpha":
         yield "ppo.kl.alpha", f"{ppo.kl.alpha} would go unused: config.ppo.kl.divergence is {ppo.kl.divergence}"
 
@@ -287,12 +302,18 @@ def _ending_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "ppo.truncate.after", text
     if ppo.score_at == "end" and ppo.episode != "fixed":
         yield "ppo.score_at", "end is last, where config.ppo.episode is until_eos; use last, or fixed episodes"
+    if ppo.score_at == "after" and ppo.advantage != "gae":
+        text = f"after is a slot that config.ppo.advantage={ppo.advantage} does not read; use last, or gae"
+        yield "ppo.score_at", text
 
 
 def _reward_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     """Further reward models that are not there, and what the reward of the stage's own is made of."""
     if c.ppo.normalize_reward and c.ppo.rewards.centre:
         yield "ppo.rewards.centre", "would go unused: config.ppo.normalize_reward centres rewards already"
+    for key, asked in {"normalize_reward": c.ppo.normalize_reward, "rewards.centre": c.ppo.rewards.centre}.items():
+        if asked and not c.ppo.dense.sequence:
+            yield f"ppo.{key}", "True would go unused: config.ppo.dense.sequence is 0"
     for entry in c.ppo.rewards.models:
         run = entry.rpartition(":")[0]
         if "://" not in run and not os.path.isdir(run):

@@ -16,7 +16,7 @@ from tests.config.test_config import changed
 
 
 def ppo(**values: Any) -> ConfigDict:
-    return changed(**{f"ppo__{key}": value for key, value in values.items()})
+    return changed(**{key if key == "stages" else f"ppo__{key}": value for key, value in values.items()})
 
 
 REFUSED = [
@@ -47,6 +47,29 @@ REFUSED = [
     ({"kl__divergence": "alpha", "kl__alpha": 1.0}, "ppo.kl.alpha: 1.0 is not allowed"),
     ({"kl__coefficient": 0.0, "kl__estimator": "k2"}, "ppo.kl.estimator: k2 would go unused"),
     ({"stop_kl": -1.0}, "ppo.stop_kl: -1.0 is not allowed"),
+    *(
+        ({"advantage": name, "score_at": "after"}, f"ppo.score_at: after is a slot that config.ppo.advantage={name}")
+        for name in ADVANTAGES
+        if name != "gae"
+    ),
+    *(
+        ({"advantage": name, "whiten_advantages": False}, "ppo.whiten_advantages: False would go unused")
+        for name in ADVANTAGES
+        if name != "gae"
+    ),
+    ({"value__normalize": True}, "ppo.value.normalize: True, but a value model that starts as the reward model"),
+    ({"kl__target": 3.0}, "ppo.kl.target: 3.0 would go unused: config.ppo.kl.controller is fixed"),
+    ({"kl__horizon": 500}, "ppo.kl.horizon: 500 would go unused"),
+    ({"kl__coefficient": 0.0, "kl__horizon": 500}, "ppo.kl.horizon: 500 would go unused"),
+    ({"dense__at": "end"}, "ppo.dense.at: end would go unused: config.ppo.dense.models names no model"),
+    ({"dense__value": "logit"}, "ppo.dense.value: logit would go unused"),
+    *(
+        (
+            {"stages": ("sft", "segments", "ppo"), "dense__models": ("this",), "dense__sequence": 0.0, key: True},
+            f"ppo.{name}: True would go unused: config.ppo.dense.sequence is 0",
+        )
+        for key, name in {"normalize_reward": "normalize_reward", "rewards__centre": "rewards.centre"}.items()
+    ),
 ]
 
 
@@ -62,6 +85,15 @@ def test_what_cannot_be_is_refused(values: dict[str, Any], message: str) -> None
         {"advantage": "reinforce_pp", "group_baseline": True, "gamma": 0.9},
         {"advantage": "reinforce", "samples_per_prompt": 1, "gamma": 0.9},
         {"value__network": "shared", "value__init": "zero", "value__normalize": True},
+        {"value__init": "zero", "value__normalize": True, "score_at": "after", "whiten_advantages": False},
+        {"kl__controller": "adaptive", "kl__target": 3.0, "kl__horizon": 500},
+        {
+            "stages": ("sft", "segments", "ppo"),
+            "dense__models": ("this",),
+            "dense__at": "end",
+            "dense__value": "logit",
+            "dense__sequence": 0.0,
+        },
         {"episode": "fixed", "score_at": "end", "truncate__token": ".", "truncate__after": 19},
         {"missing_eos__rule": "subtract", "missing_eos__score": -2.0, "clip_high": 0.28},
         {"kl__divergence": "alpha", "kl__alpha": 0.3, "pretraining__coefficient": 1.0, "pretraining__rows": 4},
