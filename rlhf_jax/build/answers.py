@@ -9,10 +9,11 @@ import numpy as np
 
 from rlhf_jax.build.common import evaluation_stream, sample_rows
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
+from rlhf_jax.build.ppo_evaluation import read_texts
 from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_eval_batches
-from rlhf_jax.evaluation.policy import decode_responses, diversity_metrics, gold_metrics
+from rlhf_jax.evaluation.policy import diversity_metrics, gold_metrics
 from rlhf_jax.generation import sample_judged
 from rlhf_jax.models import ONE_MODEL
 from rlhf_jax.parallel import to_host
@@ -97,4 +98,4 @@ class Answerer:
         return metrics, sample_rows(data.prompts_validation, texts, data.gold, count, proxies, before)
 
     def _texts(self, found: Rollout) -> list[str]:
-        return decode_responses(self.context.tokenizer, found.response_ids, found.response_mask)
+        return read_texts(self.context, found.response_ids, found.response_mask, found.read_mask)

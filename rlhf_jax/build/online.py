@@ -3,21 +3,21 @@
 from functools import partial
 from typing import Any
 
-import jax
-
 from rlhf_jax.build.answers import Answerer
 from rlhf_jax.build.common import donated, floats
 from rlhf_jax.build.context import Context, load_parent, stage_decoder
 from rlhf_jax.build.dpo import preference_spec
 from rlhf_jax.build.lora import adapt, reference_of
+from rlhf_jax.build.ppo_evaluation import read_texts
 from rlhf_jax.build.specs import optimizer_spec
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_batches
-from rlhf_jax.evaluation.policy import decode_responses, gold_metrics
+from rlhf_jax.evaluation.policy import gold_metrics
 from rlhf_jax.learners import online
 from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.step import init_state
 from rlhf_jax.loop import Evaluation, Task
+from rlhf_jax.parallel import to_host
 from rlhf_jax.types import PromptBatch, TrainState
 
 
@@ -50,12 +50,12 @@ def online_task(context: Context) -> Task:
         own = state.extra["reference"] if settings.reference_every else reference(state.params)
         rollout = answerer.sample(state.params, own, batch, online.step_keys(state)[0])
         state, metrics = compiled_update(state, rollout)
-        return state, (metrics, rollout.response_ids, rollout.response_mask, rollout.index)
+        return state, (metrics, rollout.response_ids, rollout.response_mask, rollout.read_mask, rollout.index)
 
     def finish(out: Any) -> dict[str, float]:
-        metrics, ids, mask, index = jax.device_get(out)
+        metrics, ids, mask, read_mask, index = to_host(out)
         records = [context.data.prompts[i] for i in index]
-        return floats(metrics) | gold_metrics(records, decode_responses(tokenizer, ids, mask), gold)
+        return floats(metrics) | gold_metrics(records, read_texts(context, ids, mask, read_mask), gold)
 
     return Task(
         name="online",

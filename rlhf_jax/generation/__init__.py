@@ -2,7 +2,7 @@
 
 from rlhf_jax.generation.decode import Completions, generate
 from rlhf_jax.generation.judged import sample_judged
-from rlhf_jax.generation.rollout import RolloutSpec, complete, response_logprobs, sample_rollout
+from rlhf_jax.generation.rollout import RolloutSpec, complete, ended, response_logprobs, sample_rollout
 from rlhf_jax.generation.sampling import SamplingSpec, sample_token
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "RolloutSpec",
     "SamplingSpec",
     "complete",
+    "ended",
     "generate",
     "response_logprobs",
     "sample_judged",

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.generation.rollout import RolloutSpec, complete, response_logprobs, sample_rollout
+from rlhf_jax.generation.rollout import RolloutSpec, episodes, response_logprobs, sample_rollout
 from rlhf_jax.types import Params, PromptBatch, Rollout
 
 
@@ -14,7 +14,7 @@ def sample_judged(
     if reward is not None:
         neutral = {"reward_bias": jnp.float32(0.0), "reward_gain": jnp.float32(1.0)}
         return sample_rollout(spec, policy, None, reference, reward, prompts, key, **neutral)
-    completions = complete(spec, policy, prompts, key)
+    completions, read, finished = episodes(spec, policy, prompts, key)
     ref_logprobs = response_logprobs(
         spec.policy,
         reference,
@@ -35,4 +35,6 @@ def sample_judged(
         scores=scores,
         raw_scores=scores,
         index=prompts.index,
+        read_mask=read if spec.fixed else None,
+        finished=finished if spec.cuts or spec.keeps_finished else None,
     )

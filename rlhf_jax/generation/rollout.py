@@ -97,6 +97,18 @@ def sample(spec: RolloutSpec, policy: Params, prompts: PromptBatch, key: jax.Arr
     )
 
 
+def episodes(
+    spec: RolloutSpec, policy: Params, prompts: PromptBatch, key: jax.Array
+) -> tuple[Completions, Bool[Array, "B R"], Bool[Array, "B"]]:
+    """(sampled responses, the tokens of each that are read, whether it came to its end).
+
+    Past what is read is padding, but for a fixed episode.
+    """
+    sampled = sample(spec, policy, prompts, key)
+    read, finished = read_part(spec, sampled)
+    return (cut(sampled, read, spec.pad_id) if spec.cuts and not spec.fixed else sampled), read, finished
+
+
 def read_part(spec: RolloutSpec, sampled: Completions) -> tuple[Bool[Array, "B R"], Bool[Array, "B"]]:
     """(the tokens that are read, whether the response came to its end); without an end all tokens are read."""
     slots = jnp.arange(sampled.ids.shape[1])
@@ -113,6 +125,13 @@ def read_part(spec: RolloutSpec, sampled: Completions) -> tuple[Bool[Array, "B R
 def cut(sampled: Completions, read: Bool[Array, "B R"], pad_id: int) -> Completions:
     """The completions with padding past what is read."""
     return Completions(jnp.where(read, sampled.ids, pad_id), read, jnp.where(read, sampled.logprobs, 0.0))
+
+
+def ended(rollout: Rollout, eos_id: int) -> Bool[Array, "N"]:
+    """Which responses came to an end: by the rule of the rollout, or by the end of sequence."""
+    if rollout.finished is not None:
+        return rollout.finished
+    return jnp.any((rollout.response_ids == eos_id) & rollout.response_mask, axis=1)
 
 
 def response_logprobs(
@@ -195,10 +214,7 @@ def sample_rollout(
     The order of the arguments is that of the roles: what samples, what is trained beside it (None: no value model),
     what is frozen.
     """
-    completions = sample(spec, policy, prompts, key)
-    read, has_eos = read_part(spec, completions)
-    if spec.cuts and not spec.fixed:  # an episode that is not fixed ends where it is read to
-        completions = cut(completions, read, spec.pad_id)
+    completions, read, has_eos = episodes(spec, policy, prompts, key)
     ids = jnp.concatenate([prompts.ids, completions.ids], axis=1)
     mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)
     ref_hidden, _ = apply_decoder(spec.policy, reference, ids, positions_of(mask), causal_mask(mask))

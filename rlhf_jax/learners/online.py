@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from rlhf_jax.generation import ended
 from rlhf_jax.learners.preference import PreferenceSpec, response_logprobs
 from rlhf_jax.learners.preference import loss_sums as preference_sums
 from rlhf_jax.learners.step import LossSums, Metrics, gradient_step
@@ -113,7 +114,7 @@ def rollout_metrics(lists: PreferenceBatch, rollout: Rollout, eos_id: int) -> Me
         "reward.best": jnp.mean(jnp.max(lists.lists.scores, axis=1)),
         "kl": jnp.mean(jnp.sum(jnp.where(mask, rollout.logprobs - rollout.ref_logprobs, 0.0), axis=1)),
         "length": jnp.mean(jnp.sum(mask, axis=1)),
-        "eos_fraction": jnp.mean(jnp.any((rollout.response_ids == eos_id) & mask, axis=1)),
+        "eos_fraction": jnp.mean(ended(rollout, eos_id)),
     }
 
 

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_softmax
 
-from rlhf_jax.generation import Completions, RolloutSpec, SamplingSpec, complete, sample_rollout
+from rlhf_jax.generation import (
+    Completions,
+    RolloutSpec,
+    SamplingSpec,
+    complete,
+    ended,
+    sample_judged,
+    sample_rollout,
+)
 from rlhf_jax.generation.rollout import cut, read_part, response_divergences, response_values
 from rlhf_jax.models import (
     DecoderSpec,
@@ -230,6 +238,19 @@ def test_a_fixed_episode_goes_on_past_what_is_read(rollout_spec, policy, scorer,
     read = partial(apply_reward_model, spec.reward, bounded=True)
     rewards = jax.jit(read)(scorer(3), jnp.asarray(np.where(mask, ids, 2)), jnp.asarray(mask))
     np.testing.assert_allclose(out.raw_scores, rewards, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [{"fixed": True}, {"stop_id": 4, "stop_after": 2}])
+def test_what_is_read_of_an_answer_does_not_depend_on_there_being_a_judge(rollout_spec, policy, scorer, batch, rule):
+    spec = dataclasses.replace(rollout_spec, **rule)
+    judge = jax.jit(sample_judged, static_argnums=0)
+    with_one, without = (judge(spec, policy, policy, reward, batch, jax.random.key(0)) for reward in (scorer(3), None))
+    for name in ("response_ids", "response_mask", "read_mask", "finished", "logprobs", "ref_logprobs"):
+        np.testing.assert_array_equal(getattr(without, name), getattr(with_one, name), err_msg=name)
+    assert np.isnan(without.scores).all()
+    np.testing.assert_array_equal(ended(without, EOS), without.finished)
+    assert without.finished.any()
+    assert not np.array_equal(without.finished, np.any(without.response_ids == EOS, axis=1)) or spec.fixed
 
 
 def test_one_network_may_be_policy_and_value_model(rollout_spec, policy, scorer, rollout):

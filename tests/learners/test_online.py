@@ -53,6 +53,16 @@ def test_the_best_answer_stands_alone():
         assert best.ref_logprobs[row, 0] == lists.ref_logprobs[row, column]
 
 
+def test_answers_end_by_the_rule_of_the_rollout_or_by_the_end_of_sequence():
+    rollout = tiny.fixed_rollout(0)
+    lists = online.ranked_lists(SPEC, rollout)
+    by_eos = np.any(np.asarray(rollout.response_ids) == tiny.EOS, axis=1)
+    assert 0 < by_eos.mean() < 1
+    assert online.rollout_metrics(lists, rollout, tiny.EOS)["eos_fraction"] == by_eos.mean()
+    told = dataclasses.replace(rollout, finished=jnp.arange(len(by_eos)) < 2)
+    assert online.rollout_metrics(lists, told, tiny.EOS)["eos_fraction"] == 2 / len(by_eos)
+
+
 # --------------------------------------------------- one prompt, one token: a bandit with as many arms as words
 
 PROMPTS, ANSWERS = 128, 4
