@@ -144,9 +144,17 @@ def shorten(text: str, limit: int) -> str:
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
+class _Output(RichConsole):
+    """Standard output that tells when nobody reads it any more, where Rich would end the program by itself."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True  # leaving a bar would write again
+        raise  # what Rich has just caught
+
+
 def _standard_output() -> RichConsole:
     # Rich takes 80 columns where there is no terminal; a log file has room for more.
-    return RichConsole(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
+    return _Output(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
 
 
 def _number(value: SupportsFloat) -> str:

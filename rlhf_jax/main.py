@@ -12,24 +12,33 @@ from rlhf_jax.flags import Launch, parse
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train (or with ``--dry_run`` plan) what the command line asks for; exits with 2 on what the user must mend."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Train (or with ``--dry_run`` plan) what the command line asks for.
+
+    Raises:
+      SystemExit: with 2 on what the user must mend; with 0 where whoever reads what is printed has seen enough, but
+        with 1 if that is a run's, which has not come to its end.
+    """
+    words, trains = list(sys.argv[1:] if argv is None else argv), False
     try:
         if words and words[0] in NAMES:
             # Imported here: most of them need JAX, and none needs another.
             importlib.import_module(f"rlhf_jax.commands.{words[0].replace('-', '_')}").main(words[1:])
-            sys.stdout.flush()
         elif words and not words[0].startswith("-") and (hint := did_you_mean(words[0], NAMES)):
             raise UserError(f"{words[0]}: no such command{hint}")
         else:
-            _dispatch(parse(words))
+            launch = parse(words)
+            trains = not launch.dry_run
+            _dispatch(launch)
+        sys.stdout.flush()
     except UserError as error:
         print(f"rlhf-jax: error: {error}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except BrokenPipeError:
-        # Whoever read what is printed has seen enough, as head(1) does. What is still buffered must go nowhere.
+        # Whoever read what is printed is gone, as head(1) is. What is still buffered must go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+        if trains:
+            print("rlhf-jax: error: nobody reads what is printed any more; the same command goes on", file=sys.stderr)
+        raise SystemExit(int(trains)) from None
 
 
 def _dispatch(launch: Launch) -> None:

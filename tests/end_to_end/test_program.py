@@ -60,3 +60,23 @@ def test_the_console_script_is_the_same_program() -> None:
     found = _run(str(program), "--help")
     assert found.returncode == 0
     assert "usage: " in found.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "code", "state"), [((), 1, "failed"), (("--dry_run",), 0, None)])
+def test_a_run_whose_output_nobody_reads_has_failed(
+    tmp_path: pathlib.Path, words: tuple[str, ...], code: int, state: str | None
+) -> None:
+    """What only prints has done its work."""
+    command = (*tiny.PIPELINE, f"--config={tiny.ROOT / 'configs' / 'sft.py'}", f"--workdir={tmp_path}", *words)
+    read, write = os.pipe()
+    os.close(read)
+    started = [sys.executable, "-m", "tests.multiprocess.child", "", *command]
+    found = subprocess.run(started, cwd=tiny.ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert found.returncode == code, found.stderr
+    assert found.stderr.startswith("rlhf-jax: error: nobody reads" if code else "")
+    if state:
+        status = tiny.status_of(tmp_path)
+        assert (status["state"], status["exit_code"]) == (state, 1)
+        assert status["reason"].startswith("BrokenPipeError")

@@ -1,4 +1,6 @@
+import errno
 import io
+import sys
 
 import pytest
 from rich.console import Console as RichConsole
@@ -28,6 +30,30 @@ def test_on_a_terminal_a_bar_is_drawn():
         console.log(5, {"loss": 0.25})
     assert "5/10" in file.getvalue()
     assert "loss" in file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_output_that_nobody_reads_is_an_error_of_the_caller(monkeypatch, terminal):
+    """Not an end of the program, which those who write down how a run ends would not see."""
+
+    class Gone(io.StringIO):
+        broken = False
+
+        def isatty(self):
+            return terminal
+
+        def write(self, text):
+            if self.broken:
+                raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+            return super().write(text)
+
+    file = Gone()
+    monkeypatch.setattr(sys, "stdout", file)
+    with Console(10, "sft") as console:
+        console.log(5, {"loss": 0.25})
+        file.broken = True
+        with pytest.raises(BrokenPipeError):
+            console.log(6, {"loss": 0.25})
 
 
 @pytest.mark.parametrize(
