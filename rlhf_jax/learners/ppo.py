@@ -27,6 +27,7 @@ __all__ = [
     "PPOSpec",
     "RewardRules",
     "Targets",
+    "loss_price",
     "loss_sums",
     "make_ppo_optimizer",
     "running_moments",
@@ -91,7 +92,7 @@ def update(
     found = targets(spec, rollout, beta, state.extra)
     episodes = episodes_of(spec, rollout, found)
     count, updates = rollout.scores.shape[0], spec.epochs * spec.minibatches
-    losses = partial(loss_sums, spec, kl_coefficient=beta, reference=reference)
+    losses = partial(loss_sums, spec, kl_coefficient=loss_price(spec, beta, found), reference=reference)
 
     def attempt(carry: tuple[Params, optax.OptState], rows: Int[Array, "M"], mixed: TokenBatch | None) -> Any:
         batch = with_weights(spec, jax.tree.map(lambda leaf: leaf[rows], episodes), mixed)
@@ -121,6 +122,14 @@ def update(
         beta = adapted.astype(beta.dtype)
     extra = {**found.extra, "kl_coefficient": beta}
     return TrainState(state.step + 1, params, opt_state, state.key, extra), metrics
+
+
+def loss_price(spec: PPOSpec, kl_coefficient: Float[Array, ""], found: Targets) -> Float[Array, ""]:
+    """What a nat in the loss costs: beta, in the units of the advantages where another part stands in the reward.
+
+    Alone in the loss the price stays as published (GRPO), whatever becomes of rewards.
+    """
+    return kl_coefficient * found.unit if spec.kl.regulariser.placement == "both" else kl_coefficient
 
 
 def run_updates(spec: PPOSpec, attempt: Any, start: tuple[Params, optax.OptState], batches: Any) -> tuple[Any, Metrics]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from rlhf_jax.learners.ppo_spec import PPOSpec, RewardRules
 from rlhf_jax.objectives import baselines
 from rlhf_jax.objectives.advantages import generalized_advantages, one_more, score_place, token_rewards
-from rlhf_jax.objectives.masked import masked_whiten
+from rlhf_jax.objectives.masked import masked_whiten, whitening_factor
 from rlhf_jax.objectives.moments import Moments, add_batch, deviation, no_moments
 from rlhf_jax.objectives.regularisers import advantage_correction, reward_penalty
 from rlhf_jax.types import Rollout
@@ -25,12 +25,14 @@ class Targets(NamedTuple):
     """Over t in [0, R): advantages, whitened if asked; returns = raw advantage + value, None without a value model.
 
     ``value_targets`` are the returns in the units of the value model, ``extra`` the state's with this rollout seen.
+    ``unit`` is the factor by which rewards have reached the advantages (1 of GRPO, see ``unit_of_advantages``).
     """
 
     advantages: Float[Array, "N R"]
     returns: Float[Array, "N R"] | None
     value_targets: Float[Array, "N R"] | None
     extra: dict[str, Any]
+    unit: Float[Array, ""] | float
 
 
 def running_moments(spec: PPOSpec) -> dict[str, Moments]:
@@ -82,8 +84,10 @@ def task_rewards(
 
 def paid_rewards(
     spec: PPOSpec, rollout: Rollout, kl_coefficient: Float[Array, ""], extra: dict[str, Any]
-) -> tuple[Float[Array, "N R"], dict[str, Any]]:
-    """(r_t, extra): the price of divergence, the score at its place, and what fine-grained reward models pay."""
+) -> tuple[Float[Array, "N R"], dict[str, Any], Float[Array, ""] | float]:
+    """(r_t, extra, factor of whitening): the price of divergence, the score at its place, and what fine-grained reward
+    models pay.
+    """
     mask = rollout.response_mask
     read = mask if rollout.read_mask is None else rollout.read_mask
     scores, dense, extra = task_rewards(spec.rewards, rollout, extra)
@@ -101,9 +105,10 @@ def paid_rewards(
     )
     if dense is not None:
         rewards += jnp.where(mask, dense, 0.0)
-    if spec.rewards.whiten:
-        rewards = masked_whiten(rewards, valued_slots(spec, mask), shift_mean=False)
-    return rewards, extra
+    if not spec.rewards.whiten:
+        return rewards, extra, 1.0
+    slots = valued_slots(spec, mask)
+    return masked_whiten(rewards, slots, shift_mean=False), extra, whitening_factor(rewards, slots)
 
 
 def targets(
@@ -114,7 +119,7 @@ def targets(
 ) -> Targets:
     """What policy and value model are to be moved to; ``extra`` is the state's."""
     before = dict(extra)
-    rewards, after = paid_rewards(spec, rollout, kl_coefficient, before)
+    rewards, after, unit = paid_rewards(spec, rollout, kl_coefficient, before)
     mask, kept = rollout.response_mask, kept_tokens(spec, rollout)
     returns = value_targets = None
     if spec.advantage == "gae":
@@ -129,15 +134,21 @@ def targets(
             value_targets = (returns - seen.mean) / deviation(seen)
     else:
         advantages = without_value_model(spec, rewards, mask)
+        unit = unit_of_advantages(spec, unit)
     if spec.kl.regulariser.corrects:
-        advantages -= kl_coefficient * jax.vmap(partial(advantage_correction, spec.kl.regulariser))(
-            log_ratio=rollout.logprobs - rollout.ref_logprobs, mask=mask
+        advantages -= (
+            unit
+            * kl_coefficient
+            * jax.vmap(partial(advantage_correction, spec.kl.regulariser))(
+                log_ratio=rollout.logprobs - rollout.ref_logprobs, mask=mask
+            )
         )
     if spec.advantage == "reinforce_pp" or (spec.advantage == "gae" and spec.whiten_advantages):
+        unit *= whitening_factor(advantages, kept)
         advantages = masked_whiten(advantages, kept)
     if spec.advantage_clip:
         advantages = jnp.clip(advantages, -spec.advantage_clip, spec.advantage_clip)
-    return Targets(advantages, returns, value_targets, after)
+    return Targets(advantages, returns, value_targets, after, unit)
 
 
 def without_value_model(spec: PPOSpec, rewards: Float[Array, "N R"], mask: Bool[Array, "N R"]) -> Float[Array, "N R"]:
@@ -148,3 +159,14 @@ def without_value_model(spec: PPOSpec, rewards: Float[Array, "N R"], mask: Bool[
         return baselines.reinforce_pp(rewards, mask, spec.gamma, spec.group if spec.group_baseline else 1)
     estimate = {"rloo": baselines.rloo, "grpo": baselines.grpo, "dr_grpo": baselines.dr_grpo}[spec.advantage]
     return estimate(rewards, mask, spec.group)
+
+
+def unit_of_advantages(spec: PPOSpec, unit: Float[Array, ""] | float) -> Float[Array, ""] | float:
+    """The factor by which rewards of the factor ``unit`` reach the expected gradient by these advantages.
+
+    Less a mean that holds the episode's own total it is (G-1)/G. GRPO's deviations differ from group to group, and that
+    of a group that agrees is 0: there is no one factor, and prices outside the reward stay what they are, as published.
+    """
+    if spec.advantage == "grpo":
+        return 1.0
+    return unit * (spec.group - 1) / spec.group if spec.advantage == "dr_grpo" or spec.group_baseline else unit

@@ -15,13 +15,17 @@ def masked_mean(x: Float[Array, "*S"], mask: Bool[Array, "*S"]) -> Float[Array, 
     return masked_sum(x, mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
+def whitening_factor(x: Float[Array, "*S"], mask: Bool[Array, "*S"]) -> Float[Array, ""]:
+    """1 / sqrt(var + 1e-8) over the kept entries: what ``masked_whiten`` multiplies deviations from the mean by."""
+    centred = jnp.where(mask, x - masked_mean(x, mask), 0.0)
+    return jax.lax.rsqrt(jnp.sum(centred**2) / jnp.maximum(jnp.sum(mask), 1) + 1e-8)
+
+
 def masked_whiten(x: Float[Array, "*S"], mask: Bool[Array, "*S"], *, shift_mean: bool = True) -> Float[Array, "*S"]:
     """(x - mean) / sqrt(var + 1e-8) over the kept entries, with the biased variance; masked entries become 0.
 
     With ``shift_mean=False`` the mean is put back after scaling. Source: Ziegler et al. 2019, released code.
     """
     mean = masked_mean(x, mask)
-    centred = jnp.where(mask, x - mean, 0.0)
-    variance = jnp.sum(centred**2) / jnp.maximum(jnp.sum(mask), 1)
-    whitened = centred * jax.lax.rsqrt(variance + 1e-8)
+    whitened = jnp.where(mask, x - mean, 0.0) * whitening_factor(x, mask)
     return whitened if shift_mean else jnp.where(mask, whitened + mean, 0.0)

@@ -92,7 +92,9 @@ def test_everything_at_once_adds_up() -> None:
     rows = extras(spec)[0]
     sums = jax.jit(partial(sft.loss_sums, spec.policy))(actors(spec)["policy"], rows)
     assert metrics["pretraining_loss"] == pytest.approx(float(sums.numerator / sums.weight), rel=1e-5)
-    parts = metrics["policy_loss"] + VALUE * metrics["value_loss"] + BETA * metrics["kl_loss"]
+    aims = jax.jit(partial(ppo.targets, spec))(rollout_of(spec), jnp.float32(BETA), start(spec).extra)
+    price = ppo.loss_price(spec, jnp.float32(BETA), aims)  # in the units of whitened rewards and advantages
+    parts = metrics["policy_loss"] + VALUE * metrics["value_loss"] + price * metrics["kl_loss"]
     bonus = (parts + MIX * metrics["pretraining_loss"] - metrics["loss"]) / ENTROPY
     # The bonus is the entropy, here over sequences; the metric is over tokens. Both lie below that of all 33 tokens.
     assert 0.5 * metrics["entropy"] < bonus < np.log(tiny.VOCAB)
