@@ -32,10 +32,11 @@ get_slice() {
   done
 }
 
+# By &&: in a condition, where this is called, set -e does nothing.
 install() {
-  git -C "$root" archive --format=tar.gz --output="$root/.cache/tree.tar.gz" HEAD
-  gcloud compute tpus tpu-vm scp "$root/.cache/tree.tar.gz" "$name:tree.tar.gz" --zone="$zone" --worker=all
-  on_all "set -e
+  git -C "$root" archive --format=tar.gz --output="$root/.cache/tree.tar.gz" HEAD &&
+    gcloud compute tpus tpu-vm scp "$root/.cache/tree.tar.gz" "$name:tree.tar.gz" --zone="$zone" --worker=all &&
+    on_all "set -e
     mkdir -p rlhf_jax && tar xzf tree.tar.gz -C rlhf_jax
     python3 -m venv rlhf_jax/.venv
     rlhf_jax/.venv/bin/pip install --quiet --require-hashes -r rlhf_jax/requirements/base.txt

@@ -23,5 +23,8 @@ for ((run = 0; ; run++)); do
     exit "$code"
   fi
   echo "until_done: interrupted; going on in $pause s (restart $((run + 1)) of at most $restarts)" >&2
-  sleep "$pause"
+  sleep "$pause" & # a trap would wait for one in the foreground
+  child=$!
+  wait "$child"
+  ((asked)) && exit "$code"
 done

@@ -8,6 +8,7 @@ import shutil
 import string
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -173,6 +174,27 @@ def test_a_signal_to_the_loop_is_handed_on_and_ends_it(tmp_path: pathlib.Path) -
         assert loop.wait(timeout=30) == 75
 
 
+def test_a_signal_between_two_runs_starts_no_other(tmp_path: pathlib.Path) -> None:
+    stand_in(tmp_path, "program", "echo run; exit 75")
+    words = [str(LAUNCH / "until_done.sh"), str(tmp_path / "program")]
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PAUSE": "20", "RESTARTS": "1"},
+    ) as loop:
+        assert loop.stdout is not None
+        assert loop.stderr is not None
+        assert loop.stderr.readline().startswith("until_done: interrupted")
+        time.sleep(0.3)  # until it pauses
+        began = time.monotonic()
+        loop.terminate()
+        assert loop.wait(timeout=30) == 75
+        assert time.monotonic() - began < 5, "it paused to the end"
+        assert loop.stdout.read() == "run\n"
+
+
 # ------------------------------------------------------------------------------------- Slurm
 
 
@@ -248,6 +270,24 @@ def test_a_slice_that_is_taken_away_is_asked_for_again(
     assert "--worker=all" in done
     assert "RLHF_JAX_COORDINATOR=auto" in done
     assert f"python -m rlhf_jax {shlex.join(words)}" in done
+
+
+@pytest.mark.parametrize("broken", ["git", "scp", "pip"])
+def test_nothing_is_run_on_a_slice_that_lacks_the_program(tmp_path: pathlib.Path, broken: str) -> None:
+    fails = {"scp": 'case "$*" in *scp*) exit 1 ;; esac\n', "pip": 'case "$*" in *"pip install"*) exit 1 ;; esac\n'}
+    stand_in(tmp_path / "bin", "gcloud", fails.get(broken, "") + GCLOUD)
+    stand_in(tmp_path / "bin", "git", "exit 1" if broken == "git" else "")
+    (tmp_path / "state").write_text("ACTIVE\n")
+    (tmp_path / "ends").write_text("ACTIVE 0\n")
+    launcher = tmp_path / "launch" / "tpu_pod.sh"
+    launcher.parent.mkdir()
+    shutil.copy(LAUNCH / "tpu_pod.sh", launcher)
+    files = {name.upper(): str(tmp_path / name) for name in ("state", "log", "ends")}
+    where = {"NAME": "a", "ZONE": "z", "NFS": "10.0.0.2:/runs", "POLL": "0"}
+    found = bash("bash", str(launcher), "--workdir=a", path=tmp_path / "bin", **files, **where)
+    assert found.returncode == 1
+    assert "the run failed, and the slice is still there" in found.stderr
+    assert "until_done" not in (tmp_path / "log").read_text()
 
 
 # ------------------------------------------------------------------------------------- Kubernetes
