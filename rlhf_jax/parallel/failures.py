@@ -20,7 +20,8 @@ import jax
 from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
 from rlhf_jax.parallel import processes
 
-WORD = "rlhf_jax/word"  # "stop SIGNAL" or "failed CODE", whichever any process says first
+# What any process says first: the name of a signal, and an exit code. A run that is to stop may still fail.
+STOP, FAILED = "rlhf_jax/stop", "rlhf_jax/failed"
 POLL = 0.5  # seconds between two looks at what other processes say
 ANSWER = 2.0  # seconds that the service of a sound run has to answer in
 
@@ -44,16 +45,23 @@ def failing_together(last_words: LastWords) -> Iterator[None]:
             # Perhaps another process was lost under a collective; if so, this wait will not come to its end.
             time.sleep(2 * processes.heartbeat())
         code = USER_ERROR if isinstance(error, UserError) else 1
-        say(f"failed {code}")
+        say(FAILED, str(code))
         # The way out of Python waits for all other processes, which may be waiting for this one.
         atexit.register(_leave_behind, code)
         raise
 
 
-def say(word: str) -> None:
-    """Tell all processes, unless one of them has said something before."""
+def say(what: str, word: str) -> None:
+    """Tell all processes, unless one of them has said so before."""
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        processes.client().key_value_set(WORD, word)
+        processes.client().key_value_set(what, word)
+
+
+def heard(what: str) -> str:
+    """What was said, "" if nothing."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        return processes.client().key_value_try_get(what)
+    return ""
 
 
 def end_with(code: int, reason: str, last_words: LastWords) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import jax
 
 from rlhf_jax.parallel import processes
-from rlhf_jax.parallel.failures import POLL, WORD, LastWords, end_with, say
+from rlhf_jax.parallel.failures import FAILED, POLL, STOP, LastWords, end_with, heard, say
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ONE_ORDER = 0.5  # seconds: launchers often signal a process and then its group, which is no second order
@@ -41,7 +41,7 @@ class Stop:
     def ask(self, name: str) -> None:
         """Have all processes stop at the next boundary that none of them has passed."""
         if jax.process_count() > 1:
-            say(f"stop {name}")
+            say(STOP, name)
             return
         with self._lock:
             self.reason, self._last = name, self._boundary + 1
@@ -112,16 +112,19 @@ def _listen_to_signals(pipe: int, stop: Stop) -> None:
 
 
 def _listen_to_others(stop: Stop, ended: threading.Event, last_words: LastWords) -> None:
-    word = ""
-    while not word and not ended.wait(POLL):
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # nothing said yet
-            word = processes.client().key_value_try_get(WORD)
-    kind, _, what = word.partition(" ")
-    if kind == "failed":
-        end_with(int(what), "another process failed", last_words)
-    if kind == "stop":
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # some have ended meanwhile, and there is nothing to stop
-            stop.agree(what)
+    agreeing = None
+    while not ended.wait(POLL):
+        if code := heard(FAILED):
+            return end_with(int(code), "another process failed", last_words)
+        if agreeing is None and (name := heard(STOP)):
+            # In a thread of its own: whoever fails before it has come there keeps the others waiting.
+            agreeing = threading.Thread(target=_agree, args=(stop, name), daemon=True)
+            agreeing.start()
+
+
+def _agree(stop: Stop, name: str) -> None:
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # some have ended meanwhile, and there is nothing to stop
+        stop.agree(name)
 
 
 def _tell(text: str) -> None:

@@ -12,7 +12,7 @@ import time
 import jax
 import pytest
 
-from rlhf_jax.parallel import processes, stopping
+from rlhf_jax.parallel import failures, processes, stopping
 from rlhf_jax.parallel.stopping import Stop
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -64,6 +64,49 @@ def test_processes_stop_at_one_boundary_however_far_apart_they_are(monkeypatch: 
     assert len(set(at)) == 1
     assert at[0] > 1
     assert {stop.reason for stop in stops} == {"SIGTERM"}
+
+
+class Store(Line):
+    """A line that keeps what was said first, as jax's does."""
+
+    def key_value_set(self, key: str, value: str) -> None:
+        if key in self.values:
+            raise jax.errors.JaxRuntimeError(f"ALREADY_EXISTS: {key}")
+        self.values[key] = value
+
+    def key_value_try_get(self, key: str) -> str:
+        if key not in self.values:
+            raise jax.errors.JaxRuntimeError(f"NOT_FOUND: {key}")
+        return self.values[key]
+
+    def wait_at_barrier(self, name: str, timeout: int) -> None:
+        try:
+            super().wait_at_barrier(name, timeout)
+        except threading.BrokenBarrierError as error:
+            raise jax.errors.JaxRuntimeError(f"INTERNAL: {name}") from error
+
+
+def test_a_failure_is_heard_after_an_order_to_stop_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that fails never comes to where the boundary is settled; the first failure is the one that counts."""
+    line, ended = Store(2), threading.Event()
+    heard: list[tuple[int, str]] = []
+    monkeypatch.setattr(processes, "client", lambda: line)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(stopping, "POLL", 0.01)
+    monkeypatch.setattr(stopping, "end_with", lambda code, reason, _: heard.append((code, reason)))
+    listener = threading.Thread(target=stopping._listen_to_others, args=(Stop(), ended, print), daemon=True)
+    listener.start()
+    Stop().ask("SIGTERM")
+    while "rlhf_jax/boundary/0" not in line.values:
+        time.sleep(0.01)
+    listener.join(0.1)
+    assert listener.is_alive()
+    for code in ("2", "1"):
+        failures.say(failures.FAILED, code)
+    listener.join(5)
+    line.barrier.abort()
+    assert not listener.is_alive()
+    assert heard == [(2, "another process failed")]
 
 
 def test_a_process_alone_stops_at_the_next_boundary() -> None:
