@@ -16,7 +16,7 @@ PARITY      := .venv-parity
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_FROM  ?= $(if $(PIP_FIND_LINKS),,--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help quickstart feedback test processes parity check smoke reproduce golden bench lock clean
+.PHONY: help quickstart feedback test slow parity check smoke reproduce golden bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -30,11 +30,11 @@ feedback: $(VENV)/.base  ## a reward model from each kind of feedback on the emb
 	  $(RUN) -m rlhf_jax --config=configs/feedback.py:$$kind --workdir=runs/feedback_$$kind || exit 1; \
 	done
 
-test: $(VENV)/.dev  ## every test but those of the two targets below, on WORKERS=2 processes
-	$(RUN) -m pytest -n $(WORKERS) tests --ignore=tests/multiprocess
+test: $(VENV)/.dev  ## the tests, on WORKERS=2 processes
+	$(RUN) -m pytest -n $(WORKERS) -m "not slow" tests
 
-processes: $(VENV)/.dev  ## runs of several processes on one machine, and processes that are lost
-	$(RUN) -m pytest -n 0 tests/multiprocess
+slow: $(VENV)/.dev  ## the slow ones: killed runs, several processes, eight devices from end to end
+	$(RUN) -m pytest -n $(WORKERS) -m slow tests
 
 parity: $(PARITY)/.done  ## exported models against transformers' PyTorch models (installs PyTorch into .venv-parity)
 	$(PARITY)/bin/python -m pytest -n 0 tests/parity

@@ -30,6 +30,7 @@ class Killed(BaseException):
     """Not an Exception: nothing in the program may catch it."""
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Killed where critiques are the model's own, after step 5; the checkpoint is of step 4."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

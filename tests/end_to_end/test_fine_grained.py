@@ -76,6 +76,7 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert tiny.rows_of(tmp_path / "run") == tiny.rows_of(whole)
 
 
+@pytest.mark.slow
 def test_two_models_of_other_runs_and_a_reward_model_are_followed_together(
     whole: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

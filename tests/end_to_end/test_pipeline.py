@@ -45,9 +45,18 @@ DOCUMENTED = {
         "gold.closed",
         "reward.mean",
         "reward.mean.before",
+        "reward.std",
+        "score.mean",
+        "score.std",
         "kl",
+        "kl.k2",
+        "kl.k3",
+        "divergence",
         "length",
+        "eos_fraction",
         "entropy",
+        "explained_variance",
+        "value.rmse",
         *VARIED,
         "steps",
     },
@@ -208,6 +217,7 @@ def _agree(workdir: pathlib.Path, quickstart: Run, names: tuple[str, ...]) -> No
     np.testing.assert_allclose(ours["['params']['embedding']"], theirs["['params']['embedding']"], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_pipeline_runs_under_pmap(quickstart: Run, tmp_path: pathlib.Path) -> None:
     """PPO samples: one token drawn otherwise and its figures part. What comes before it agrees with the mesh."""
     assert jax.device_count() == 8
@@ -217,6 +227,7 @@ def test_the_pipeline_runs_under_pmap(quickstart: Run, tmp_path: pathlib.Path) -
     assert read_summary(tmp_path)["ppo.steps"] == 4
 
 
+@pytest.mark.slow
 def test_it_runs_with_parameters_split_over_devices(quickstart: Run, tmp_path: pathlib.Path) -> None:
     """The reward model comes from a run that did not split them."""
     words = ("--config.stages=sft,ppo", "--config.parallel.fsdp=2", f"--config.parents.reward={quickstart.workdir}")

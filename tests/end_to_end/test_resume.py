@@ -194,6 +194,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_by_the_system_goes_on_from_a_checkpoint(tmp_path: pathlib.Path) -> None:
     """SIGKILL: no handler, no clean-up, a save perhaps half done. The second process is the program itself."""
     command = [

@@ -60,6 +60,7 @@ def run(executor: Executor) -> tuple[list[dict], critique.Judged]:
     return found, critique.Judged(*jax.device_get(judge(state.params, rows.lists, jax.random.key(9))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", ["pmap", "mesh"])
 def test_many_devices_are_one(many: str) -> None:
     devices = jax.devices()

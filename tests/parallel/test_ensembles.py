@@ -49,6 +49,7 @@ def trained(kind: str, executor: str) -> tuple[Any, Any, int]:
     return jax.device_get(state.params), rows, inner.size // inner.addressable_shards[0].data.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "executor"), [("models", "data2_fsdp2_tensor2"), ("heads", "pmap")])
 def test_eight_devices_are_one_device(kind: str, executor: str) -> None:
     one, many = trained(kind, "one"), trained(kind, executor)
