@@ -159,7 +159,10 @@ def run_updates(spec: PPOSpec, attempt: Any, start: tuple[Params, optax.OptState
 
 
 def _extremes(metrics: Metrics) -> Metrics:
-    return {"ratio.max": jnp.max(metrics["ratio.max"]), "ratio.min": -jnp.max(metrics["ratio.min"])}
+    """The extreme ratios of tokens over all updates, 1 where there was no token."""
+    largest, smallest = jnp.max(metrics["ratio.max"]), -jnp.max(metrics["ratio.min"])
+    seen = largest > -jnp.inf
+    return {"ratio.max": jnp.where(seen, largest, 1.0), "ratio.min": jnp.where(seen, smallest, 1.0)}
 
 
 def _share(axis_name: str, leaf: Float[Array, "M *S"] | Any) -> Any:

@@ -35,7 +35,8 @@ class Episodes:
 
     ``response_mask`` marks the tokens that the policy learns from, ``value_mask`` the slots that the value model does,
     None where they are the same. Of a minibatch ``weights``, ``row_weights`` and ``value_weights`` make its means, None
-    where all tokens count alike. ``pretraining`` are packed rows and ``pretraining_weights`` those of their tokens.
+    where all tokens count alike; ``pretraining`` are packed rows and ``pretraining_weights`` those of their tokens,
+    beside which there are ``row_weights`` in any case.
     """
 
     ids: Int[Array, "N T"]
@@ -67,8 +68,11 @@ def with_weights(spec: PPOSpec, batch: Episodes, pretraining: TokenBatch | None)
         made["value_weights"] = slots * (total / jnp.maximum(jnp.sum(slots), 1))
     if pretraining is not None:
         predicted = pretraining.loss_mask[:, 1:]
-        made["pretraining"] = pretraining
-        made["pretraining_weights"] = predicted * (spec.pretraining * total / jnp.maximum(jnp.sum(predicted), 1))
+        # Where no episode has ended there is nothing to share the weight with: the rows weigh 1 together then.
+        row_weights = jnp.where(total > 0, row_weights, 1 / row_weights.shape[0])
+        share = jnp.where(total > 0, total, 1.0) / jnp.maximum(jnp.sum(predicted), 1)
+        made |= {"row_weights": row_weights, "pretraining": pretraining}
+        made["pretraining_weights"] = predicted * (spec.pretraining * share)
     return dataclasses.replace(batch, **made)
 
 
@@ -115,11 +119,12 @@ def loss_sums(
         total += likelihood
         metrics["pretraining_loss"] = (likelihood / spec.pretraining, weight)
     log_ratio = logprobs - batch.logprobs
-    ratio = jnp.where(mask, jnp.exp(log_ratio), 1.0)
+    ratio = jnp.exp(log_ratio)
     metrics |= {
-        "ratio.max": Largest(jnp.max(ratio)),
-        "ratio.min": Largest(-jnp.min(ratio)),  # its negative, until the updates of an iteration are put together
-        "clip_fraction": (masked_sum(_clipped(spec, jnp.exp(log_ratio)).astype(logprobs.dtype), mask), tokens),
+        "ratio.max": Largest(jnp.max(jnp.where(mask, ratio, -jnp.inf))),
+        # Its negative, until the updates of an iteration are put together.
+        "ratio.min": Largest(jnp.max(jnp.where(mask, -ratio, -jnp.inf))),
+        "clip_fraction": (masked_sum(_clipped(spec, ratio).astype(logprobs.dtype), mask), tokens),
         "approx_kl": (0.5 * masked_sum(log_ratio**2, mask), tokens),
         "entropy": (masked_sum(entropy, mask), tokens),
     }

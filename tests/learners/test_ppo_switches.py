@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.generation import response_logprobs
 from rlhf_jax.learners import ppo, sft
 from rlhf_jax.learners.ppo_loss import with_weights
 from rlhf_jax.learners.step import init_state
@@ -147,6 +148,36 @@ def test_an_iteration_stops_when_the_policy_has_gone_too_far() -> None:
         4,
         1,
     )
+
+
+def test_demonstrations_count_where_no_episode_has_ended() -> None:
+    """One minibatch, nothing in it but demonstrations: the loss is their mean at its coefficient, and moves."""
+    spec = tiny.ppo_spec(mask_unfinished=True, pretraining=MIX, epochs=1, minibatches=1)
+    rollout = dataclasses.replace(tiny.fixed_rollout(0), finished=jnp.zeros(tiny.EPISODES, bool))
+    update = jax.jit(partial(ppo.update, spec, optimizer_of(spec), tiny.EOS))
+    state, metrics = update(start(spec), rollout, extras(spec)[0])
+    sums = jax.jit(partial(sft.loss_sums, spec.policy))(actors(spec)["policy"], extras(spec)[0])
+    assert metrics["pretraining_loss"] == pytest.approx(float(sums.numerator / sums.weight), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(MIX * float(sums.numerator / sums.weight), rel=1e-5)
+    assert moved(actors(spec)["policy"], state.params["policy"])
+    assert (metrics["ratio.max"], metrics["ratio.min"]) == (1, 1)
+
+
+def test_extreme_ratios_are_those_of_tokens_that_are_learned() -> None:
+    """The policy has become likelier by 0.1 to 0.4 nats at every token but those that are padding."""
+    spec = tiny.ppo_spec(value=None, advantage="reinforce", gamma=1.0)
+    rollout = tiny.fixed_rollout(0)
+    ids = jnp.concatenate([rollout.prompt_ids, rollout.response_ids], axis=1)
+    mask = jnp.concatenate([rollout.prompt_mask, rollout.response_mask], axis=1)
+    read = partial(response_logprobs, spec.policy, response_length=tiny.RESPONSE, temperature=spec.temperature)
+    shift = np.linspace(0.1, 0.4, rollout.logprobs.size).reshape(rollout.logprobs.shape)
+    before = jnp.where(rollout.response_mask, jax.jit(read)(actors(spec)["policy"], ids, mask) - shift, 0.0)
+    rollout = dataclasses.replace(rollout, logprobs=before, values=None)
+    batch = ppo.episodes_of(spec, rollout, ppo.targets(spec, rollout, jnp.float32(0.0)))
+    metrics = jax.jit(partial(ppo.loss_sums, spec))(actors(spec), batch).metrics
+    expected = np.exp(shift)[np.asarray(rollout.response_mask)]
+    assert float(metrics["ratio.max"].value) == pytest.approx(expected.max(), rel=1e-4)
+    assert -float(metrics["ratio.min"].value) == pytest.approx(expected.min(), rel=1e-4)
 
 
 def test_without_a_value_model_nothing_is_left_of_it() -> None:
