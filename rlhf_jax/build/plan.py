@@ -127,17 +127,17 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             lists, columns = config.dpo.batch_size, data.list_size + (config.dpo.loss == "kto")
             steps = f"{config.dpo.steps} steps of {lists} lists of {data.list_size}, loss {config.dpo.loss}"
             moving, still = _parts(config, stage, partial(init_decoder, spec))
-            kept = 0 if config.dpo.reference == "none" or lora_spec(config, stage) else count
-            yield stage, text(steps, moving, still + kept, lists * columns, length, length)
+            # The reference answers the held-out prompts too, whatever the loss makes of it.
+            kept = (0 if lora_spec(config, stage) else count) + _judge(config, spec)
+            rows = lists // config.dpo.accumulate * columns
+            yield stage, text(steps, moving, still + kept, rows, length, length)
         elif stage == "online":
             online = config.online
             prompts, answers = online.prompts_per_iteration, online.samples_per_prompt
             loss = config.dpo.loss if online.method == "preference" else online.method
             steps = f"{online.iterations} iterations of {prompts} lists of {answers} answers, loss {loss}"
-            reward = decoder_spec(stage_config(config, "reward").model, spec.vocab_size)
             moving, still = _parts(config, stage, partial(init_decoder, spec))
-            kept = 0 if lora_spec(config, stage) else count
-            frozen = still + kept + _members(config, "reward", count_parameters(reward), reward.width)
+            frozen = still + (0 if lora_spec(config, stage) else count) + _judge(config, spec)
             rows = prompts // online.minibatches * (answers if online.method == "preference" else 1)
             yield stage, text(steps, moving, frozen, rows, length, length)
         elif stage == "critique":
@@ -182,6 +182,14 @@ def _kept_by_ppo(config: ConfigDict, policy: int, reward: int, width: int) -> in
     value, one = config.ppo.value, form.members == 1 or form.kind == "heads"
     started = config.ppo.advantage == "gae" and (value.network, value.init) == ("separate", "reward")
     return judges - reward if started and one else judges
+
+
+def _judge(config: ConfigDict, policy: DecoderSpec) -> int:
+    """Parameters of the reward model that a run has, from a stage or a parent; 0 without one."""
+    if not config.parents.reward and "reward" not in config.stages:
+        return 0
+    reward = decoder_spec(stage_config(config, "reward").model, policy.vocab_size)
+    return _members(config, "reward", count_parameters(reward), reward.width)
 
 
 def _members(config: ConfigDict, stage: str, decoder: int, width: int) -> int:

@@ -184,15 +184,16 @@ def _metrics(
     batch: PreferenceBatch,
 ) -> dict[str, tuple[Array, Array]]:
     """Over pairs: accuracy and gap of implicit rewards, the better and the worse response of each (``chosen``,
-    ``rejected``; over verdicts where KTO has no pairs); ``log_ratio`` is the mean over responses, in nats.
+    ``rejected``; of KTO its verdicts); ``log_ratio`` is the mean over responses, in nats.
     """
     lists = batch.lists
     gaps = rewards[:, :, None] - rewards[:, None, :]
     right = jnp.where(gaps == 0, 0.5, gaps > 0).astype(gaps.dtype)
     pairs = jnp.sum(lists.better)
+    labels = lists.labels if spec.loss == "kto" else jnp.full_like(lists.labels, jnp.nan)
     good, bad = (
         counts.astype(rewards.dtype)
-        for counts in jax.vmap(preference.verdict_counts)(lists.better, lists.labels, lists.response_mask)
+        for counts in jax.vmap(preference.verdict_counts)(lists.better, labels, lists.response_mask)
     )
     metrics = {
         "pair_accuracy": (masked_sum(right, lists.better), pairs),

@@ -66,6 +66,13 @@ def test_figures_of_a_batch_by_hand():
     assert found == pytest.approx(expected, rel=1e-5)
     assert float(sums.numerator) == pytest.approx(np.log1p(np.exp(-0.5)), rel=1e-6)
 
+    # Verdicts that say the opposite: pairs are what this loss reads, and verdicts what KTO does.
+    labelled = dataclasses.replace(lists, labels=lists.labels.at[1, 0].set(1.0).at[1, 1].set(0.0))
+    batch = dataclasses.replace(batch, lists=labelled)
+    for spec, chosen in ((SPEC, 0.3), (dataclasses.replace(SPEC, loss="kto"), -0.2)):
+        total, weight = preference.loss_of_logprobs(spec, own, batch).metrics["implicit.chosen"]
+        assert float(total / weight) == pytest.approx(chosen, rel=1e-5)
+
 
 def test_lists_without_a_comparison_count_for_nothing_and_others_for_their_weight():
     compared = np.asarray(BATCH.lists.better.any(axis=(1, 2)))
