@@ -10,7 +10,7 @@ from rlhf_jax.build.common import by_rows, donated, floats
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.lora import lora_spec
 from rlhf_jax.build.ppo_evaluation import HeldOut, read_texts
-from rlhf_jax.build.ppo_models import Networks, load_networks
+from rlhf_jax.build.ppo_models import Networks, in_units_of_scores, load_networks
 from rlhf_jax.build.rewards import load_reward_models, make_adder
 from rlhf_jax.build.segments import load_judges, make_payer
 from rlhf_jax.build.specs import optimizer_spec, ppo_spec, regulariser
@@ -104,7 +104,11 @@ def ppo_task(context: Context) -> Task:
         scores = held_out.answers(sample, networks.start, extra).raw_scores
         gain = settings.dense.sequence / (max(float(scores.std()), 1e-6) if settings.normalize_reward else 1.0)
         extra |= {"reward_gain": jnp.float32(gain), "reward_bias": jnp.float32(-gain * float(scores.mean()))}
-    state = executor.place(init_state(networks.start, optimizer, key, extra), "state")
+    begun = networks.start
+    if networks.value is not None and settings.value.init == "reward":
+        units = float(extra["reward_gain"]), float(extra["reward_bias"])
+        begun = {**begun, "value": in_units_of_scores(begun["value"], *units)}
+    state = executor.place(init_state(begun, optimizer, key, extra), "state")
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         prompts, demonstrations = batch if settings.pretraining.coefficient else (batch, None)
@@ -162,8 +166,29 @@ def _batches(context: Context) -> BatchIterator:
 
 
 def _notes(settings: ConfigDict, networks: Networks) -> tuple[str, ...]:
-    """A warning where the price of divergence does not have the gradient that its name promises, and what is shared."""
-    bias = regulariser(settings).bias() if settings.kl.coefficient else None
-    biased = () if bias is None else (f"config.ppo.kl is biased: {bias}",)
+    """Warnings where a gradient is not what its name promises, and what is shared."""
     shared = ("the reward model is a head on the reference: one forward pass reads both",)
-    return biased + (shared if networks.rolling.one_trunk else ())
+    return biases(settings) + (shared if networks.rolling.one_trunk else ())
+
+
+def biases(settings: ConfigDict) -> tuple[str, ...]:
+    """Where ``config.ppo`` has another gradient than that of rewards less the price of divergence."""
+    found = []
+    price = regulariser(settings) if settings.kl.coefficient else None
+    if price is not None and price.bias() is not None:
+        found.append(f"config.ppo.kl is biased: {price.bias()}")
+    if price is not None and settings.advantage == "grpo" and (price.placement == "both" or price.corrects):
+        found.append(
+            "config.ppo.advantage=grpo divides rewards by the deviation of each group, and with them a part of the "
+            "price of divergence; the part outside the reward stays what it is"
+        )
+    if settings.top_k or settings.top_p < 1:
+        found.append("config.ppo.top_k and top_p sample from a cut law: gradients and divergences are of the whole one")
+    if settings.gamma < 1:
+        found.append("config.ppo.gamma < 1 discounts the price of divergence too: its gradient is biased")
+    if settings.rewards.whiten and settings.episode == "until_eos":
+        found.append(
+            "config.ppo.rewards.whiten pays every token a constant (or fines it), so it rewards length (or brevity) "
+            "where episodes end by themselves"
+        )
+    return tuple(found)

@@ -90,6 +90,17 @@ def load_networks(context: Context, judges: tuple[Judge, ...], key: jax.Array) -
     return Networks(policy, value, rolling, adapt(config, "ppo", start, key), reference, reward, frozen)
 
 
+def in_units_of_scores(value: Params, gain: float, bias: float) -> Params:
+    """A value model that says what the reward model does, made to say gain x that + bias, as scores are made of it."""
+    head = value["head"]
+    kernel, own = head["kernel"], head["bias"]
+    scaled = {
+        "kernel": (kernel * gain).astype(kernel.dtype),
+        "bias": (own * gain + bias).astype(own.dtype),
+    }
+    return {**value, "head": scaled}
+
+
 def _as_loaded(reference: Params, reward: Params) -> Frozen:
     return lambda _: (reference, reward)
 

@@ -11,9 +11,10 @@ import pytest
 
 from rlhf_jax.build import ppo_models
 from rlhf_jax.build.context import Context
+from rlhf_jax.build.ppo import biases
 from rlhf_jax.config import default_config
 from rlhf_jax.data.tokenizers import build_tokenizer
-from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, with_decoder
+from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, value_from_reward, with_decoder
 
 SPEC = DecoderSpec(vocab_size=9, width=8, depth=1, heads=2, kv_heads=1, mlp_width=8)
 
@@ -63,3 +64,42 @@ def test_any_other_reward_model_keeps_its_own(
     found = networks(monkeypatch, form, nudge, judge)
     assert not found.rolling.one_trunk
     assert set(found.reward) == {"decoder", "head"}
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_started_value_model_says_scores(bounded: bool) -> None:
+    """score = gain x reward + bias: of logits z, gain z + bias; of bounded rewards gain (1/2 + z/4) + bias."""
+    reward = numbers(partial(init_reward_model, SPEC))
+    started = value_from_reward(reward, bounded=bounded)
+    head = ppo_models.in_units_of_scores(started, 2.5, -0.75)["head"]
+    states = np.random.default_rng(1).normal(size=(7, SPEC.width)).astype(np.float32)
+    logits = states @ reward["head"]["kernel"]
+    expected = 2.5 * (0.5 + logits / 4 if bounded else logits) - 0.75
+    np.testing.assert_allclose(states @ head["kernel"] + head["bias"], expected, rtol=1e-5, atol=1e-5)
+    same = ppo_models.in_units_of_scores(started, 1.0, 0.0)
+    assert jax.tree.all(jax.tree.map(np.array_equal, same, started))
+    assert jax.tree.map(lambda leaf: leaf.dtype, same) == jax.tree.map(lambda leaf: leaf.dtype, started)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, ""),
+        ({"top_k": 5}, "cut law"),
+        ({"top_p": 0.9}, "cut law"),
+        ({"gamma": 0.9}, "discounts the price"),
+        ({"rewards.whiten": True}, "rewards length"),
+        ({"rewards.whiten": True, "episode": "fixed"}, ""),
+        ({"advantage": "grpo", "kl.placement": "both", "kl.estimator": "k3"}, "deviation of each group"),
+        ({"advantage": "grpo", "kl.divergence": "forward_kl"}, "deviation of each group"),
+        ({"advantage": "grpo"}, ""),
+        ({"kl.placement": "loss", "kl.estimator": "k3"}, "forward KL"),
+    ],
+    ids=str,
+)
+def test_what_has_another_gradient_is_said(settings: dict[str, Any], said: str) -> None:
+    config = default_config()
+    config.ppo.update_from_flattened_dict(settings)
+    notes = biases(config.ppo)
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
