@@ -64,7 +64,7 @@ def dpo_task(context: Context) -> Task:
     start, key = load_parent(context, "sft", decoder), context.stage_key("dpo")
     reference, reader = reference_of(config, "dpo", start), make_reader(context, spec)
     known, held_out_known = (
-        reference_logprobs(context, partial(reader, start), examples, shape, section.batch_size, name)
+        reference_logprobs(context, reader, start, examples, shape, section.batch_size, name)
         if examples and section.reference == "precomputed"
         else None
         for examples, name in ((lists, "dpo"), (held_out, "dpo_held_out"))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -17,11 +18,11 @@ from rlhf_jax.learners import preference
 from rlhf_jax.parallel import is_first, to_host
 from rlhf_jax.types import Params, PreferenceBatch
 
-# (batch) -> its ref_logprobs (B, K)
-Reader = Callable[[PreferenceBatch], Any]
+# (reference's parameters, batch) -> its ref_logprobs (B, K)
+Reader = Callable[[Params, PreferenceBatch], Any]
 
 
-def make_reader(context: Context, spec: preference.PreferenceSpec) -> Callable[[Params, PreferenceBatch], Any]:
+def make_reader(context: Context, spec: preference.PreferenceSpec) -> Reader:
     """The summed log-probabilities of a batch's responses under a reference, on the device."""
 
     def read(params: Params, batch: PreferenceBatch, axis_name: str | None) -> tuple[Any]:
@@ -32,33 +33,41 @@ def make_reader(context: Context, spec: preference.PreferenceSpec) -> Callable[[
 
 
 def reference_logprobs(
-    context: Context, reader: Reader, lists: Sequence[ListExample], shape: PreferenceShape, batch_size: int, name: str
+    context: Context,
+    reader: Reader,
+    reference: Params,
+    lists: Sequence[ListExample],
+    shape: PreferenceShape,
+    batch_size: int,
+    name: str,
 ) -> Float[np.ndarray, "L K"]:
     """Of all lists in their order; read from ``reference/NAME.npz`` of the run if it has them of these very lists and
-    this checkpoint of the SFT policy.
+    this checkpoint of the SFT policy, whose parameters are ``reference``.
     """
     path = context.workdir / "reference" / f"{name}.npz"
-    mark = _fingerprint(context, lists, shape)
+    mark = _fingerprint(context, reference, lists, shape)
     if path.is_file():
         with np.load(path) as kept:
             if str(kept["fingerprint"]) == mark:
                 return kept["logprobs"]
-    parts = [to_host(reader(batch)) for batch in preference_eval_batches(lists, shape, batch_size)]
+    parts = [to_host(reader(reference, batch)) for batch in preference_eval_batches(lists, shape, batch_size)]
     found = np.concatenate(parts)[: len(lists)].astype(np.float32)
     if is_first():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{name}.partial.npz")
-        np.savez(partial, logprobs=found, fingerprint=np.array(mark))
-        os.replace(partial, path)
+        unfinished = path.with_name(f"{name}.partial.npz")
+        np.savez(unfinished, logprobs=found, fingerprint=np.array(mark))
+        os.replace(unfinished, path)
     return found
 
 
-def _fingerprint(context: Context, lists: Sequence[ListExample], shape: PreferenceShape) -> str:
-    """Which lists, in which order and columns, under which checkpoint."""
+def _fingerprint(context: Context, reference: Params, lists: Sequence[ListExample], shape: PreferenceShape) -> str:
+    """Which lists, in which order and columns, under which checkpoint with which parameters."""
     directory = stage_directory(context, "sft")
     with Checkpoints(directory) as checkpoints:
         step = checkpoints.latest()
     digest = hashlib.sha256(repr((str(Path(directory).absolute()), step, shape)).encode())
+    for leaf in jax.tree.leaves(reference):  # a folder may hold another run of the same name by now
+        digest.update(np.asarray(to_host(leaf)).tobytes())
     for example in lists:
         for ids in (example.prompt, *example.responses):
             digest.update(len(ids).to_bytes(4, "little") + ids.tobytes())

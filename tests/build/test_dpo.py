@@ -80,7 +80,7 @@ def test_the_reference_is_the_same_before_the_first_step_and_at_each(
     assert first[1][0]["log_ratio"] == pytest.approx(0.0, abs=1e-4)
 
 
-def test_it_is_read_again_only_for_other_lists(
+def test_it_is_read_again_only_for_other_lists_or_another_policy(
     config: ConfigDict, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rlhf_jax.build.context.load_data", tiny.load)
@@ -88,19 +88,22 @@ def test_it_is_read_again_only_for_other_lists(
     shape = reference.PreferenceShape(3, 32, context.tokenizer.pad_id)
     prompt, responses = np.array([5, 6], np.int32), (np.array([7, 1], np.int32), np.array([8, 1], np.int32))
     lists = [reference.ListExample(prompt, responses, (0, 1), "", number) for number in range(3)]
-    calls = []
+    calls, params = [], {"a": jnp.ones(3), "b": jnp.zeros(4)}
 
-    def reader(batch):
+    def reader(_, batch):
         calls.append(len(batch.lists.index))
         return jnp.arange(2.0 * 3).reshape(2, 3)
 
     for _ in range(2):
-        found = reference.reference_logprobs(context, reader, lists, shape, 2, "dpo")
+        found = reference.reference_logprobs(context, reader, params, lists, shape, 2, "dpo")
         np.testing.assert_array_equal(found, [[0, 1, 2], [3, 4, 5], [0, 1, 2]])
     assert calls == [2, 2]
     changed = [dataclasses.replace(lists[0], responses=responses[::-1]), *lists[1:]]
-    reference.reference_logprobs(context, reader, changed, shape, 2, "dpo")
+    reference.reference_logprobs(context, reader, params, changed, shape, 2, "dpo")
     assert len(calls) == 4
+    trained = {**params, "b": params["b"].at[2].add(1e-3)}  # the checkpoint of another run in the same place
+    reference.reference_logprobs(context, reader, trained, changed, shape, 2, "dpo")
+    assert len(calls) == 6
 
 
 @pytest.mark.parametrize(
