@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     ppo.kl.coefficient, ppo.kl.controller = 0.05, "fixed"  # [paper]
     ppo.rewards.whiten = False  # [code] off by default
     ppo.gamma, ppo.lambda_ = 1.0, 0.95  # [paper]
-    ppo.whiten_advantages = True  # [paper] over the whole batch, padding left out
+    ppo.whiten_advantages = True  # [paper] here over the whole batch, padding left out
     ppo.clip, ppo.value_clip, ppo.value_coefficient = 0.2, 0.2, 0.1  # [paper]
     ppo.value.network, ppo.value.init = "separate", "reward"  # [paper]
 
