@@ -12,7 +12,7 @@ from rlhf_jax.build.context import Context, checked_run, restore
 from rlhf_jax.build.lora import adapted
 from rlhf_jax.build.specs import decoder_spec, ensemble_spec, reward_bounded
 from rlhf_jax.config import kind_and_level
-from rlhf_jax.learners.ppo_metrics import ended
+from rlhf_jax.generation import ended
 from rlhf_jax.models import DecoderSpec, EnsembleSpec, apply_reward_members, init_reward_model, merge
 from rlhf_jax.objectives.aggregation import mean
 from rlhf_jax.types import Params, Rollout

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from rlhf_jax.generation import ended
 from rlhf_jax.learners.ppo_spec import PPOSpec
 from rlhf_jax.learners.ppo_targets import targets, valued_slots, values_of
 from rlhf_jax.learners.step import Metrics
@@ -12,13 +13,6 @@ from rlhf_jax.objectives.divergences import ReverseKL
 from rlhf_jax.objectives.masked import masked_mean
 from rlhf_jax.objectives.regularisers import Regulariser, k1, k2, k3
 from rlhf_jax.types import Rollout
-
-
-def ended(rollout: Rollout, eos_id: int) -> Bool[Array, "N"]:
-    """Which responses came to an end: by the rule of the rollout, or by the end of sequence."""
-    if rollout.finished is not None:
-        return rollout.finished
-    return jnp.any((rollout.response_ids == eos_id) & rollout.response_mask, axis=1)
 
 
 def divergence_metrics(regulariser: Regulariser, rollout: Rollout) -> Metrics:
