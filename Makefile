@@ -16,7 +16,7 @@ PARITY      := .venv-parity
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_FROM  ?= $(if $(PIP_FIND_LINKS),,--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help quickstart feedback test slow parity check smoke reproduce golden bench lock clean
+.PHONY: help quickstart feedback test slow parity test-parity check smoke reproduce golden bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -38,6 +38,8 @@ slow: $(VENV)/.dev  ## the slow ones: killed runs, several processes, eight devi
 
 parity: $(PARITY)/.done  ## exported models against transformers' PyTorch models (installs PyTorch into .venv-parity)
 	$(PARITY)/bin/python -m pytest -n 0 tests/parity
+
+test-parity: parity
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts; changes nothing
 	$(RUN) -m ruff format --check .

@@ -1,6 +1,6 @@
 """Folders of every family: settings both ways by transformers' own classes, parameters both ways, what is refused.
 
-None of it needs torch; that the models compute the same is for the parity tests (``make parity``).
+None of it needs torch; that the models compute the same is for ``test_golden_logits.py`` and the parity tests.
 """
 
 import dataclasses
