@@ -24,7 +24,6 @@ from rlhf_jax.models import (
     DecoderSpec,
     apply_decoder,
     apply_reward_model,
-    causal_mask,
     init_reward_model,
     output_logits,
     positions_of,
@@ -41,7 +40,7 @@ def ways(spec: DecoderSpec, length: int) -> dict[str, Callable[..., Any]]:
         return logprobs, apply_reward_model(spec, reward, ids, mask, bounded=True)
 
     def together(decoder: Any, reward: Any, ids: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        hidden, _ = apply_decoder(spec, decoder, ids, positions_of(mask), causal_mask(mask))
+        hidden = apply_decoder(spec, decoder, ids, positions_of(mask), mask)
         logits_of = partial(output_logits, spec, decoder)
         logprobs = chunked_logprobs(hidden[:, -length - 1 : -1], ids[:, -length:], logits_of)
         return logprobs, read_reward(reward["head"], hidden, mask, bounded=True)

@@ -28,7 +28,7 @@ from rlhf_jax.build import (
     make_task,
 )
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import ITERATED, from_json, leaves, to_json
+from rlhf_jax.config import ITERATED, MEANS, from_json, leaves, to_json
 from rlhf_jax.console import Console
 from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
 from rlhf_jax.flags import Launch
@@ -48,7 +48,7 @@ from rlhf_jax.parallel import Stop, failing_together, heeding_others, is_first, 
 from rlhf_jax.reports import write_report
 
 # A finished run may be continued with these changed: they do not touch what is computed.
-FREE_SECTIONS = ("log.", "checkpoint.")
+FREE_SECTIONS = ("log.", "checkpoint.", *(f"model.{key}" for key in MEANS))
 SHOWN = (
     "loss",
     "pair_accuracy",

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 else:
     Array = jax.Array | np.ndarray
 Params: TypeAlias = dict[str, Any]
+
+# The axes of a mesh: rows are split over data and fsdp, parameters over fsdp and tensor, tokens of a row over sequence.
+DATA, FSDP, TENSOR, SEQUENCE = "data", "fsdp", "tensor", "sequence"
+
 Struct = TypeVar("Struct")
 
 

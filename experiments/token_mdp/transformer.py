@@ -23,7 +23,6 @@ from rlhf_jax.models import (
     DecoderSpec,
     apply_decoder,
     apply_value_model,
-    causal_mask,
     init_decoder,
     init_scalar_head,
     output_logits,
@@ -80,7 +79,7 @@ def tables(model: DecoderSpec, params: dict[str, Params]) -> tuple[Float[Array, 
     rows = prefixes(HORIZON)
     ids = jnp.asarray([(HORIZON - len(row)) * (EOS,) + row for row in rows], jnp.int32)
     mask = jnp.asarray([(HORIZON - len(row)) * (False,) + len(row) * (True,) for row in rows])
-    hidden, _ = apply_decoder(model, params["policy"], ids, positions_of(mask), causal_mask(mask))
+    hidden = apply_decoder(model, params["policy"], ids, positions_of(mask), mask)
     logits = output_logits(model, params["policy"], hidden[:, -1:])[:, 0]
     return jax.nn.softmax(logits), apply_value_model(model, params["value"], ids, mask)[:, -1]
 

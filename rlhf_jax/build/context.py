@@ -16,13 +16,13 @@ from rlhf_jax.build.lora import adapted
 from rlhf_jax.build.pretrained import take_over_sizes
 from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, ensemble_spec
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import aggregate_problems, default_config, from_json, leaves, needed_parents, validate
+from rlhf_jax.config import MEANS, aggregate_problems, default_config, from_json, leaves, needed_parents, validate
 from rlhf_jax.data.prepared import check_tokenizer
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, merge
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor, first_goes_first, is_first
-from rlhf_jax.types import Params
+from rlhf_jax.types import DATA, FSDP, SEQUENCE, TENSOR, Params
 
 # The number of each stage's random stream under one seed. A stage keeps its number, so that a new one moves no other.
 STREAMS = {"sft": 0, "reward": 1, "reward_common": 2, "ppo": 3, "critique": 4, "segments": 5, "dpo": 6, "online": 7}
@@ -54,7 +54,7 @@ def make_executor(parallel: ConfigDict) -> Executor:
             raise UserError(f"config.parallel.data: {parallel.data}, but there are {len(devices)} devices for pmap")
         return PmapExecutor(devices)
     try:
-        return MeshExecutor(devices, data=parallel.data, fsdp=parallel.fsdp, tensor=parallel.tensor)
+        return MeshExecutor(devices, **{axis: parallel[axis] for axis in (DATA, FSDP, TENSOR, SEQUENCE)})
     except ValueError as error:
         raise UserError(f"config.parallel: {error}") from error
 
@@ -157,11 +157,13 @@ def inherit_model(config: ConfigDict) -> None:
         if not parent:
             continue
         theirs = stage_config(config, stage).model
-        if config.model != default_config().model:
-            for (key, own), (_, other) in zip(leaves(config.model), leaves(theirs), strict=True):
+        compared = [key for key, _ in leaves(theirs) if key not in MEANS]
+        if any(config.model[key] != default_config().model[key] for key in compared):
+            for key in compared:
+                own, other = config.model[key], theirs[key]
                 if own != other:
                     raise UserError(f"config.model.{key}: {own}, but {parent} was trained with {other}")
-        config.model.update(theirs)
+        config.model.update({key: theirs[key] for key in compared})
     validate(config)
     _check_ensembles(config)
 

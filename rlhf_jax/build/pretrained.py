@@ -45,7 +45,13 @@ def folder_of(path: str, *, weights: bool) -> Path:
 def folder_spec(model: ConfigDict, vocab_size: int) -> DecoderSpec:
     """The decoder of the folder, with a token more for each that only the tokenizer has. Raises UserError."""
     spec = hf.read_spec(folder_of(model.path, weights=False))
-    return dataclasses.replace(spec, vocab_size=max(spec.vocab_size, vocab_size), dtype=model.dtype)
+    return dataclasses.replace(
+        spec,
+        vocab_size=max(spec.vocab_size, vocab_size),
+        dtype=model.dtype,
+        attention=model.attention,
+        remat=model.remat,
+    )
 
 
 def take_over_sizes(config: ConfigDict) -> None:

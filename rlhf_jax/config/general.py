@@ -31,6 +31,10 @@ def add_defaults(c: ConfigDict) -> None:
     c.model.tied = True  # the output matrix is the embedding matrix
     c.model.max_positions = 1024  # longest prompt + response, tokens
     c.model.dtype = "float32"  # of activations, float32 or bfloat16; parameters stay float32
+    c.model.attention = "auto"  # plain, or a platform's fused kernel: cudnn (bfloat16 on Nvidia GPUs), splash (TPUs);
+    #                             auto: the platform's, where it can do what the model asks for
+    c.model.remat = "none"  # what the backward pass computes again instead of keeping it: none; full: all of a layer
+    #                         but its input; dots: all but products with parameters
 
     c.tokenizer = ConfigDict()
     c.tokenizer.kind = "word"  # word (embedded world only), byte, bpe (trained first), pretrained
@@ -70,6 +74,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.parallel.data = -1  # devices along the batch; -1: all that are left
     c.parallel.fsdp = 1  # devices over which the parameters are split (mesh only)
     c.parallel.tensor = 1  # devices over which one layer is split (mesh only)
+    c.parallel.sequence = 1  # devices over which the tokens of a row are split, for long rows (mesh only)
 
     c.log = ConfigDict()
     c.log.every = 20  # steps between two rows of metrics
@@ -99,6 +104,8 @@ RULES: dict[str, Rule] = {
     "model.positions": one_of("rotary", "learned"),
     "model.activation": one_of("swiglu", "geglu", "gelu", "gelu_erf"),
     "model.dtype": one_of("float32", "bfloat16"),
+    "model.attention": one_of("auto", "plain", "cudnn", "splash"),
+    "model.remat": one_of("none", "full", "dots"),
     "model.tied": BOOL,
     "model.*": COUNT,
     "tokenizer.kind": one_of("word", "byte", "bpe", "pretrained"),
@@ -153,11 +160,11 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "model.max_positions", f"{m.max_positions} is less than {lengths}"
     if "sft" in stages and c.sft.row_length < longest:
         yield "sft.row_length", f"{c.sft.row_length} is less than {lengths}"
-    for axis in ("fsdp", "tensor"):
+    for axis in ("fsdp", "tensor", "sequence"):
         if c.parallel.mode == "pmap" and c.parallel[axis] != 1:
             yield (
                 f"parallel.{axis}",
-                f"{c.parallel[axis]} needs config.parallel.mode=mesh; pmap replicates the parameters",
+                f"{c.parallel[axis]} needs config.parallel.mode=mesh; pmap splits rows alone",
             )
     yield from _data_problems(c)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.generation.sampling import SamplingSpec, sample_token
-from rlhf_jax.models import Cache, DecoderSpec, apply_decoder, init_cache, output_logits, positions_of
+from rlhf_jax.models import Cache, DecoderSpec, extend_cache, init_cache, output_logits, positions_of
 from rlhf_jax.objectives.likelihood import token_logprobs
 from rlhf_jax.types import Params
 
@@ -69,7 +69,7 @@ def generate(
         return done | (jax.lax.dynamic_slice_in_dim(out.ids, t, 1, axis=1)[:, 0] == eos_id)
 
     prompt_view = (slot_index[None, None] <= jnp.arange(prompt_length)[None, :, None]) & slot_mask[:, None]
-    hidden, cache = apply_decoder(
+    hidden, cache = extend_cache(
         spec, params, prompt_ids, positions_of(prompt_mask), prompt_view, init_cache(spec, rows, slots)
     )
     logits = output_logits(spec, params, hidden[:, -1])
@@ -92,7 +92,7 @@ def generate(
         token = jax.lax.dynamic_slice_in_dim(loop.out.ids, loop.t - 1, 1, axis=1)
         view = slot_mask | ((slot_index >= prompt_length) & (slot_index <= slot))[None]
         position = (next_position + loop.t - 1)[:, None]
-        hidden, cache = apply_decoder(spec, params, token, position, view[:, None], loop.cache, slot)
+        hidden, cache = extend_cache(spec, params, token, position, view[:, None], loop.cache, slot)
         out = draw(loop.t, output_logits(spec, params, hidden[:, 0]), loop.done, loop.out)
         return _Loop(loop.t + 1, ended(loop.t, loop.done, out), out, cache)
 

@@ -16,7 +16,6 @@ from rlhf_jax.models import (
     apply_decoder,
     apply_reward_members,
     apply_value_model,
-    causal_mask,
     output_logits,
     positions_of,
     read_members,
@@ -144,7 +143,7 @@ def response_logprobs(
     temperature: float,
 ) -> Float[Array, "B R"]:
     """log p of the last ``response_length`` tokens of each row given the tokens before them, in nats."""
-    hidden, _ = apply_decoder(spec, params, ids, positions_of(mask), causal_mask(mask))
+    hidden = apply_decoder(spec, params, ids, positions_of(mask), mask)
     return _logprobs(spec, params, hidden, ids, response_length, temperature)
 
 
@@ -190,7 +189,7 @@ def response_divergences(
     """
     if spec.divergence is None:
         return None
-    hidden, _ = apply_decoder(spec.policy, policy, ids, positions_of(mask), causal_mask(mask))
+    hidden = apply_decoder(spec.policy, policy, ids, positions_of(mask), mask)
     own, other = (states[:, -spec.max_response - 1 : -1] for states in (hidden, ref_hidden))
     logits_of, other_logits_of = (partial(output_logits, spec.policy, params) for params in (policy, reference))
     temperature = spec.sampling.temperature or 1.0
@@ -217,7 +216,7 @@ def sample_rollout(
     completions, read, has_eos = episodes(spec, policy, prompts, key)
     ids = jnp.concatenate([prompts.ids, completions.ids], axis=1)
     mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)
-    ref_hidden, _ = apply_decoder(spec.policy, reference, ids, positions_of(mask), causal_mask(mask))
+    ref_hidden = apply_decoder(spec.policy, reference, ids, positions_of(mask), mask)
     ref_logprobs = _logprobs(
         spec.policy, reference, ref_hidden, ids, spec.max_response, spec.sampling.temperature or 1.0
     )

@@ -20,7 +20,6 @@ from rlhf_jax.learners.step import LossSums, Metrics, train_step
 from rlhf_jax.models import (
     DecoderSpec,
     apply_decoder,
-    causal_mask,
     output_logits,
     positions_of,
     read_reward,
@@ -227,7 +226,7 @@ def _rows(lists: RankBatch, critiques: Critiques) -> tuple[Int[Array, "N S"], Bo
 
 def _hidden(spec: CritiqueSpec, params: Params, lists: RankBatch, critiques: Critiques) -> Float[Array, "N S D"]:
     ids, mask = _rows(lists, critiques)
-    return apply_decoder(spec.decoder, params["decoder"], ids, positions_of(mask), causal_mask(mask))[0]
+    return apply_decoder(spec.decoder, params["decoder"], ids, positions_of(mask), mask)
 
 
 def _rewards(

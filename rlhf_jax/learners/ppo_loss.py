@@ -14,11 +14,9 @@ from rlhf_jax.models import (
     DecoderSpec,
     apply_decoder,
     apply_value_model,
-    causal_mask,
     output_logits,
     positions_of,
     read_values,
-    segment_mask,
 )
 from rlhf_jax.objectives.exact_divergence import apart, divergence_of_logits, side_by_side
 from rlhf_jax.objectives.likelihood import chunked_logprobs, read_chunks, token_entropy, token_logprobs
@@ -88,8 +86,7 @@ def loss_sums(
     ``kl_coefficient`` is the price of the divergence as far as it is paid in the loss; ``reference`` is needed where
     that is exact.
     """
-    view = positions_of(batch.mask), causal_mask(batch.mask)
-    hidden, _ = apply_decoder(spec.policy, params["policy"], batch.ids, *view)
+    hidden = apply_decoder(spec.policy, params["policy"], batch.ids, positions_of(batch.mask), batch.mask)
     logprobs, entropy, exact = read_tokens(spec, params["policy"], batch, hidden, reference)
     mask, tokens = batch.response_mask, jnp.sum(batch.response_mask)
     # Off the mask the old log-probs are 0: an unmasked ratio there could overflow and poison the gradient.
@@ -155,7 +152,7 @@ def read_tokens(
         divergence = spec.kl.regulariser.divergence
         return *read(mine, ids), divergence_of_logits(divergence, mine, other, spec.temperature)
 
-    other, _ = apply_decoder(spec.policy, reference, ids, positions_of(batch.mask), causal_mask(batch.mask))
+    other = apply_decoder(spec.policy, reference, ids, positions_of(batch.mask), batch.mask)
     both, joint = side_by_side(
         hidden[:, before], other[:, before], logits_of, partial(output_logits, spec.policy, reference)
     )
@@ -191,7 +188,7 @@ def _pretraining_loss(spec: PPOSpec, params: Params, batch: Episodes) -> Float[A
     InstructGPT's pretraining mix, Ouyang et al. 2022, equation (2).
     """
     rows: Any = batch.pretraining
-    hidden, _ = apply_decoder(spec.policy, params["policy"], rows.ids, rows.positions, segment_mask(rows.segments))
+    hidden = apply_decoder(spec.policy, params["policy"], rows.ids, rows.positions, rows.segments)
     logprobs = chunked_logprobs(hidden[:, :-1], rows.ids[:, 1:], partial(output_logits, spec.policy, params["policy"]))
     return -_weighted_sum(logprobs, batch.pretraining_weights, rows.loss_mask[:, 1:])
 

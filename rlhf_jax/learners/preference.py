@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.learners.step import LossSums, Metrics, sum_over_devices, train_step
-from rlhf_jax.models import DecoderSpec, apply_decoder, causal_mask, output_logits, positions_of
+from rlhf_jax.models import DecoderSpec, apply_decoder, output_logits, positions_of
 from rlhf_jax.objectives import preference
 from rlhf_jax.objectives.choices import plackett_luce_loss
 from rlhf_jax.objectives.divergences import Divergence
@@ -58,7 +58,7 @@ def response_logprobs(spec: PreferenceSpec, params: Params, batch: PreferenceBat
     """Summed log-probability of each response given its prompt, in nats; 0 of one that does not exist."""
     rows, responses, length = batch.lists.ids.shape
     ids, mask = (leaf.reshape(rows * responses, length) for leaf in (batch.lists.ids, batch.lists.mask))
-    hidden, _ = apply_decoder(spec.decoder, params, ids, positions_of(mask), causal_mask(mask))
+    hidden = apply_decoder(spec.decoder, params, ids, positions_of(mask), mask)
     logits_of = partial(output_logits, spec.decoder, params)
     logprobs = chunked_logprobs(hidden[:, :-1], ids[:, 1:], logits_of, temperature=spec.temperature)
     targets = batch.targets.reshape(rows * responses, length)[:, 1:]

@@ -5,7 +5,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from rlhf_jax.learners.step import LossSums
-from rlhf_jax.models import DecoderSpec, apply_decoder, output_logits, segment_mask
+from rlhf_jax.models import DecoderSpec, apply_decoder, output_logits
 from rlhf_jax.objectives.likelihood import read_chunks, token_hits, token_logprobs
 from rlhf_jax.objectives.masked import masked_sum
 from rlhf_jax.types import Params, TokenBatch
@@ -13,7 +13,7 @@ from rlhf_jax.types import Params, TokenBatch
 
 def loss_sums(spec: DecoderSpec, params: Params, batch: TokenBatch) -> LossSums:
     """Negative log-likelihood of the response tokens: nats, weight in tokens; prompt tokens are read, not predicted."""
-    hidden, _ = apply_decoder(spec, params, batch.ids, batch.positions, segment_mask(batch.segments))
+    hidden = apply_decoder(spec, params, batch.ids, batch.positions, batch.segments)
     logprobs, hits = read_chunks(
         lambda logits, ids: (token_logprobs(logits, ids), token_hits(logits, ids)),
         hidden[:, :-1],

@@ -1,6 +1,6 @@
 """The decoder and its heads, behind pure ``init`` and ``apply`` functions; nothing outside this room imports flax."""
 
-from rlhf_jax.models.decoder import Cache, apply_decoder, init_cache, init_decoder, output_logits
+from rlhf_jax.models.decoder import Cache, apply_decoder, extend_cache, init_cache, init_decoder, output_logits
 from rlhf_jax.models.ensemble import (
     apply_reward_members,
     head_of,
@@ -23,7 +23,7 @@ from rlhf_jax.models.heads import (
     value_from_reward,
 )
 from rlhf_jax.models.lora import LoRASpec, add_adapters, has_adapters, merge, overlay, trained, without_adapters
-from rlhf_jax.models.masks import causal_mask, positions_of, segment_mask
+from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "apply_reward_model",
     "apply_token_heads",
     "apply_value_model",
-    "causal_mask",
+    "extend_cache",
     "has_adapters",
     "head_of",
     "init_cache",
@@ -56,7 +56,6 @@ __all__ = [
     "read_reward",
     "read_values",
     "representative",
-    "segment_mask",
     "silent_value_head",
     "trained",
     "value_from_reward",

@@ -1,12 +1,14 @@
-"""Grouped-query attention with rotary positions and an explicit key-value cache."""
+"""Grouped-query attention with rotary positions and an explicit key-value cache; ``kernels`` has the mixing itself."""
 
 from typing import TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from rlhf_jax.models.kernels import Attend
+from rlhf_jax.models.layout import place_keys
 from rlhf_jax.models.lora import Dense
 from rlhf_jax.models.norms import make_norm
 from rlhf_jax.models.rotary import rotate
@@ -25,12 +27,12 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
-        mask: Bool[Array, "B T S"],
+        attend: Attend,
         frequency: Float[Array, "F"] | None,
         cache: LayerCache | None = None,
         slot: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
-        """``mask[b, t, s]``: may token t look at slot s. With a cache the T tokens are written at ``slot`` first.
+        """``attend`` knows what each token may look at. With a cache the T tokens are written at ``slot`` first.
 
         Queries and keys are rotated by ``frequency``; None: they are not.
         """
@@ -61,15 +63,7 @@ class Attention(nn.Module):
             key = jax.lax.dynamic_update_slice(cache[0], key.astype(cache[0].dtype), start)
             value = jax.lax.dynamic_update_slice(cache[1], value.astype(cache[1].dtype), start)
             cache = (key, value)
-        grouped = query.reshape(rows, length, spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
-        scores = jnp.einsum("btkgc,bksc->bkgts", grouped, key) * spec.attention_scale
-        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-        if spec.attention_softcap:
-            scores = spec.attention_softcap * jnp.tanh(scores / spec.attention_softcap)
-        # A large finite number, not -inf: a padding row sees no slot at all and must stay finite.
-        scores = jnp.where(mask[:, None, None], scores, -1e30)
-        weights = jax.nn.softmax(scores, axis=-1).astype(spec.compute_dtype)
-        mixed = jnp.einsum("bkgts,bksc->btkgc", weights, value).reshape(rows, length, spec.heads * spec.head_dim)
+        mixed = attend(query, place_keys(key), place_keys(value)).reshape(rows, length, spec.heads * spec.head_dim)
         out = Dense(
             spec.width, use_bias=spec.out_bias, dtype=spec.compute_dtype, param_dtype=spec.param_dtype, name="o"
         )

@@ -1,6 +1,7 @@
 """The decoder: pure ``init`` and ``apply`` around Linen blocks whose parameters are stacked over layers."""
 
-from typing import Any, TypeAlias, overload
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -8,14 +9,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.models.attention import Attention, LayerCache
+from rlhf_jax.models.kernels import Attend, cudnn, kernel_of, plain, splash
+from rlhf_jax.models.layout import place_hidden, place_keys
 from rlhf_jax.models.lora import Dense
-from rlhf_jax.models.masks import window_mask
+from rlhf_jax.models.masks import segment_mask, window_mask
 from rlhf_jax.models.norms import make_norm
 from rlhf_jax.models.rotary import frequencies
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import Params
 
 Cache: TypeAlias = tuple[LayerCache, ...]
+
+# What a layer keeps for its backward pass, where that is not everything: full, nothing but its input; dots, also the
+# results of its products with parameters (and what a fused kernel needs), but no attention weights.
+_POLICIES: dict[str, Callable[..., Any] | None] = {
+    "full": None,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names("attention"),
+    ),
+}
 
 
 class Block(nn.Module):
@@ -28,14 +41,14 @@ class Block(nn.Module):
         self,
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
-        mask: Bool[Array, "B T S"],
+        attend: Attend,
         frequency: Float[Array, "F"] | None,
         cache: LayerCache | None = None,
         slot: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         spec = self.spec
         y = make_norm(spec, "attention_norm")(x)
-        mixed, cache = Attention(spec, name="attention")(y, positions, mask, frequency, cache, slot)
+        mixed, cache = Attention(spec, name="attention")(y, positions, attend, frequency, cache, slot)
         if spec.post_norms:
             mixed = make_norm(spec, "attention_post_norm")(mixed)
         if spec.parallel:
@@ -77,10 +90,10 @@ def init_decoder(spec: DecoderSpec, key: jax.Array) -> Params:
     key_embed, key_position, key_layers, key_head = jax.random.split(key, 4)
     dtype = spec.param_dtype
     x = jnp.zeros((1, 1, spec.width), spec.compute_dtype)
-    position, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
+    position, attend = jnp.zeros((1, 1), jnp.int32), plain(spec, jnp.ones((1, 1, 1), bool))
 
     def init_layer(layer_key: jax.Array) -> Params:
-        return Block(spec).init(layer_key, x, position, mask, _frequencies(spec)[False])["params"]
+        return Block(spec).init(layer_key, x, position, attend, _frequencies(spec)[False])["params"]
 
     def normal(some_key: jax.Array, *shape: int) -> jax.Array:
         return 0.02 * jax.random.normal(some_key, shape, dtype)
@@ -99,22 +112,42 @@ def init_decoder(spec: DecoderSpec, key: jax.Array) -> Params:
 
 def init_cache(spec: DecoderSpec, rows: int, slots: int) -> Cache:
     """An empty cache: per layer, keys and values of shape (rows, kv_heads, slots, head_dim)."""
-    empty = jnp.zeros((rows, spec.kv_heads, slots, spec.head_dim), spec.compute_dtype)
+    empty = place_keys(jnp.zeros((rows, spec.kv_heads, slots, spec.head_dim), spec.compute_dtype))
     return tuple((empty, empty) for _ in range(spec.depth))
 
 
-@overload
 def apply_decoder(
     spec: DecoderSpec,
     params: Params,
     ids: Int[Array, "B T"],
     positions: Int[Array, "B T"],
-    mask: Bool[Array, "B T S"],
-) -> tuple[Float[Array, "B T D"], None]: ...
+    segments: Int[Array, "B T"] | Bool[Array, "B T"],
+) -> Float[Array, "B T D"]:
+    """Final hidden states of whole rows. Each token sees itself and the earlier tokens of its segment.
+
+    ``segments`` numbers the texts of a row from 1 (or True); 0 is padding, whose hidden states mean nothing. The tokens
+    of a segment stand side by side, and ``positions`` counts them from 0. Layers are scanned: one is compiled,
+    whatever the depth.
+    """
+    block, kinds = Block(spec), spec.local or (False,) * spec.depth
+    attend, frequency = _attends(spec, jnp.asarray(segments, jnp.int32)), _frequencies(spec)
+
+    def layer(x: Float[Array, "B T D"], layer_params: Params, local: bool | Bool[Array, ""]) -> Float[Array, "B T D"]:
+        applied: Any = block.apply({"params": layer_params}, x, positions, attend(local), _choose(frequency, local))
+        return place_hidden(applied[0])
+
+    if spec.remat != "none":
+        layer = jax.checkpoint(layer, policy=_POLICIES[spec.remat], prevent_cse=False, static_argnums=())
+    x = _embed(spec, params, ids, positions)
+    # A pattern is data of the scan: layers of both kinds are one compiled body.
+    if len(set(kinds)) == 1:
+        x, _ = jax.lax.scan(lambda x, one: (layer(x, one, kinds[0]), None), x, params["layers"])
+    else:
+        x, _ = jax.lax.scan(lambda x, one: (layer(x, *one), None), x, (params["layers"], jnp.asarray(kinds)))
+    return _final_norm(spec, params, x)
 
 
-@overload
-def apply_decoder(
+def extend_cache(
     spec: DecoderSpec,
     params: Params,
     ids: Int[Array, "B T"],
@@ -122,57 +155,58 @@ def apply_decoder(
     mask: Bool[Array, "B T S"],
     cache: Cache,
     slot: Int[Array, ""] | int = 0,
-) -> tuple[Float[Array, "B T D"], Cache]: ...
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """Final hidden states of T tokens, and the cache with them written at ``slot`` on.
 
-
-def apply_decoder(
-    spec: DecoderSpec,
-    params: Params,
-    ids: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    mask: Bool[Array, "B T S"],
-    cache: Cache | None = None,
-    slot: Int[Array, ""] | int = 0,
-) -> tuple[Float[Array, "B T D"], Cache | None]:
-    """Final hidden states of the tokens ``ids``, and the cache with these tokens written at ``slot`` on.
-
-    ``positions[b, t]`` counts the real tokens before it, from 0. Without a cache S = T and layers are scanned; with
-    one, S is the number of slots and layers are unrolled, for a scan would copy the cache at every token.
+    ``mask[b, t, s]``: may token t look at slot s of the S that the cache has. ``positions[b, t]`` counts the real
+    tokens before it, from 0. Layers are unrolled, for a scan would copy the cache at every token.
     """
+    x, block, frequency = _embed(spec, params, ids, positions), Block(spec), _frequencies(spec)
+    attend = {kind: plain(spec, seen) for kind, seen in _masks(spec, mask).items()}
+    kinds = spec.local or (False,) * spec.depth
+    layers = []
+    for index, layer_cache in enumerate(cache):
+        own, local = jax.tree.map(lambda leaf, i=index: leaf[i], params["layers"]), kinds[index]
+        applied: Any = block.apply({"params": own}, x, positions, attend[local], frequency[local], layer_cache, slot)
+        x = applied[0]
+        layers.append(applied[1])
+    return _final_norm(spec, params, x), tuple(layers)
+
+
+def _embed(
+    spec: DecoderSpec, params: Params, ids: Int[Array, "B T"], positions: Int[Array, "B T"]
+) -> Float[Array, "B T D"]:
     x = params["embedding"][ids].astype(spec.compute_dtype)
     if spec.scaled_embeddings:
         x = x * jnp.asarray(spec.width**0.5, spec.compute_dtype)
     if spec.positions == "learned":
         x = x + params["position_embedding"][positions].astype(spec.compute_dtype)
-    block = Block(spec)
-    frequency = _frequencies(spec)
-    masks = {False: mask, True: window_mask(mask, spec.window) if spec.window else mask}
-    kinds = spec.local or (False,) * spec.depth
-    if cache is None:
+    return place_hidden(x)
 
-        def layer(x: Float[Array, "B T D"], scanned: tuple[Params, Any]) -> tuple[Float[Array, "B T D"], None]:
-            layer_params, local = scanned
-            seen, turning = _choose(masks, local), _choose(frequency, local)
-            applied: Any = block.apply({"params": layer_params}, x, positions, seen, turning)
-            return applied[0], None
 
-        # A pattern is data of the scan: layers of both kinds are one compiled body.
-        mixed = jnp.asarray(kinds) if len(set(kinds)) > 1 else None
-        if mixed is None:
-            x, _ = jax.lax.scan(lambda x, one: layer(x, (one, kinds[0])), x, params["layers"])
-        else:
-            x, _ = jax.lax.scan(layer, x, (params["layers"], mixed))
-    else:
-        layers = []
-        for index, layer_cache in enumerate(cache):
-            layer_params = jax.tree.map(lambda leaf, i=index: leaf[i], params["layers"])
-            seen, turning = masks[kinds[index]], frequency[kinds[index]]
-            applied: Any = block.apply({"params": layer_params}, x, positions, seen, turning, layer_cache, slot)
-            x = applied[0]
-            layers.append(applied[1])
-        cache = tuple(layers)
+def _final_norm(spec: DecoderSpec, params: Params, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     hidden: Any = make_norm(spec, "final_norm").apply({"params": params["final_norm"]}, x)
-    return hidden, cache
+    return hidden
+
+
+def _masks(spec: DecoderSpec, mask: Bool[Array, "B T S"]) -> dict[bool, Bool[Array, "B T S"]]:
+    return {False: mask, True: window_mask(mask, spec.window) if spec.window else mask}
+
+
+def _attends(spec: DecoderSpec, segments: Int[Array, "B T"]) -> Callable[[Any], Attend]:
+    """From whether a layer is local, which may be known only when the program runs, to its attention."""
+    kernel = kernel_of(spec)
+    if kernel == "splash":
+        own = {local: splash(spec, segments, spec.window if local else 0) for local in (False, True)}
+
+        def either(local: Any) -> Attend:
+            if isinstance(local, bool):
+                return own[local]
+            return lambda *arrays: jax.lax.cond(local, own[True], own[False], *arrays)
+
+        return either
+    masks, by = _masks(spec, segment_mask(segments)), plain if kernel == "plain" else cudnn
+    return lambda local: by(spec, _choose(masks, local))
 
 
 def output_logits(spec: DecoderSpec, params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S V"]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.models.decoder import apply_decoder
-from rlhf_jax.models.masks import causal_mask, positions_of
+from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import Params
 
@@ -37,7 +37,7 @@ def apply_reward_model(
 
     ``params`` holds ``decoder`` and ``head``. Padding may stand on either side.
     """
-    hidden, _ = apply_decoder(spec, params["decoder"], ids, positions_of(mask), causal_mask(mask))
+    hidden = apply_decoder(spec, params["decoder"], ids, positions_of(mask), mask)
     return read_reward(params["head"], hidden, mask, bounded=bounded)
 
 
@@ -54,7 +54,7 @@ def apply_value_model(
     spec: DecoderSpec, params: Params, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]
 ) -> Float[Array, "B T"]:
     """Value at each token: the expected return after having read the tokens up to and including it."""
-    hidden, _ = apply_decoder(spec, params["decoder"], ids, positions_of(mask), causal_mask(mask))
+    hidden = apply_decoder(spec, params["decoder"], ids, positions_of(mask), mask)
     return read_values(params["head"], hidden)
 
 
@@ -76,7 +76,7 @@ def apply_token_heads(
 
     ``params`` holds ``decoder`` and ``heads``. Padding may stand on either side.
     """
-    hidden, _ = apply_decoder(spec, params["decoder"], ids, positions_of(mask), causal_mask(mask))
+    hidden = apply_decoder(spec, params["decoder"], ids, positions_of(mask), mask)
     wide = hidden.astype(params["heads"]["kernel"].dtype)
     return wide @ params["heads"]["kernel"] + params["heads"]["bias"]
 

@@ -9,16 +9,11 @@ def positions_of(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
     return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
-def causal_mask(mask: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
-    """Token t sees the real tokens s <= t."""
-    length = mask.shape[1]
-    return jnp.tril(jnp.ones((length, length), bool))[None] & mask[:, None, :]
-
-
 def segment_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
     """Token t sees the tokens s <= t of its own segment; segment 0 is padding and is seen by none."""
+    length = segments.shape[1]
     same = segments[:, :, None] == segments[:, None, :]
-    return same & causal_mask(segments > 0)
+    return same & jnp.tril(jnp.ones((length, length), bool))[None] & (segments > 0)[:, None, :]
 
 
 def window_mask(mask: Bool[Array, "B T S"], window: int) -> Bool[Array, "B T S"]:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlhf_jax.parallel.rules import DATA, FSDP, TENSOR, tree_shardings
+from rlhf_jax.parallel.rules import tree_shardings
+from rlhf_jax.types import DATA, FSDP, SEQUENCE, TENSOR
 
 Kind: TypeAlias = Literal["rows", "state", "replicated"]
 
@@ -22,6 +23,7 @@ Kind: TypeAlias = Literal["rows", "state", "replicated"]
 class Executor(Protocol):
     """What the rest of the house knows of devices."""
 
+    mesh: Mesh
     row_shards: int
 
     def place(self, tree: Any, kind: Kind) -> Any:
@@ -37,15 +39,23 @@ class Executor(Protocol):
 
 
 class MeshExecutor:
-    """``jax.jit`` over a (data, fsdp, tensor) mesh with automatic sharding propagation."""
+    """``jax.jit`` over a (data, fsdp, sequence, tensor) mesh with automatic sharding propagation.
 
-    def __init__(self, devices: Sequence[jax.Device], *, data: int = -1, fsdp: int = 1, tensor: int = 1) -> None:
-        """``data`` = -1 takes what fsdp x tensor leave. Raises ValueError when the devices do not fill the mesh."""
+    A function is traced under the abstract mesh, so that models can say where activations belong.
+    """
+
+    def __init__(
+        self, devices: Sequence[jax.Device], *, data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1
+    ) -> None:
+        """``data`` = -1 takes what the others leave. Raises ValueError when the devices do not fill the mesh."""
         if data == -1:
-            data = len(devices) // (fsdp * tensor)
-        if data * fsdp * tensor != len(devices):
-            raise ValueError(f"data {data} x fsdp {fsdp} x tensor {tensor} is not the {len(devices)} devices there are")
-        self.mesh = Mesh(np.asarray(devices).reshape(data, fsdp, tensor), (DATA, FSDP, TENSOR))
+            data = len(devices) // (fsdp * sequence * tensor)
+        if data * fsdp * sequence * tensor != len(devices):
+            sizes = f"data {data} x fsdp {fsdp} x sequence {sequence} x tensor {tensor}"
+            raise ValueError(f"{sizes} is not the {len(devices)} devices there are")
+        # The last axis has the nearest devices, and tensor the most to tell between them.
+        shape = data, fsdp, sequence, tensor
+        self.mesh = Mesh(np.asarray(devices).reshape(shape), (DATA, FSDP, SEQUENCE, TENSOR))
         self.row_shards = data * fsdp
 
     def shardings(self, tree: Any, kind: Kind) -> Any:
@@ -67,7 +77,8 @@ class MeshExecutor:
         self, function: Callable[..., Any], inputs: Sequence[Kind], outputs: Sequence[Kind], donate: Sequence[int] = ()
     ) -> Callable[..., Any]:
         def constrained(*args: Any) -> tuple[Any, ...]:
-            results = function(*args, axis_name=None)
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                results = function(*args, axis_name=None)
             return tuple(
                 jax.lax.with_sharding_constraint(result, self.shardings(result, kind))
                 for result, kind in zip(results, outputs, strict=True)

@@ -8,7 +8,7 @@ import re
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
+from rlhf_jax.types import FSDP, TENSOR
 
 # Stacked layers have a leading layer axis, which is never split, and neither is the one that the members of an ensemble
 # have before it.

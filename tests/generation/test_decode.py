@@ -5,7 +5,7 @@ import pytest
 from scipy.special import log_softmax
 
 from rlhf_jax.generation import SamplingSpec, decode, generate, response_logprobs
-from rlhf_jax.models import apply_decoder, causal_mask, output_logits, positions_of
+from rlhf_jax.models import apply_decoder, extend_cache, output_logits, positions_of
 
 PAD, EOS, VOCAB, SLOTS = 0, 1, 11, 8
 WARM = SamplingSpec(temperature=0.7)
@@ -67,7 +67,7 @@ def test_greedy_is_the_loop_without_a_cache(spec, policy, prompts):
     def next_logits(row, count):
         """From scratch, one row, right-padded: causality keeps the padding out."""
         mask = (jnp.arange(length) < count)[None]
-        hidden, _ = apply_decoder(spec, policy, row[None], positions_of(mask), causal_mask(mask))
+        hidden = apply_decoder(spec, policy, row[None], positions_of(mask), mask)
         return output_logits(spec, policy, hidden[0, count - 1])
 
     for row in range(len(ids)):
@@ -132,9 +132,9 @@ def test_decoding_stops_when_every_row_has_ended(constant_spec, constant_policy,
 
     def counted(*args, **kwargs):
         jax.debug.callback(lambda: calls.append(1))
-        return apply_decoder(*args, **kwargs)
+        return extend_cache(*args, **kwargs)
 
-    monkeypatch.setattr(decode, "apply_decoder", counted)
+    monkeypatch.setattr(decode, "extend_cache", counted)
     # A program of its own: the other tests' has no counter in it.
     names = ("max_new_tokens", "sampling", "eos_id", "pad_id")
     counting = jax.jit(lambda *args, **kwargs: generate(*args, **kwargs), static_argnums=0, static_argnames=names)

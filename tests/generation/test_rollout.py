@@ -22,7 +22,6 @@ from rlhf_jax.models import (
     apply_decoder,
     apply_reward_model,
     apply_value_model,
-    causal_mask,
     init_decoder,
     positions_of,
 )
@@ -92,10 +91,10 @@ def test_each_episode_from_scratch(rollout, spec, policy, make_params, scorer):
         ids[row, :start] = rollout.prompt_ids[row][rollout.prompt_mask[row]]
         ids[row, start : start + length] = rollout.response_ids[row, :length]
         mask[row, : start + length] = True
-    positions, causal = positions_of(jnp.asarray(mask)), causal_mask(jnp.asarray(mask))
+    positions, causal = positions_of(jnp.asarray(mask)), jnp.asarray(mask)
 
     def hidden(params):
-        return np.asarray(decode(spec, params, jnp.asarray(ids), positions, causal)[0], np.float64)
+        return np.asarray(decode(spec, params, jnp.asarray(ids), positions, causal), np.float64)
 
     def scalar(params):
         return hidden(params["decoder"]) @ np.asarray(params["head"]["kernel"], np.float64) + 0.1
@@ -270,8 +269,8 @@ def test_the_exact_divergence_before_each_token(rollout_spec, policy, make_param
     ids = jnp.concatenate([rollout.prompt_ids, rollout.response_ids], axis=1)
     mask = jnp.concatenate([rollout.prompt_mask, rollout.response_mask], axis=1)
     spec, other = dataclasses.replace(rollout_spec, divergence=ReverseKL()), make_params(2)
-    view = positions_of(mask), causal_mask(mask)
-    own_hidden, ref_hidden = (decode(spec.policy, params, ids, *view)[0] for params in (policy, other))
+    view = positions_of(mask), mask
+    own_hidden, ref_hidden = (decode(spec.policy, params, ids, *view) for params in (policy, other))
     found = jax.jit(partial(response_divergences, spec))(policy, other, ids, mask, ref_hidden)
     logs = [
         log_softmax(np.asarray(hidden, np.float64) @ np.asarray(params["output"], np.float64) / 0.7, axis=-1)

@@ -13,7 +13,7 @@ from rlhf_jax.learners import critique
 from rlhf_jax.learners.critique import Critiques
 from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.step import init_state
-from rlhf_jax.models import apply_decoder, causal_mask, output_logits, positions_of
+from rlhf_jax.models import apply_decoder, output_logits, positions_of
 from rlhf_jax.objectives.utilities import LogSigmoid, Power
 from rlhf_jax.types import CritiqueBatch
 from tests.learners import tiny
@@ -57,7 +57,7 @@ def forward(tokens: Any) -> tuple[jax.Array, jax.Array]:
     """Hidden states and logits of one row of real tokens."""
     real = jnp.ones(tokens.shape, bool)
     spec = SPEC.decoder
-    hidden = apply_decoder(spec, PARAMS["decoder"], tokens, positions_of(real), causal_mask(real))[0]
+    hidden = apply_decoder(spec, PARAMS["decoder"], tokens, positions_of(real), real)
     return hidden, output_logits(spec, PARAMS["decoder"], hidden)
 
 

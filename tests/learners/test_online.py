@@ -13,7 +13,7 @@ from rlhf_jax.learners import online
 from rlhf_jax.learners.optimizer import OptimizerSpec, make_optimizer
 from rlhf_jax.learners.preference import PreferenceSpec
 from rlhf_jax.learners.step import init_state
-from rlhf_jax.models import apply_decoder, causal_mask, output_logits, positions_of
+from rlhf_jax.models import apply_decoder, output_logits, positions_of
 from rlhf_jax.types import PromptBatch
 from tests.learners import tiny
 
@@ -101,7 +101,7 @@ def sampled(params, key, count=PROMPTS):
 def policy(params):
     ids = jnp.full((1, 2), 5)
     mask = jnp.ones((1, 2), bool)
-    hidden, _ = apply_decoder(ROLLOUT.policy, params, ids, positions_of(mask), causal_mask(mask))
+    hidden = apply_decoder(ROLLOUT.policy, params, ids, positions_of(mask), mask)
     return jax.nn.log_softmax(output_logits(ROLLOUT.policy, params, hidden)[0, -1])
 
 

@@ -12,7 +12,7 @@ import pytest
 from rlhf_jax.learners import preference
 from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.step import init_state
-from rlhf_jax.models import apply_decoder, causal_mask, output_logits, positions_of
+from rlhf_jax.models import apply_decoder, output_logits, positions_of
 from rlhf_jax.objectives.divergences import make_divergence
 from tests.learners import tiny
 
@@ -30,7 +30,7 @@ def test_a_response_has_the_sum_of_its_tokens_log_probabilities():
     row, column = 2, 1
     ids, mask = BATCH.lists.ids[row, column][None], BATCH.lists.mask[row, column][None]
     params = tiny.decoder_params("float32", 0)
-    hidden, _ = apply_decoder(SPEC.decoder, params, ids, positions_of(mask), causal_mask(mask))
+    hidden = apply_decoder(SPEC.decoder, params, ids, positions_of(mask), mask)
     table = jax.nn.log_softmax(output_logits(SPEC.decoder, params, hidden)[0])
     own = sum(float(table[t - 1, ids[0, t]]) for t in range(2, int(mask.sum())))
     assert float(logprobs()[row, column]) == pytest.approx(own, rel=1e-5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.learners import sft
-from rlhf_jax.models import apply_decoder, output_logits, segment_mask
+from rlhf_jax.models import apply_decoder, output_logits
 from rlhf_jax.types import Params, TokenBatch
 from tests.learners import tiny
 
@@ -27,7 +27,7 @@ def losses(batch: TokenBatch) -> Any:
 def logits(batch: TokenBatch) -> np.ndarray:
     @jax.jit
     def forward(params: Params, batch: TokenBatch) -> jax.Array:
-        hidden, _ = apply_decoder(SPEC, params, batch.ids, batch.positions, segment_mask(batch.segments))
+        hidden = apply_decoder(SPEC, params, batch.ids, batch.positions, batch.segments)
         return output_logits(SPEC, params, hidden)
 
     return np.asarray(forward(tiny.decoder_params("float32", 0), batch), np.float64)

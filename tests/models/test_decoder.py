@@ -12,12 +12,11 @@ from scipy.special import ndtr
 from rlhf_jax.models import (
     DecoderSpec,
     apply_decoder,
-    causal_mask,
+    extend_cache,
     init_cache,
     init_decoder,
     output_logits,
     positions_of,
-    segment_mask,
 )
 from rlhf_jax.models.rotary import frequencies, rotate
 from rlhf_jax.models.spec import RopeScaling
@@ -80,6 +79,7 @@ ROWS, LENGTH = 3, 8
 IDS = np.random.default_rng(1).integers(0, 13, (ROWS, LENGTH)).astype(np.int32)
 REAL = np.ones((ROWS, LENGTH), bool)
 decode = jax.jit(apply_decoder, static_argnums=0)
+extend = jax.jit(extend_cache, static_argnums=0)
 
 
 @functools.cache
@@ -92,7 +92,7 @@ def busy_params(spec, seed=0):
 
 def hidden_of(spec, params, ids=IDS, mask=REAL):
     mask = jnp.asarray(mask)
-    return np.asarray(decode(spec, params, jnp.asarray(ids), positions_of(mask), causal_mask(mask))[0])
+    return np.asarray(decode(spec, params, jnp.asarray(ids), positions_of(mask), mask))
 
 
 def numpy_decoder(spec, params, ids):
@@ -192,7 +192,7 @@ def test_the_gradient_of_a_state_reaches_no_later_token():
     ids, mask = jnp.arange(LENGTH)[None], jnp.ones((1, LENGTH), bool)  # token t is word t
 
     def state(embedding):
-        hidden, _ = apply_decoder(spec, params | {"embedding": embedding}, ids, positions_of(mask), causal_mask(mask))
+        hidden = apply_decoder(spec, params | {"embedding": embedding}, ids, positions_of(mask), mask)
         return jnp.sum(hidden[0, 3] ** 2)
 
     gradient = np.abs(np.asarray(jax.jit(jax.grad(state))(params["embedding"]))).max(axis=1)
@@ -219,7 +219,7 @@ def test_packed_segments_are_separate_rows(spec):
     ids = np.tile(np.concatenate([IDS[0, :4], IDS[1, :3], [5]]), (ROWS, 1))
     segments = jnp.tile(jnp.array([1, 1, 1, 1, 2, 2, 2, 0]), (ROWS, 1))
     positions = jnp.tile(jnp.array([0, 1, 2, 3, 0, 1, 2, 0], jnp.int32), (ROWS, 1))
-    packed = np.asarray(decode(spec, params, jnp.asarray(ids), positions, segment_mask(segments))[0])[0]
+    packed = np.asarray(decode(spec, params, jnp.asarray(ids), positions, segments))[0]
     plain = hidden_of(spec, params)
     np.testing.assert_allclose(packed[:4], plain[0, :4], atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(packed[4:7], plain[1, :3], atol=1e-5, rtol=1e-5)
@@ -231,11 +231,12 @@ def test_decoding_with_a_cache_is_the_whole_forward_pass(spec):
     params, mask = busy_params(spec), REAL.copy()
     mask[0, :3] = mask[2, :1] = False
     whole = hidden_of(spec, params, mask=mask)
-    ids, positions, causal = jnp.asarray(IDS), positions_of(jnp.asarray(mask)), causal_mask(jnp.asarray(mask))
+    ids, positions = jnp.asarray(IDS), positions_of(jnp.asarray(mask))
+    seen = jnp.asarray(np.tril(np.ones((LENGTH, LENGTH), bool)) & mask[:, None])
     states, cache, slot = [], init_cache(spec, ROWS, LENGTH), 0
     for size in (5, 1, 1, 1):
         now = slice(slot, slot + size)
-        hidden, cache = decode(spec, params, ids[:, now], positions[:, now], causal[:, now], cache, slot)
+        hidden, cache = extend(spec, params, ids[:, now], positions[:, now], seen[:, now], cache, slot)
         states.append(hidden)
         slot += size
     cached = np.concatenate(states, axis=1)
@@ -314,9 +315,7 @@ def test_shifting_all_positions_matters_to_learned_ones_only():
     difference = {}
     for name, spec in (("rotary", MODERN), ("learned", CLASSIC)):
         params, positions = busy_params(spec), positions_of(jnp.asarray(REAL))
-        states = [
-            decode(spec, params, jnp.asarray(IDS), positions + by, causal_mask(jnp.asarray(REAL)))[0] for by in (0, 9)
-        ]
+        states = [decode(spec, params, jnp.asarray(IDS), positions + by, jnp.asarray(REAL)) for by in (0, 9)]
         difference[name] = float(jnp.max(jnp.abs(states[0] - states[1])))
     assert difference["rotary"] < 1e-4
     assert difference["learned"] > 1e-1

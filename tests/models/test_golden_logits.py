@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax.models import apply_decoder, causal_mask, hf, output_logits, positions_of
+from rlhf_jax.models import apply_decoder, hf, output_logits, positions_of
 from tests.models.seeded import batch, sample, write_folder
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden_logits.json").read_text())["cases"]
@@ -17,7 +17,7 @@ TOLERANCE = 1e-4
 
 @functools.partial(jax.jit, static_argnums=0)
 def logits_of(spec, params, ids, mask):
-    return output_logits(spec, params, apply_decoder(spec, params, ids, positions_of(mask), causal_mask(mask))[0])
+    return output_logits(spec, params, apply_decoder(spec, params, ids, positions_of(mask), mask))
 
 
 @pytest.mark.parametrize("name", GOLDEN)

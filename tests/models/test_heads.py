@@ -11,7 +11,6 @@ from rlhf_jax.models import (
     apply_decoder,
     apply_reward_model,
     apply_value_model,
-    causal_mask,
     init_decoder,
     init_scalar_head,
     last_token,
@@ -44,7 +43,7 @@ def params():
 
 def logits_of(params):
     mask = jnp.asarray(MASK)
-    hidden = decode(SPEC, params["decoder"], jnp.asarray(IDS), positions_of(mask), causal_mask(mask))[0]
+    hidden = decode(SPEC, params["decoder"], jnp.asarray(IDS), positions_of(mask), mask)
     last = np.asarray(hidden, np.float64)[np.arange(4), LAST]
     return last @ np.asarray(params["head"]["kernel"], np.float64)
 

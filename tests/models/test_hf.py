@@ -19,7 +19,6 @@ from rlhf_jax.models import (
     DecoderSpec,
     apply_decoder,
     apply_reward_model,
-    causal_mask,
     init_decoder,
     init_scalar_head,
     output_logits,
@@ -162,7 +161,7 @@ def test_the_written_weights_give_our_next_token_logits(spec, tmp_path):
     assert ("lm_head.weight" in tensors) is not spec.tied
     assert settings.tie_word_embeddings is spec.tied
     mask = jnp.ones(IDS.shape, bool)
-    ours = decode(spec, params, jnp.asarray(IDS), positions_of(mask), causal_mask(mask))[0]
+    ours = decode(spec, params, jnp.asarray(IDS), positions_of(mask), mask)
     logits = output_logits(spec, params, ours)[0]
     np.testing.assert_allclose(logits, hidden @ tensors.get("lm_head.weight", embedding).T, atol=1e-4)
 

@@ -14,7 +14,7 @@ from rlhf_jax.models import (
     LoRASpec,
     add_adapters,
     apply_decoder,
-    causal_mask,
+    extend_cache,
     has_adapters,
     init_cache,
     init_decoder,
@@ -50,7 +50,7 @@ def moved(params: Any, seed: int = 3) -> Any:
 
 @partial(jax.jit, static_argnums=0)
 def hidden(spec: DecoderSpec, params: Any) -> jax.Array:
-    return apply_decoder(spec, params, IDS, positions_of(MASK), causal_mask(MASK))[0]
+    return apply_decoder(spec, params, IDS, positions_of(MASK), MASK)
 
 
 def by_path(tree: Any) -> dict[str, jax.Array]:
@@ -153,7 +153,7 @@ def test_with_the_cache_piece_by_piece_is_the_whole_row_at_once(base: Any) -> No
         for start, end in ((0, 3), (3, 5)):
             own = jnp.arange(start, end)
             seen = (jnp.arange(5) <= own[:, None])[None]
-            out, cache = apply_decoder(SPEC, params, IDS[:1, start:end], own[None], seen, cache, start)
+            out, cache = extend_cache(SPEC, params, IDS[:1, start:end], own[None], seen, cache, start)
             found.append(out)
         return jnp.concatenate(found, axis=1)
 

@@ -1,20 +1,14 @@
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.models import causal_mask, positions_of, segment_mask
-from rlhf_jax.models.masks import window_mask
+from rlhf_jax.models import positions_of
+from rlhf_jax.models.masks import segment_mask, window_mask
 
 
 def test_positions_count_the_real_tokens_before():
     mask = jnp.array([[True, True, True, False], [False, False, True, True], [False] * 4])
     np.testing.assert_array_equal(np.asarray(positions_of(mask))[mask], (0, 1, 2, 0, 1))
     assert np.all(np.asarray(positions_of(mask)) >= 0)
-
-
-def test_causal_mask_by_hand():
-    # slot 0 is padding; token t sees the real tokens up to itself
-    expected = [[0, 0, 0], [0, 1, 0], [0, 1, 1]]
-    np.testing.assert_array_equal(causal_mask(jnp.array([[False, True, True]]))[0], np.array(expected, bool))
 
 
 def test_segment_mask_by_hand():
@@ -25,8 +19,8 @@ def test_segment_mask_by_hand():
 
 def test_window_mask_by_hand():
     # slot 1 is padding and takes no place in a window of 2
-    expected = [[1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1]]
-    found = window_mask(causal_mask(jnp.array([[True, False, True, True]])), 2)
+    expected = [[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1]]
+    found = window_mask(segment_mask(jnp.array([[1, 0, 1, 1]])), 2)
     np.testing.assert_array_equal(found[0], np.array(expected, bool))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_jax.generation.decode import generate
 from rlhf_jax.generation.sampling import SamplingSpec
-from rlhf_jax.models import apply_decoder, causal_mask, hf, output_logits, positions_of
+from rlhf_jax.models import apply_decoder, hf, output_logits, positions_of
 from tests.models.seeded import EOS, PAD, batch
 from tests.parity.families import CASES, FAMILIES
 
@@ -46,7 +46,7 @@ def theirs(model, ids, mask):
 
 @functools.partial(jax.jit, static_argnums=0)
 def ours(spec, params, ids, mask):
-    return output_logits(spec, params, apply_decoder(spec, params, ids, positions_of(mask), causal_mask(mask))[0])
+    return output_logits(spec, params, apply_decoder(spec, params, ids, positions_of(mask), mask))
 
 
 @pytest.mark.parametrize("name", CASES)

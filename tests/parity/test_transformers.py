@@ -16,7 +16,6 @@ from rlhf_jax.models import (
     DecoderSpec,
     apply_decoder,
     apply_reward_model,
-    causal_mask,
     init_decoder,
     init_scalar_head,
     output_logits,
@@ -150,7 +149,7 @@ def test_next_token_logits(spec, tmp_path):
 
     @jax.jit
     def logits(ids, mask):
-        hidden = apply_decoder(spec, params, ids, positions_of(mask), causal_mask(mask))[0]
+        hidden = apply_decoder(spec, params, ids, positions_of(mask), mask)
         return output_logits(spec, params, hidden)
 
     for side in ("right", "left"):

@@ -1,0 +1,140 @@
+"""How queries, keys and values become mixed values: plainly, or by a platform's kernel that never holds all scores.
+
+All compute softmax(scale * q k + what may be seen) v, each for what it can: ``plain`` everything, on every platform.
+``cudnn`` is cuDNN's fused attention (Nvidia, 16-bit floats), ``splash`` JAX's own for TPUs.
+"""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from rlhf_jax.models.layout import ROWS, mesh_in_use, platform
+from rlhf_jax.models.spec import DecoderSpec
+from rlhf_jax.types import SEQUENCE, TENSOR
+
+# Queries (B, T, H, C), keys and values (B, G, S, C), of which each serves H / G heads of queries, to (B, T, H, C).
+Attend: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+LANES = 128  # of a TPU: lengths of rows are filled up to a multiple of it
+BLOCKS = (512, 256, LANES)  # tokens that a TPU works on at a time, the largest that divides a row
+
+
+def kernel_of(spec: DecoderSpec) -> str:
+    """The kernel that the decoder's attention is computed by, where ``attention`` is auto the platform's if it can."""
+    if spec.attention != "auto":
+        return spec.attention
+    here = platform()
+    if here == "tpu" and spec.head_dim % 64 == 0:
+        return "splash"
+    if here in ("gpu", "cuda") and spec.dtype == "bfloat16" and spec.head_dim % 8 == 0 and spec.head_dim <= 128:
+        return "plain" if spec.attention_softcap else "cudnn"
+    return "plain"
+
+
+def plain(spec: DecoderSpec, mask: Bool[Array, "B T S"]) -> Attend:
+    """``mask[b, t, s]``: may token t look at slot s."""
+
+    def attend(
+        query: Float[Array, "B T H C"], key: Float[Array, "B G S C"], value: Float[Array, "B G S C"]
+    ) -> Float[Array, "B T H C"]:
+        rows, length, heads, size = query.shape
+        grouped = query.reshape(rows, length, key.shape[1], heads // key.shape[1], size)
+        scores = jnp.einsum("btkgc,bksc->bkgts", grouped, key) * spec.attention_scale
+        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        if spec.attention_softcap:
+            scores = spec.attention_softcap * jnp.tanh(scores / spec.attention_softcap)
+        # A large finite number, not -inf: a padding row sees no slot at all and must stay finite.
+        scores = jnp.where(mask[:, None, None], scores, -1e30)
+        weights = jax.nn.softmax(scores, axis=-1).astype(spec.compute_dtype)
+        return jnp.einsum("bkgts,bksc->btkgc", weights, value).reshape(query.shape)
+
+    return attend
+
+
+def cudnn(spec: DecoderSpec, mask: Bool[Array, "B T S"], implementation: Literal["cudnn", "xla"] = "cudnn") -> Attend:
+    """JAX's own entry to cuDNN; ``xla`` computes the same from the same arguments on every platform."""
+
+    def attend(
+        query: Float[Array, "B T H C"], key: Float[Array, "B G S C"], value: Float[Array, "B G S C"]
+    ) -> Float[Array, "B T H C"]:
+        return jax.nn.dot_product_attention(
+            query,
+            key.swapaxes(1, 2),
+            value.swapaxes(1, 2),
+            mask=mask[:, None],
+            scale=spec.attention_scale,
+            implementation=implementation,
+        )
+
+    return attend
+
+
+def splash(spec: DecoderSpec, segments: Int[Array, "B T"], window: int, *, interpret: bool = False) -> Attend:
+    """Tokens see the earlier ones of their segment, the last ``window`` of them if that is not 0.
+
+    The tokens of a segment stand side by side, so that a window of slots is one of tokens. With ``interpret`` the
+    kernel runs on any platform, slowly.
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention  # here, for it takes a second to import
+
+    length = segments.shape[1]
+    mesh = mesh_in_use()
+    head_shards, token_shards = (mesh.shape[TENSOR], mesh.shape[SEQUENCE]) if mesh else (1, 1)
+    full = -(-length // (LANES * token_shards)) * LANES * token_shards
+    block = next(size for size in BLOCKS if full // token_shards % size == 0)
+    seen = (
+        splash_attention.LocalMask((full, full), (window - 1, 0), 0, token_shards)
+        if window
+        else splash_attention.CausalMask((full, full), 0, token_shards)
+    )
+    kernel = splash_attention.make_splash_mha(
+        splash_attention.MultiHeadMask([seen] * spec.heads),
+        block_sizes=splash_attention.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        attn_logits_soft_cap=spec.attention_softcap or None,
+        head_shards=head_shards,
+        q_seq_shards=token_shards,
+        residual_checkpoint_name="attention",
+        interpret=interpret,
+    )
+
+    def rows(kernel: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+        def one(query: jax.Array, key: jax.Array, value: jax.Array, own: jax.Array, others: jax.Array) -> jax.Array:
+            return kernel(query, key, value, splash_attention.SegmentIds(own, others))
+
+        return jax.vmap(one)(*arrays)
+
+    if mesh is not None:
+        here = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(TENSOR, SEQUENCE)))
+        queries, others = PartitionSpec(ROWS, TENSOR, SEQUENCE), PartitionSpec(ROWS, TENSOR)
+        rows = jax.shard_map(
+            rows,
+            mesh=mesh,
+            in_specs=(here, queries, others, others, PartitionSpec(ROWS, SEQUENCE), PartitionSpec(ROWS)),
+            out_specs=queries,
+            check_vma=False,  # a kernel does not say what it varies over
+        )
+
+    def fill(x: jax.Array) -> jax.Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, full - length), (0, 0)])
+
+    def attend(
+        query: Float[Array, "B T H C"], key: Float[Array, "B G S C"], value: Float[Array, "B G S C"]
+    ) -> Float[Array, "B T H C"]:
+        own = jnp.pad(segments, [(0, 0), (0, full - length)])
+        scaled = (query * spec.attention_scale).swapaxes(1, 2)
+        mixed = rows(kernel, fill(scaled), fill(key), fill(value), own, own)
+        return mixed[:, :, :length].swapaxes(1, 2)
+
+    return attend
