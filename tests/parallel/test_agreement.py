@@ -13,6 +13,7 @@ import pytest
 
 from rlhf_jax.learners import ppo
 from rlhf_jax.learners.step import LossSums
+from rlhf_jax.models.layout import place_hidden, place_keys
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
 from rlhf_jax.types import PromptBatch, Rollout
 from tests.learners import tiny
@@ -22,12 +23,14 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
     "pmap": lambda: PmapExecutor(jax.devices()),
     "data8": lambda: MeshExecutor(jax.devices(), data=8),
     "data2_fsdp2_tensor2": lambda: MeshExecutor(jax.devices(), data=2, fsdp=2, tensor=2),
+    "fsdp2_sequence2_tensor2": lambda: MeshExecutor(jax.devices(), fsdp=2, sequence=2, tensor=2),
     "fsdp8": lambda: MeshExecutor(jax.devices(), fsdp=8),
 }
 TOLERANCE = {"float32": 1e-4, "float64": 1e-5}
 # In float64, where no error hides in rounding, a mesh with every axis stands for all, and pmap for PPO, which gathers
 # rollouts (SFT below, reward in test_accumulation.py). In float32, which is what runs use, each way has one learner.
 MANY = [(learner, "data2_fsdp2_tensor2", "float64") for learner in tiny.LEARNERS] + [("ppo", "pmap", "float64")]
+MANY += [(learner, "fsdp2_sequence2_tensor2", "float64") for learner in ("sft", "reward", "ppo")]
 MANY += [("sft", "pmap", "float32"), ("reward", "data8", "float32"), ("ppo", "fsdp8", "float32")]
 
 
@@ -127,3 +130,17 @@ def test_eight_devices_sample_the_tokens_of_one_device() -> None:
     assert len(set(one.response_mask.sum(axis=1))) > 2
     # Were the row numbers local to a device, every second row would draw from the same stream.
     assert len({tuple(row) for row in one.response_ids}) > tiny.EPISODES // 2
+
+
+def test_hidden_states_lie_over_rows_and_tokens_and_a_cache_over_rows_and_heads() -> None:
+    """Or the sequence axis would have devices and no work."""
+    executor = MeshExecutor(jax.devices(), fsdp=2, sequence=2, tensor=2)
+
+    def made(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+        hidden = place_hidden(jnp.broadcast_to(x, (4, 6, 3)))
+        return hidden, place_keys(jnp.broadcast_to(x, (4, 2, 6, 3)))
+
+    with jax.sharding.use_abstract_mesh(executor.mesh.abstract_mesh):
+        text = jax.jit(functools.partial(made, axis_name=None)).lower(jax.ShapeDtypeStruct((), jnp.float32)).as_text()
+    assert '[{"data", "fsdp"}, {"sequence"}, {}]' in text
+    assert '[{"data", "fsdp"}, {"tensor"}, {}, {}]' in text

@@ -1,0 +1,135 @@
+"""Attention by fused kernels is attention by the plain one, gradients too; and the decoder around them."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.models import DecoderSpec, apply_decoder, init_decoder, positions_of
+from rlhf_jax.models.kernels import cudnn, kernel_of, plain, splash
+from rlhf_jax.models.masks import segment_mask, window_mask
+from rlhf_jax.parallel import MeshExecutor
+
+SPEC = DecoderSpec(vocab_size=11, width=64, depth=2, heads=4, kv_heads=2, mlp_width=32)
+ROWS, LENGTH = 2, 130  # no multiple of what a TPU works on at a time
+_SEGMENTS = np.zeros((ROWS, LENGTH), np.int32)
+_SEGMENTS[0, :60], _SEGMENTS[0, 60:120], _SEGMENTS[1, 9:] = 1, 2, 1  # packed with padding behind; padding in front
+SEGMENTS, REAL = jnp.asarray(_SEGMENTS), _SEGMENTS > 0
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+QUERY, WEIGHT = normal(0, ROWS, LENGTH, 4, 16), normal(3, ROWS, LENGTH, 4, 16) * REAL[:, :, None, None]
+KEY, VALUE = normal(1, ROWS, 2, LENGTH, 16), normal(2, ROWS, 2, LENGTH, 16)
+
+
+def value_and_gradients(attend, query, key, value, weight):
+    """Of a weighted sum over what real tokens mix."""
+    return jax.value_and_grad(lambda *arrays: jnp.sum(attend(*arrays) * weight), (0, 1, 2))(query, key, value)
+
+
+def run(attend):
+    return jax.jit(partial(value_and_gradients, attend))(QUERY, KEY, VALUE, WEIGHT)
+
+
+def assert_close(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("window", [0, 5])
+def test_splash_is_plain_attention(window):
+    spec = dataclasses.replace(SPEC, attention_softcap=3.0, query_scale=0.4)
+    mask = segment_mask(SEGMENTS)
+    expected = run(plain(spec, window_mask(mask, window) if window else mask))
+    assert_close(run(splash(spec, SEGMENTS, window)), expected)
+
+
+def test_splash_with_rows_heads_and_tokens_on_different_devices():
+    executor = MeshExecutor(jax.devices()[:8], data=1, fsdp=2, tensor=2, sequence=2)
+
+    def function(segments, *arrays, axis_name):
+        return value_and_gradients(splash(SPEC, segments, 0), *arrays)
+
+    arrays = (executor.place(one, "rows") for one in (SEGMENTS, QUERY, KEY, VALUE, WEIGHT))
+    found = executor.compile(function, ("rows",) * 5, ("replicated", "rows"))(*arrays)
+    assert_close(found, run(plain(SPEC, segment_mask(SEGMENTS))))
+
+
+def test_what_is_handed_to_cudnn_is_plain_attention():
+    """By the computation that JAX has for the same arguments on other platforms."""
+    mask, scaled = segment_mask(SEGMENTS), dataclasses.replace(SPEC, query_scale=0.4)
+    assert_close(run(cudnn(scaled, mask, "xla")), run(plain(scaled, mask)))
+
+
+def test_a_program_for_nvidia_has_cudnns_kernel_both_ways(monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo as private
+
+    monkeypatch.setattr(private, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(private, "check_compute_capability", lambda _: True)
+    arrays = [jax.ShapeDtypeStruct(one.shape, jnp.bfloat16) for one in (QUERY, KEY, VALUE, WEIGHT)]
+    attend = cudnn(dataclasses.replace(SPEC, dtype="bfloat16"), segment_mask(SEGMENTS))
+    traced = jax.jit(partial(value_and_gradients, attend)).trace(*arrays)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmha" in text
+    assert "SoftmaxBackward" in text
+
+
+def test_auto_takes_the_kernel_of_the_platform_where_it_can(monkeypatch):
+    half = dataclasses.replace(SPEC, dtype="bfloat16")
+    wide = dataclasses.replace(half, head_size=64)
+    expected = {
+        "cpu": ("plain", "plain", "plain", "plain"),
+        "gpu": ("plain", "cudnn", "cudnn", "plain"),
+        "tpu": ("plain", "plain", "splash", "splash"),
+    }
+    for here, kernels in expected.items():
+        monkeypatch.setattr("rlhf_jax.models.kernels.platform", lambda here=here: here)
+        specs = (SPEC, half, wide, dataclasses.replace(wide, attention_softcap=2.0))
+        assert tuple(map(kernel_of, specs)) == kernels
+    assert kernel_of(dataclasses.replace(SPEC, attention="plain")) == "plain"
+
+
+# ------------------------------------------------------------------------- the decoder
+
+
+IDS = jnp.asarray(np.random.default_rng(4).integers(0, 11, (ROWS, LENGTH)), jnp.int32)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init_decoder(SPEC, jax.random.key(0))
+
+
+def loss(spec, params):
+    hidden = apply_decoder(spec, params, IDS, positions_of(SEGMENTS > 0), SEGMENTS)
+    return jnp.sum(jnp.where(REAL[:, :, None], hidden, 0.0) ** 2 * normal(5, SPEC.width))
+
+
+def test_a_decoder_with_layers_of_two_kinds_by_splash(params):
+    spec = dataclasses.replace(SPEC, local=(True, False), window=7)
+    one, other = (
+        jax.jit(jax.value_and_grad(partial(loss, dataclasses.replace(spec, attention=kernel))))(params)
+        for kernel in ("plain", "splash")
+    )
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * float(jnp.max(jnp.abs(a))))
+
+
+def test_layers_computed_again_give_the_same_gradient_and_keep_less():
+    deep = dataclasses.replace(SPEC, depth=8)
+    params = jax.jit(partial(init_decoder, deep))(jax.random.key(0))
+    found, kept = {}, {}
+    for remat in ("none", "dots", "full"):
+        program = jax.jit(jax.grad(partial(loss, dataclasses.replace(deep, remat=remat)))).lower(params).compile()
+        found[remat], kept[remat] = program(params), program.memory_analysis().temp_size_in_bytes
+    for remat in ("dots", "full"):
+        for a, b in zip(jax.tree.leaves(found["none"]), jax.tree.leaves(found[remat]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.max(jnp.abs(a))))
+    # Eight layers of 2 x 4 x 130 x 130 attention weights are 4.3 MB; the inputs alone, 2 x 130 x 64 each, 0.5 MB.
+    assert kept["full"] < kept["dots"] < kept["none"] - 4e6
