@@ -14,6 +14,7 @@ from rlhf_jax.models.layout import place_hidden, place_keys
 from rlhf_jax.models.lora import Dense
 from rlhf_jax.models.masks import segment_mask, window_mask
 from rlhf_jax.models.norms import make_norm
+from rlhf_jax.models.precision import product
 from rlhf_jax.models.rotary import frequencies
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import Params
@@ -212,7 +213,7 @@ def _attends(spec: DecoderSpec, segments: Int[Array, "B T"]) -> Callable[[Any], 
 def output_logits(spec: DecoderSpec, params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S V"]:
     """Next-token logits of hidden states, in the compute dtype."""
     kernel = params["embedding"].T if spec.tied else params["output"]
-    logits = hidden @ kernel.astype(spec.compute_dtype)
+    logits = product(hidden, kernel)
     return spec.logit_softcap * jnp.tanh(logits / spec.logit_softcap) if spec.logit_softcap else logits
 
 

@@ -73,11 +73,11 @@ def cudnn(spec: DecoderSpec, mask: Bool[Array, "B T S"], implementation: Literal
     return attend
 
 
-def splash(spec: DecoderSpec, segments: Int[Array, "B T"], window: int, *, interpret: bool = False) -> Attend:
+def splash(spec: DecoderSpec, segments: Int[Array, "B T"], window: int) -> Attend:
     """Tokens see the earlier ones of their segment, the last ``window`` of them if that is not 0.
 
-    The tokens of a segment stand side by side, so that a window of slots is one of tokens. With ``interpret`` the
-    kernel runs on any platform, slowly.
+    The tokens of a segment stand side by side, so that a window of slots is one of tokens. Off TPUs the kernel is
+    interpreted, slowly.
     """
     from jax.experimental.pallas.ops.tpu import splash_attention  # here, for it takes a second to import
 
@@ -106,7 +106,7 @@ def splash(spec: DecoderSpec, segments: Int[Array, "B T"], window: int, *, inter
         head_shards=head_shards,
         q_seq_shards=token_shards,
         residual_checkpoint_name="attention",
-        interpret=interpret,
+        interpret=platform() != "tpu",
     )
 
     def rows(kernel: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:

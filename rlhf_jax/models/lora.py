@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlhf_jax.models.precision import product
 from rlhf_jax.types import Params
 
 LEAVES = ("lora_a", "lora_b", "lora_scale")
@@ -42,12 +43,14 @@ class Dense(nn.Module):
     def __call__(self, inputs: Float[Array, "*S I"]) -> Float[Array, "*S O"]:
         shape = inputs.shape[-1], self.features
         inputs = inputs.astype(self.dtype)
-        out = inputs @ self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype).astype(self.dtype)
+        out = product(inputs, self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype))
         if self.use_bias:
-            out += self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+            # Added in the parameters' own precision, so that its gradient, a sum over all tokens, is one too.
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+            out = (out.astype(bias.dtype) + bias).astype(self.dtype)
         if self.has_variable("params", "lora_a"):
-            a, b, scale = (jnp.asarray(self.get_variable("params", name), self.dtype) for name in LEAVES)
-            out += scale * (inputs @ a @ b)
+            a, b, scale = (self.get_variable("params", name) for name in LEAVES)
+            out += jnp.asarray(scale, self.dtype) * product(product(inputs, a), b)
         return out
 
 
