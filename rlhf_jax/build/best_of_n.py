@@ -17,7 +17,7 @@ from rlhf_jax.build.context import (
     stage_decoder,
     stage_ensemble,
 )
-from rlhf_jax.build.data import load_data
+from rlhf_jax.build.data import load_data, run_tokenizer
 from rlhf_jax.build.lora import adapted
 from rlhf_jax.build.ppo_models import load_policy
 from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
@@ -26,7 +26,6 @@ from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_eval_batches
 from rlhf_jax.data.readers import read_file
 from rlhf_jax.data.records import Record
-from rlhf_jax.data.tokenizers import load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.policy import decode_responses
 from rlhf_jax.generation.best_of_n import Candidates, sample_candidates, sample_scored
@@ -59,8 +58,8 @@ def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: in
     if not path.is_file():
         raise UserError(f"{workdir}: not a run directory (no config.json)")
     config = from_json(path.read_text())
-    data = load_data(config)
-    tokenizer = load_tokenizer(workdir / "tokenizer")
+    tokenizer = run_tokenizer(config, workdir / "tokenizer")
+    data = load_data(config, tokenizer=tokenizer)
     context = Context(config, workdir, MeshExecutor(jax.devices()), data, tokenizer)
     records = _prompts(context, prompts)
     decoder, judge = stage_decoder(context, "sft"), stage_decoder(context, "reward")
@@ -109,7 +108,7 @@ def _prompts(context: Context, prompts: str) -> list[Record]:
             raise UserError(f"best-of-n: --prompts: {prompts}, but the run held out {len(held_out)} prompts")
         return held_out[: int(prompts)]
     data = context.config.data
-    return list(read_file(prompts, "prompt", data.template).records)
+    return list(read_file(prompts, "prompt", data.template, chat=context.tokenizer.chat).records)
 
 
 def _policy(context: Context, stage: str, decoder: DecoderSpec) -> Params:

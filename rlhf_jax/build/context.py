@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
+from rlhf_jax.build.data import Data, fresh_tokenizer, load_data, run_tokenizer
 from rlhf_jax.build.feedback import check_feedback, check_judgements
 from rlhf_jax.build.language import check_separator, with_language
 from rlhf_jax.build.lora import adapted
@@ -18,7 +18,7 @@ from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import MEANS, aggregate_problems, default_config, from_json, leaves, needed_parents, validate
 from rlhf_jax.data.prepared import check_tokenizer
-from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from rlhf_jax.data.tokenizers import Tokenizer, chat_template_in, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, merge
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor, first_goes_first, is_first
@@ -65,11 +65,16 @@ def make_context(config: ConfigDict, workdir: Path) -> Context:
     check_rows(config, executor.row_shards)
     check_utilities(config)
     check_divergence(config)
-    data = with_language(config, load_data(config, workdir / "rejects.jsonl" if is_first() else None))
+    tokenizer, rejects = None, workdir / "rejects.jsonl" if is_first() else None
+    if config.data.chat:  # what its template cannot render are bad rows
+        with first_goes_first("tokenizer"):
+            tokenizer = _tokenizer(config, workdir, None)
+    data = with_language(config, load_data(config, rejects, tokenizer=tokenizer))
     check_feedback(config, data.lists)
     check_judgements(config, data.lists)
-    with first_goes_first("tokenizer"):
-        tokenizer = _tokenizer(config, workdir, data)
+    if tokenizer is None:  # one may be learned from the data
+        with first_goes_first("tokenizer"):
+            tokenizer = _tokenizer(config, workdir, data)
     check_separator(config, tokenizer)
     check_tokenizer(config.data.path, tokenizer)
     return Context(config, workdir, executor, data, tokenizer)
@@ -116,11 +121,11 @@ def check_rows(config: ConfigDict, devices: int) -> None:
             raise UserError(f"config.{key}.accumulate: {parts} does not divide the {own} rows of an update{shared}")
 
 
-def _tokenizer(config: ConfigDict, workdir: Path, data: Data) -> Tokenizer:
+def _tokenizer(config: ConfigDict, workdir: Path, data: Data | None) -> Tokenizer:
     """The run's own tokenizer if it has one, else its parents', else a fresh one, kept."""
     own = workdir / "tokenizer"
     if own.is_dir():
-        return load_tokenizer(own)
+        return run_tokenizer(config, own)
     tokenizer = parents_tokenizer(config) or fresh_tokenizer(config, data)
     partial_copy = own.with_name("tokenizer.partial")
     save_tokenizer(tokenizer, partial_copy)
@@ -132,7 +137,7 @@ def parents_tokenizer(config: ConfigDict) -> Tokenizer | None:
     """The tokenizer of the parent runs, None where there are none.
 
     Raises:
-      UserError: a parent has no tokenizer, or two have different ones.
+      UserError: a parent has no tokenizer, or two have different ones or, if they are read, different chat templates.
     """
     parents = [(name, Path(path) / "tokenizer") for name, path in config.parents.items() if path]
     for name, folder in parents:
@@ -142,7 +147,9 @@ def parents_tokenizer(config: ConfigDict) -> Tokenizer | None:
     for folder in folders[1:]:
         if not filecmp.cmp(folders[0] / "tokenizer.json", folder / "tokenizer.json", shallow=False):
             raise UserError(f"config.parents: {folders[0]} and {folder} hold different tokenizers")
-    return load_tokenizer(folders[0]) if folders else None
+        if config.data.chat and chat_template_in(folders[0]) != chat_template_in(folder):
+            raise UserError(f"config.parents: {folders[0]} and {folder} hold different chat templates")
+    return run_tokenizer(config, folders[0]) if folders else None
 
 
 def inherit_model(config: ConfigDict) -> None:
@@ -165,7 +172,16 @@ def inherit_model(config: ConfigDict) -> None:
                     raise UserError(f"config.model.{key}: {own}, but {parent} was trained with {other}")
         config.model.update({key: theirs[key] for key in compared})
     validate(config)
+    _check_chat(config)
     _check_ensembles(config)
+
+
+def _check_chat(config: ConfigDict) -> None:
+    """See that parent runs read dialogues as this one does: what ends a response, too, depends on it."""
+    for name, parent in config.parents.items():
+        if parent and stage_config(config, name).data.chat != config.data.chat:
+            own, other = config.data.chat, not config.data.chat
+            raise UserError(f"config.data.chat: {own}, but {parent} (config.parents.{name}) was trained with {other}")
 
 
 def _check_ensembles(config: ConfigDict) -> None:
@@ -219,7 +235,8 @@ def checked_run(context: Context, run: Path, key: str) -> ConfigDict:
     """The configuration of another run whose model is to read what this run samples.
 
     Raises:
-      UserError: it is no run, or was trained with another tokenizer; begins with ``key``, which named it.
+      UserError: it is no run, or was trained with another tokenizer or chat template; begins with ``key``, which
+        named it.
     """
     path = run / "config.json"
     if not path.is_file():
@@ -227,7 +244,11 @@ def checked_run(context: Context, run: Path, key: str) -> ConfigDict:
     theirs, own = (folder / "tokenizer" / "tokenizer.json" for folder in (run, context.workdir))
     if not theirs.is_file() or not filecmp.cmp(theirs, own, shallow=False):
         raise UserError(f"{key}: {run} was trained with another tokenizer")
-    return from_json(path.read_text())
+    config = from_json(path.read_text())
+    asked, own_asked = config.data.chat, context.config.data.chat
+    if asked != own_asked or (asked and chat_template_in(theirs.parent) != chat_template_in(own.parent)):
+        raise UserError(f"{key}: {run} was trained with another config.data.chat or another chat template")
+    return config
 
 
 def stage_decoder(context: Context, stage: str) -> DecoderSpec:

@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.config import did_you_mean
 from rlhf_jax.data import world, world_local
+from rlhf_jax.data.chat import Chat
 from rlhf_jax.data.readers import read_file, sft_pairs, split_records
-from rlhf_jax.data.records import Record
-from rlhf_jax.data.tokenizers import Tokenizer, build_tokenizer, texts_of
+from rlhf_jax.data.records import Prompt, Record
+from rlhf_jax.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer, texts_of, with_chat
 from rlhf_jax.data.world_builder import load_world
 from rlhf_jax.data.world_feedback import Annotators, give_feedback
 from rlhf_jax.errors import UserError
@@ -27,8 +28,8 @@ class Data:
     judged the lists, None where their probabilities are not known; ``whole`` is False of the head of a longer file.
     """
 
-    sft: Sequence[tuple[str, str]]
-    sft_validation: Sequence[tuple[str, str]]
+    sft: Sequence[tuple[Prompt, str]]
+    sft_validation: Sequence[tuple[Prompt, str]]
     lists: Sequence[Record]
     lists_validation: Sequence[Record]
     prompts: Sequence[Record]
@@ -39,15 +40,22 @@ class Data:
     whole: bool = True
 
 
-def load_data(config: ConfigDict, rejects_path: Path | None = None, limit: int | None = None) -> Data:
+def load_data(
+    config: ConfigDict,
+    rejects_path: Path | None = None,
+    limit: int | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Data:
     """Read what ``config.data`` names; ``limit`` reads only so many rows of a file, to look at its head.
+
+    With ``config.data.chat`` the ``tokenizer`` has the template that must be able to render every row.
 
     Raises:
       UserError: a bad row, as ``file:line: field: reason``.
     """
     data = config.data
     if data.path:
-        return _file_data(config, rejects_path, limit)
+        return _file_data(config, rejects_path, limit, None if tokenizer is None else tokenizer.chat)
     form = "total" if data.ties == "broken" else "tiers"
     annotators = Annotators(data.feedback, data.noise, data.judges)
     local = data.task == "local"
@@ -71,7 +79,7 @@ def load_data(config: ConfigDict, rejects_path: Path | None = None, limit: int |
     )
 
 
-def _file_data(config: ConfigDict, rejects_path: Path | None, limit: int | None) -> Data:
+def _file_data(config: ConfigDict, rejects_path: Path | None, limit: int | None, chat: Chat | None) -> Data:
     data = config.data
     found = read_file(
         data.path,
@@ -82,6 +90,7 @@ def _file_data(config: ConfigDict, rejects_path: Path | None, limit: int | None)
         rejects_path=rejects_path,
         limit=limit,
         annotators=data.annotators,
+        chat=chat,
     )
     if limit is None:
         _check_prompt_types(config, found.records)
@@ -101,8 +110,8 @@ def _file_data(config: ConfigDict, rejects_path: Path | None, limit: int | None)
     if found.duplicates:
         notes.append(f"{found.duplicates} repeated responses left out")
     return Data(
-        sft=sft_pairs(train),
-        sft_validation=sft_pairs(validation),
+        sft=sft_pairs(train, turns=data.chat),
+        sft_validation=sft_pairs(validation, turns=data.chat),
         lists=train,
         lists_validation=validation,
         prompts=train,
@@ -122,8 +131,20 @@ def _check_prompt_types(config: ConfigDict, records: Sequence[Record]) -> None:
             raise UserError(f"config.reward.utility_by_type.{kind}: no prompt of this type in {config.data.path}{hint}")
 
 
-def fresh_tokenizer(config: ConfigDict, data: Data) -> Tokenizer:
-    """The tokenizer of ``config.tokenizer``; a byte-pair vocabulary is learned from the training records only."""
+def fresh_tokenizer(config: ConfigDict, data: Data | None) -> Tokenizer:
+    """The tokenizer of ``config.tokenizer``; a byte-pair vocabulary is learned from the training records only, and is
+    the one kind that needs ``data``."""
     tokenizer = config.tokenizer
-    texts = texts_of(data.lists) if tokenizer.kind == "bpe" else ()
-    return build_tokenizer(tokenizer.kind, tokenizer.vocab_size, tokenizer.path or config.model.path, texts)
+    texts = texts_of(data.lists) if tokenizer.kind == "bpe" and data is not None else ()
+    path = tokenizer.path or config.model.path
+    return in_chat(config, build_tokenizer(tokenizer.kind, tokenizer.vocab_size, path, texts), path)
+
+
+def run_tokenizer(config: ConfigDict, folder: Path) -> Tokenizer:
+    """The tokenizer that a run of this configuration keeps in a folder. Raises UserError if there is none."""
+    return in_chat(config, load_tokenizer(folder), str(folder))
+
+
+def in_chat(config: ConfigDict, tokenizer: Tokenizer, named: str) -> Tokenizer:
+    """The tokenizer, which reads dialogues by its chat template if ``config.data.chat`` asks for that."""
+    return with_chat(tokenizer, named) if config.data.chat else tokenizer

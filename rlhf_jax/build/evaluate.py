@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_directory, stage_ensemble
-from rlhf_jax.build.data import Data, load_data
+from rlhf_jax.build.data import Data, load_data, run_tokenizer
 from rlhf_jax.build.specs import reward_bounded
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import did_you_mean, from_json
 from rlhf_jax.data.readers import read_file
 from rlhf_jax.data.records import Record
-from rlhf_jax.data.tokenizers import UNKNOWN, load_tokenizer, texts_of
+from rlhf_jax.data.tokenizers import UNKNOWN, texts_of
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.scoring import Reader, ScoreRows
 from rlhf_jax.models import ONE_MODEL, DecoderSpec, EnsembleSpec, apply_reward_members
@@ -67,7 +67,7 @@ def load_reward_model(workdir: Path, stage: str = "") -> RewardModel:
     if chosen not in stages:
         hint = did_you_mean(chosen, stages) or f"; it has {', '.join(stages)}"
         raise UserError(f"evaluate: --stage: {workdir} has no reward model {chosen!r}{hint}")
-    tokenizer = load_tokenizer(workdir / "tokenizer")
+    tokenizer = run_tokenizer(config, workdir / "tokenizer")
     executor = MeshExecutor(jax.devices())
     context = Context(config, workdir, executor, _no_data(), tokenizer)
     decoder = stage_decoder(context, chosen)
@@ -124,10 +124,18 @@ def read_source(model: RewardModel, path: str, data_format: str) -> Source:
     """
     data = model.context.config.data
     if not path:
-        held_out = load_data(model.context.config)
+        held_out = load_data(model.context.config, tokenizer=model.reader.tokenizer)
         name = data.path or "the embedded world"
         return Source(f"held out of {name}", data.format if data.path else "world", [*held_out.lists_validation], ())
-    found = read_file(path, data_format, data.template, data.tie_margin, data.on_bad_row, annotators=data.annotators)
+    found = read_file(
+        path,
+        data_format,
+        data.template,
+        data.tie_margin,
+        data.on_bad_row,
+        annotators=data.annotators,
+        chat=model.reader.tokenizer.chat,
+    )
     notes = [f"{len(found.rejected)} bad rows left out"] * bool(found.rejected)
     notes += [f"{found.skipped} judgements left out that their annotators skipped"] * bool(found.skipped)
     notes += [f"{found.duplicates} repeated responses left out"] * bool(found.duplicates)

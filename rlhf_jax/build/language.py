@@ -31,7 +31,8 @@ def with_language(config: ConfigDict, data: Data) -> Data:
         raise UserError(f"config.stages: critique, but no response to be trained on in {name} has a critique")
     if wanted == "none":
         return data
-    demonstrations, pairs = refinement_demonstrations(data.lists), refinement_pairs(data.lists)
+    demonstrations = refinement_demonstrations(data.lists, turns=config.data.chat)
+    pairs = refinement_pairs(data.lists)
     if not demonstrations:
         raise UserError(
             f"config.data.refinements: {wanted}, but no response to be trained on in {name} has a refined text"

@@ -72,11 +72,13 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
     check_utilities(config)
     check_divergence(config)
     check_parents(config)
-    data = load_data(config, limit=HEAD_ROWS)
+    # Of a chat template it says which rows can be read; otherwise it may be learned from them.
+    tokenizer = parents_tokenizer(config) or fresh_tokenizer(config, None) if config.data.chat else None
+    data = load_data(config, limit=HEAD_ROWS, tokenizer=tokenizer)
     if data.whole:  # what the head of a file lacks may come later
         check_feedback(config, data.lists)
         check_judgements(config, data.lists)
-    spec = decoder_spec(config.model, _vocabulary(config, data))
+    spec = decoder_spec(config.model, tokenizer.vocab_size if tokenizer else _vocabulary(config, data))
     count = count_parameters(spec)
     lines = [f"model: {count:,} parameters, {spec.depth} layers of width {spec.width}, vocabulary {spec.vocab_size:,}"]
     lines.append(f"data: {config.data.path or 'the embedded world'}, head read without fault")

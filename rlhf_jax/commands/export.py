@@ -15,10 +15,12 @@ from ml_collections import ConfigDict
 
 from rlhf_jax import __version__
 from rlhf_jax.build.context import init_scored
+from rlhf_jax.build.data import in_chat
 from rlhf_jax.build.lora import adapted, lora_spec
 from rlhf_jax.build.specs import decoder_spec, reward_bounded
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import did_you_mean, from_json
+from rlhf_jax.data.chat import Chat
 from rlhf_jax.data.prepared import sha256_of
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rlhf_jax.data.world_builder import PreferenceWorld
@@ -84,7 +86,7 @@ def main(words: Sequence[str]) -> None:
         print(_HELP)
         return
     config = _config(order)
-    tokenizer = _tokenizer(order.run / "tokenizer")
+    tokenizer = in_chat(config, _tokenizer(order.run / "tokenizer"), str(order.run / "tokenizer"))
     spec = decoder_spec(config.model, tokenizer.vocab_size)
     reward = order.stage in ("reward", "reward_common")
     if reward and config.reward.ensemble.members > 1:
@@ -272,7 +274,8 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int, *, paddin
     """The tokenizer as ``AutoTokenizer`` reads it, giving the ids that ``Tokenizer.encode`` gives without being asked.
 
     That is, adding no beginning of sequence and reading special tokens that are spelled in a text as text. A chat
-    template is left behind: the model has never seen one.
+    template that the model has never seen is left behind; one that it was trained with is kept, what ends an answer
+    there is the end of sequence, and special tokens are read as such, for ``apply_chat_template`` spells them.
 
     Raises:
       UserError: the tokenizer is not one of the tokenizers library, or reads other ids when it is back.
@@ -288,23 +291,32 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int, *, paddin
     plain.no_padding()
     plain.no_truncation()
     plain.post_processor = None
-    transformers.PreTrainedTokenizerFast(
+    chat = tokenizer.chat
+    end = {} if chat is None else {"eos_token": tokenizer.backend.convert_ids_to_tokens(tokenizer.eos_id)}
+    made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=plain,
-        **tokenizer.backend.special_tokens_map,
+        **{**tokenizer.backend.special_tokens_map, **end},
         clean_up_tokenization_spaces=False,
-        split_special_tokens=True,
+        split_special_tokens=chat is None,
         model_max_length=longest,
         padding_side=padding_side,
-    ).save_pretrained(str(folder))
+    )
+    made.chat_template = None if chat is None else chat.template
+    made.save_pretrained(str(folder))
     back = transformers.AutoTokenizer.from_pretrained(str(folder))
-    special = " ".join(["x", *back.all_special_tokens, "y"])
-    for text in (*_PROBES, special):
+    spelled = () if chat is not None else (" ".join(["x", *back.all_special_tokens, "y"]),)
+    for text in (*_PROBES, *spelled):
         if back(text)["input_ids"] != tokenizer.encode(text):
             raise UserError(
                 f"export: the tokenizer as AutoTokenizer reads it has other ids for {text!r} than the run's"
             )
     if (back.pad_token_id, back.eos_token_id) != (tokenizer.pad_id, tokenizer.eos_id):
         raise UserError("export: the tokenizer as AutoTokenizer reads it has other special tokens than the run's")
+    if chat is not None:
+        trial = [("a b", ("c d",)), ("e", ("f",))]
+        read = Chat(back, back.eos_token_id, back.pad_token_id, str(folder))
+        if list(read.encode(trial)) != list(chat.encode(trial)):
+            raise UserError("export: the chat template as AutoTokenizer reads it gives other ids than the run's")
 
 
 def write_folder(out: Path, fill: Callable[[Path], None], *, overwrite: bool) -> None:

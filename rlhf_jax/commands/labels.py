@@ -14,7 +14,7 @@ from rich.table import Table
 
 from rlhf_jax.config import did_you_mean, from_json
 from rlhf_jax.console import clean_text
-from rlhf_jax.data.label_studio import KINDS, labelling_config, lists_row, unwrapped
+from rlhf_jax.data.label_studio import KINDS, in_turns, labelling_config, lists_row, unwrapped
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import write_text_atomically
 
@@ -96,6 +96,8 @@ def _ask(order: _Order) -> None:
     )
     if not chosen:
         raise UserError(f"labels: {order.source}: no prompt got two different responses; raise --responses")
+    for one in chosen:
+        in_turns(one.task["data"], found.records[one.task["meta"]["prompt_index"]].messages)
     files = {
         "tasks.json": json.dumps([one.task for one in chosen], ensure_ascii=False, indent=1) + "\n",
         "labelling.xml": labelling_config(order.kind),

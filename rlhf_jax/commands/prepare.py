@@ -13,7 +13,7 @@ from rlhf_jax.errors import UserError
 _HELP = """Read and check a file of feedback once; runs then take the folder as --config.data.path.
 
 usage: rlhf-jax prepare FILE --out=DIR [--format=FORMAT] [--template=TEXT] [--tie_margin=X] [--annotators=apart]
-                        [--on_bad_row=skip] [--tokenizer=PATH]
+                        [--on_bad_row=skip] [--tokenizer=PATH [--chat]]
 
   FILE              JSON lines, a JSON array, either of them gzipped, Parquet; tfds:NAME[/CONFIG]:SPLIT, hub:OWNER/NAME
   --out=DIR         the folder to write: records.array_record, fingerprint.json, and rejects.jsonl if rows were left out
@@ -23,12 +23,15 @@ usage: rlhf-jax prepare FILE --out=DIR [--format=FORMAT] [--template=TEXT] [--ti
   --annotators=A    rows with an overall preference and those it was made of: overall (default), or apart
   --on_bad_row=B    error: stop at the first bad row (default); skip: leave it out, but stop if more than 1 % are bad
   --tokenizer=PATH  a folder or hub name; runs with another tokenizer then refuse the folder
+  --chat            for runs with config.data.chat: what the tokenizer's chat template cannot render is a bad row
 
-The template, the margin and the annotators' rule are kept with the records; a run that asks for others refuses them.
+The template, the margin and the annotators' rule are kept with the records; a run that asks for others refuses them,
+as does one with another chat template, or with one where there was none.
 
 examples:
   rlhf-jax prepare hh.jsonl.gz --out=data/hh --on_bad_row=skip
-  rlhf-jax prepare export.json --out=data/ours --format=label_studio"""
+  rlhf-jax prepare export.json --out=data/ours --format=label_studio
+  rlhf-jax prepare dialogues.jsonl --out=data/chat --tokenizer=Qwen/Qwen2.5-0.5B-Instruct --chat"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,7 @@ class _Options:
     annotators: str = "overall"
     on_bad_row: str = "error"
     tokenizer: str = ""
+    chat: bool = False
 
 
 def main(words: Sequence[str]) -> None:
@@ -58,19 +62,21 @@ def main(words: Sequence[str]) -> None:
     # Imported here: a mistake on the command line is told at once.
     from rlhf_jax.data import prepared
     from rlhf_jax.data.readers import read_file
-    from rlhf_jax.data.tokenizers import build_tokenizer
+    from rlhf_jax.data.tokenizers import build_tokenizer, with_chat
 
     out = Path(options.out)
     digest = prepared.sha256_of(options.file) if os.path.isfile(options.file) else ""
-    tokenizer = (
-        prepared.tokenizer_sha256(build_tokenizer("pretrained", path=options.tokenizer)) if options.tokenizer else ""
-    )
+    tokenizer = build_tokenizer("pretrained", path=options.tokenizer) if options.tokenizer else None
+    if tokenizer is not None and options.chat:
+        tokenizer = with_chat(tokenizer, options.tokenizer)
+    chat = None if tokenizer is None else tokenizer.chat
     known: dict[str, Any] = {
         "source_sha256": digest,
         "template": options.template,
         "tie_margin": options.tie_margin,
         "annotators": options.annotators,
-        "tokenizer_sha256": tokenizer,
+        "tokenizer_sha256": prepared.tokenizer_sha256(tokenizer) if tokenizer is not None else "",
+        "chat": chat.sha256 if chat is not None else "",
     }
     if prepared.is_prepared(out):
         before = prepared.PreparedRecords(out).fingerprint  # a damaged folder is no reason to leave it as it is
@@ -87,6 +93,7 @@ def main(words: Sequence[str]) -> None:
         options.tie_margin,
         options.on_bad_row,
         annotators=options.annotators,
+        chat=chat,
     )
     fingerprint = prepared.Fingerprint(
         source=Path(options.file).name if digest else options.file,
@@ -107,11 +114,15 @@ def main(words: Sequence[str]) -> None:
 
 
 def _options(words: Sequence[str]) -> _Options:
-    names = [field.name for field in dataclasses.fields(_Options)][1:]
-    values: dict[str, Any] = read_options("prepare", words, names, place=("file", "file"))
+    names = [field.name for field in dataclasses.fields(_Options) if field.type is not bool][1:]
+    values: dict[str, Any] = read_options("prepare", words, names, place=("file", "file"), switches=("chat",))
     for name, wanted in (("file", "FILE"), ("out", "--out=DIR")):
         if name not in values:
             raise UserError(f"prepare: {wanted} is missing")
+    if "chat" in values and "tokenizer" not in values:
+        raise UserError("prepare: --chat: needs --tokenizer=PATH, whose chat template it is")
+    if "chat" in values and "template" in values:
+        raise UserError("prepare: --template: would go unused beside --chat")
     margin = values.pop("tie_margin", "0")
     try:
         tie_margin = float(margin)

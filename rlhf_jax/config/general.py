@@ -45,6 +45,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.data.path = ""  # a file of feedback, a prepared folder, tfds:NAME:SPLIT or hub:OWNER/NAME; empty: embedded world
     c.data.format = "auto"  # of what is at path, one of DATA_FORMATS; auto: by the fields of its first row
     c.data.template = "{prompt}"  # wrapped around bare prompts and single questions
+    c.data.chat = False  # dialogues by the chat template of the tokenizer (docs/chat.md), not by data.template
     c.data.annotators = "overall"  # rows with several judgements (helpsteer3): overall, or one record for each (apart)
     c.data.max_prompt = 12  # tokens; longer prompts lose their beginning
     c.data.max_response = 20  # tokens with the end-of-sequence token; longer responses lose their end
@@ -112,6 +113,7 @@ RULES: dict[str, Rule] = {
     "tokenizer.vocab_size": Rule(lambda v: v >= 260, "at least 260 (256 bytes and special tokens)"),
     "data.format": one_of(*DATA_FORMATS),
     "data.template": Rule(lambda v: v.count("{prompt}") == 1, "a text with {prompt} in it once"),
+    "data.chat": BOOL,
     "data.annotators": one_of("overall", "apart"),
     "data.max_prompt": COUNT,
     "data.max_response": Rule(lambda v: v >= 2, "at least 2 (one token and the end of sequence)"),
@@ -192,6 +194,8 @@ def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     for key, default in (("annotators", "overall"), ("tie_margin", 0.0)):
         if not d.path and d[key] != default:
             yield f"data.{key}", f"{d[key]} would go unused: config.data.path names no file"
+    if d.chat:
+        yield from _chat_problems(c)
     if d.feedback != "lists" and d.ties != "broken":
         yield "data.ties", f"{d.ties} would go unused: config.data.feedback is {d.feedback}"
     if c.model.path and t.kind != "pretrained" and not any(c.parents.values()):
@@ -204,3 +208,12 @@ def _data_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             "tokenizer.path",
             "empty; config.tokenizer.kind=pretrained needs a local directory or a hub name",
         )
+
+
+def _chat_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    if c.data.template != "{prompt}":
+        yield "data.template", f"{c.data.template!r} would go unused: config.data.chat takes the tokenizer's own"
+    if c.tokenizer.kind != "pretrained" and not any(c.parents.values()):
+        yield "data.chat", f"config.tokenizer.kind={c.tokenizer.kind} has no chat template; use pretrained"
+    if "segments" in c.stages:
+        yield "data.chat", "stage segments reads the places of marks off responses as they stand, not off rendered ones"

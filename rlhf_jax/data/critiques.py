@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_jax.data.examples import ListExample, encode_response
 from rlhf_jax.data.loader import PADDING, one_pass, rank_maker, stream, thin
-from rlhf_jax.data.records import Record, Response
+from rlhf_jax.data.records import Prompt, Record, Response, asked
 from rlhf_jax.data.tokenizers import Tokenizer
 from rlhf_jax.types import CritiqueBatch, RankBatch
 
@@ -118,12 +118,13 @@ class _Maker:
         return CritiqueBatch(lists=lists, ids=ids, mask=mask)
 
 
-def refinement_demonstrations(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """(prompt, refined response) of every response that was mended, in order, repeated pairs left out.
+def refinement_demonstrations(records: Sequence[Record], *, turns: bool = False) -> list[tuple[Prompt, str]]:
+    """(prompt, refined response) of every response that was mended, in order, repeated pairs left out; ``turns`` as in
+    ``readers.sft_pairs``.
 
     Source: Scheurer et al. 2023 (imitation learning from language feedback, arXiv 2303.16755).
     """
-    pairs = [(record.prompt, response.refined) for record in records for response in _mended(record)]
+    pairs = [(asked(record, turns=turns), response.refined) for record in records for response in _mended(record)]
     return list(dict.fromkeys(pairs))
 
 

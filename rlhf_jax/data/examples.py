@@ -3,16 +3,18 @@
 A prompt longer than ``max_prompt`` tokens keeps its last ``max_prompt``. A response of at most ``max_response`` - 1
 tokens is followed by the end-of-sequence token; a longer one keeps its first ``max_response`` tokens and has no
 end-of-sequence token, because it did not end: the same as a sampled response that was cut off.
+
+With a chat template (``tokenizer.chat``) prompts are turns, and the end-of-sequence token is what ends a turn there.
 """
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
-from rlhf_jax.data.records import Record
+from rlhf_jax.data.records import Prompt, Record, asked
 from rlhf_jax.data.tokenizers import Tokenizer
 from rlhf_jax.errors import UserError
 
@@ -93,38 +95,61 @@ def types_in_turn(examples: Sequence[ListExample], count: int) -> list[ListExamp
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, max_prompt: int) -> tuple[np.ndarray, bool]:
-    """(ids, whether cut). Raises UserError for a prompt without any token."""
-    ids = tokenizer.encode(text)
-    if not ids:
-        raise UserError(f"prompt {text!r:.60} has no tokens")
-    return np.asarray(ids[-max_prompt:], np.int32), len(ids) > max_prompt
+    """(ids, whether cut) of a plain text. Raises UserError for a prompt without any token."""
+    return _end_of(tokenizer.encode(text), text, max_prompt)
 
 
 def encode_response(tokenizer: Tokenizer, text: str, max_response: int) -> tuple[np.ndarray, bool]:
-    """(ids, whether cut); ``max_response`` counts the end-of-sequence token."""
-    ids = tokenizer.encode(text)
-    cut = len(ids) > max_response - 1
-    ids = ids[:max_response] if cut else [*ids, tokenizer.eos_id]
-    return np.asarray(ids, np.int32), cut
+    """(ids, whether cut) of a plain text; ``max_response`` counts the end-of-sequence token."""
+    return _beginning_of(tokenizer.encode(text), tokenizer.eos_id, max_response)
+
+
+def encoded(
+    tokenizer: Tokenizer, dialogues: Sequence[tuple[Prompt, Sequence[str]]], max_prompt: int, max_response: int
+) -> Iterable[tuple[tuple[np.ndarray, bool], list[tuple[np.ndarray, bool]]]]:
+    """(ids, whether cut) of each prompt and of its responses, in order.
+
+    Raises UserError for a prompt without any token, or a dialogue that the chat template refuses.
+    """
+    if tokenizer.chat is not None:
+        found: Iterable[tuple[list[int], list[list[int]]]] = tokenizer.chat.encode(dialogues)
+    else:
+        found = ((tokenizer.encode(str(one)), [tokenizer.encode(text) for text in texts]) for one, texts in dialogues)
+    for (one, _), (prompt, responses) in zip(dialogues, found, strict=True):
+        yield (
+            _end_of(prompt, one, max_prompt),
+            [_beginning_of(ids, tokenizer.eos_id, max_response) for ids in responses],
+        )
+
+
+def _end_of(ids: list[int], prompt: Prompt, most: int) -> tuple[np.ndarray, bool]:
+    if not ids:
+        raise UserError(f"prompt {prompt!r:.60} has no tokens")
+    return np.asarray(ids[-most:], np.int32), len(ids) > most
+
+
+def _beginning_of(ids: list[int], eos_id: int, most: int) -> tuple[np.ndarray, bool]:
+    cut = len(ids) > most - 1
+    return np.asarray(ids[:most] if cut else [*ids, eos_id], np.int32), cut
 
 
 def prompt_rows(
     records: Sequence[Record], tokenizer: Tokenizer, max_prompt: int
 ) -> tuple[list[PromptRow], TruncationCounts]:
     """Prompts in the order of the records; ``index`` is the place in ``records``."""
-    encoded = [encode_prompt(tokenizer, record.prompt, max_prompt) for record in records]
-    rows = [PromptRow(ids, index) for index, (ids, _) in enumerate(encoded)]
-    return rows, TruncationCounts(prompts=sum(cut for _, cut in encoded), total_prompts=len(rows))
+    dialogues = [(asked(record, turns=tokenizer.chat is not None), ()) for record in records]
+    found = [prompt for prompt, _ in encoded(tokenizer, dialogues, max_prompt, 1)]
+    rows = [PromptRow(ids, index) for index, (ids, _) in enumerate(found)]
+    return rows, TruncationCounts(prompts=sum(cut for _, cut in found), total_prompts=len(rows))
 
 
 def sft_examples(
-    pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_prompt: int, max_response: int
+    pairs: Sequence[tuple[Prompt, str]], tokenizer: Tokenizer, max_prompt: int, max_response: int
 ) -> tuple[list[SFTExample], TruncationCounts]:
-    """Demonstrations from (prompt, response) texts, in order."""
+    """Demonstrations from (prompt, response), in order."""
     examples, counts = [], TruncationCounts()
-    for prompt_text, response_text in pairs:
-        prompt, prompt_cut = encode_prompt(tokenizer, prompt_text, max_prompt)
-        response, response_cut = encode_response(tokenizer, response_text, max_response)
+    dialogues = [(prompt, (response,)) for prompt, response in pairs]
+    for (prompt, prompt_cut), ((response, response_cut),) in encoded(tokenizer, dialogues, max_prompt, max_response):
         examples.append(SFTExample(prompt, response))
         counts += TruncationCounts(prompt_cut, response_cut, 1, 1)
     return examples, counts
@@ -135,17 +160,18 @@ def list_examples(
 ) -> tuple[list[ListExample], TruncationCounts]:
     """Lists, in order; one in which no response has a rank compares none. Raises UserError if only some have one."""
     examples, counts = [], TruncationCounts()
-    for index, record in enumerate(records):
-        prompt, prompt_cut = encode_prompt(tokenizer, record.prompt, max_prompt)
-        encoded = [encode_response(tokenizer, response.text, max_response) for response in record.responses]
+    chat = tokenizer.chat is not None
+    dialogues = [(asked(record, turns=chat), [one.text for one in record.responses]) for record in records]
+    found = encoded(tokenizer, dialogues, max_prompt, max_response)
+    for index, (record, ((prompt, prompt_cut), responses)) in enumerate(zip(records, found, strict=True)):
         ranks = tuple(response.rank for response in record.responses if response.rank is not None)
-        if 0 < len(ranks) < len(encoded):
+        if 0 < len(ranks) < len(responses):
             raise UserError(f"{record.id}: responses: a ranked list needs a rank for every response")
         examples.append(
             ListExample(
                 prompt=prompt,
-                responses=tuple(ids for ids, _ in encoded),
-                ranks=ranks or (0,) * len(encoded),
+                responses=tuple(ids for ids, _ in responses),
+                ranks=ranks or (0,) * len(responses),
                 prompt_type=record.prompt_type,
                 index=index,
                 edges=record.edges if ranks else (),
@@ -155,5 +181,5 @@ def list_examples(
                 scores=tuple(response.score for response in record.responses),
             )
         )
-        counts += TruncationCounts(prompt_cut, sum(cut for _, cut in encoded), 1, len(encoded))
+        counts += TruncationCounts(prompt_cut, sum(cut for _, cut in responses), 1, len(responses))
     return examples, counts

@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf_jax.data.records import Record
+from rlhf_jax.data.records import Message, Record
 
 KINDS = ("pairwise", "ranking")
+TURNS = "prompt_messages"  # unseen by the people asked
 SIDES = ("answer1", "answer2")
 _PROMPT = """  <View style="padding: 0.8em; border: 1px solid #ccc; white-space: pre-wrap">
     <Text name="prompt" value="$prompt"/>
@@ -49,6 +50,12 @@ def task(kind: str, prompt: str, texts: Sequence[str], meta: dict[str, Any], pro
     return {"data": {**data, "items": items}, "meta": meta}
 
 
+def in_turns(data: dict[str, Any], turns: Sequence[Message]) -> None:
+    """Keep the dialogue beside a prompt that is more than one question, so that the readers need not guess at it."""
+    if len(turns) > 1:
+        data[TURNS] = [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
 def unwrapped(prompt: str, template: str) -> str:
     """The prompt that ``template`` makes ``prompt`` of, or itself where there is none: what people are shown, and what
     becomes the same prompt when it is read back under the same template.
@@ -60,7 +67,8 @@ def unwrapped(prompt: str, template: str) -> str:
 
 def lists_row(record: Record) -> str:
     """A record with an order as one line of a file in the ``lists`` format; the id is left to the reader."""
-    row: dict[str, Any] = {"prompt": record.prompt}
+    turns = [{"role": turn.role, "content": turn.content} for turn in record.messages]
+    row: dict[str, Any] = {"prompt": turns or record.prompt}
     if record.prompt_type:
         row["prompt_type"] = record.prompt_type
     if record.annotator:

@@ -31,8 +31,8 @@ class Fingerprint:
 
     ``source`` is the name of what was read, ``source_sha256`` of its bytes (empty where it is no file), then the
     settings it was read with, and what was counted: rows, rows left out, repeated responses, judgements skipped,
-    records. ``tokenizer_sha256`` is empty unless a tokenizer was named. ``size`` in bytes and ``sha256`` are of the
-    records file.
+    records. ``tokenizer_sha256`` is empty unless a tokenizer was named, ``chat``, the sha256 of a chat template, unless
+    records are to be rendered by it. ``size`` in bytes and ``sha256`` are of the records file.
     """
 
     source: str
@@ -47,6 +47,7 @@ class Fingerprint:
     skipped: int
     records: int
     tokenizer_sha256: str = ""
+    chat: str = ""
     size: int = 0
     sha256: str = ""
     format_version: int = FORMAT_VERSION
@@ -95,11 +96,17 @@ class PreparedRecords(Sequence[Record]):
         """Raise UserError if the records were read with other settings; the format "auto" is any."""
         for key, wanted in settings.items():
             found = getattr(self.fingerprint, key)
+            if wanted != found and key == "chat":
+                raise UserError(f"data.chat: {self._folder} was prepared {_for_chat(found)}, not {_for_chat(wanted)}")
             if wanted != found and (key, wanted) != ("format", "auto"):
                 mend = f"prepare it anew with --{key}={_shell(wanted)} or set config.data.{key}={_shell(found)}"
                 if key == "format":
                     mend = "set config.data.format=auto"
                 raise UserError(f"data.{key}: {wanted!r}, but {self._folder} was prepared with {found!r}; {mend}")
+
+
+def _for_chat(sha256: str) -> str:
+    return f"for the chat template of sha256 {sha256[:12]}..." if sha256 else "without a chat template"
 
 
 def _shell(value: object) -> str:
@@ -148,6 +155,7 @@ def read_fingerprint(directory: str | os.PathLike[str]) -> Fingerprint:
         raise UserError(
             f"{path}: format_version: {version!r}, but this version reads {FORMAT_VERSION}; prepare it anew"
         )
+    values.setdefault("chat", "")  # folders from before there was one
     fields = {field.name: field.type for field in dataclasses.fields(Fingerprint)}
     for key, kind in fields.items():
         if type(values.get(key)) is not kind:

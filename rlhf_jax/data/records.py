@@ -18,6 +18,9 @@ class Message:
     content: str
 
 
+Prompt = str | tuple[Message, ...]  # a text, or the turns that a chat template is to render
+
+
 @dataclasses.dataclass(frozen=True)
 class Span:
     """A part of a response, characters ``start`` <= i < ``end`` of its text, and what was said of it.
@@ -70,3 +73,8 @@ class Record:
     annotator: str = ""
     margin: float | None = None
     edges: tuple[tuple[int, int], ...] | None = None
+
+
+def asked(record: Record, *, turns: bool) -> Prompt:
+    """The prompt to encode: the text, or with ``turns`` the messages where there are any, for a chat template."""
+    return record.messages if turns and record.messages else record.prompt

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,18 +11,25 @@ from rlhf_jax.data import world
 from rlhf_jax.data.records import Record
 from rlhf_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from rlhf_jax.data.chat import Chat
+
 KINDS = ("word", "byte", "bpe", "pretrained")
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """A ``transformers`` tokenizer behind the few things the rest needs; ids are in [0, vocab_size)."""
+    """A ``transformers`` tokenizer behind the few things the rest needs; ids are in [0, vocab_size).
+
+    ``eos_id`` ends a response. With ``chat`` prompts and responses are encoded by its template.
+    """
 
     backend: Any
     pad_id: int
     eos_id: int
     vocab_size: int
+    chat: "Chat | None" = None
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: nothing is added, and special tokens spelled in the text are read as text."""
@@ -81,6 +88,17 @@ def build_tokenizer(kind: str, vocab_size: int = 4096, path: str = "", texts: It
     raise UserError(f"tokenizer.kind: {kind!r} is not one of {KINDS}")
 
 
+def with_chat(tokenizer: Tokenizer, named: str) -> Tokenizer:
+    """The tokenizer that reads dialogues by its own chat template, and ends responses by what ends them there.
+
+    ``named`` is where it is from. Raises UserError if it has no template, or none that can be used.
+    """
+    from rlhf_jax.data.chat import Chat
+
+    chat = Chat(tokenizer.backend, tokenizer.eos_id, tokenizer.pad_id, named)
+    return dataclasses.replace(tokenizer, eos_id=chat.end_id, chat=chat)
+
+
 def save_tokenizer(tokenizer: Tokenizer, directory: str | os.PathLike[str]) -> None:
     """Write the tokenizer in the ``transformers`` format; ``load_tokenizer`` reads it back."""
     tokenizer.backend.save_pretrained(str(directory))
@@ -91,6 +109,15 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:
     if not os.path.isdir(directory):
         raise UserError(f"{directory}: no tokenizer folder")
     return _pretrained(str(directory))
+
+
+def chat_template_in(directory: str | os.PathLike[str]) -> str:
+    """The chat template that ``save_tokenizer`` left in a folder, "" if there is none."""
+    path = os.path.join(directory, "chat_template.jinja")
+    if not os.path.isfile(path):
+        return ""
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def texts_of(records: Sequence[Record]) -> Iterator[str]:

@@ -38,6 +38,7 @@ def model_card(
         steps=about["steps"],
         unfinished=ended != about["steps"],
         total_steps=_total_steps(run[stage.removesuffix("_common")]),
+        chat=run["data"].get("chat", False),
         template="as it stands" if template == "{prompt}" else f"put into {_code(template)}",
         max_prompt=run["data"]["max_prompt"],
         max_response=run["data"]["max_response"],

@@ -84,9 +84,11 @@ def small_world(task: str, ties: str, list_size: int) -> Data:
     )
 
 
-def load(config: Any, rejects_path: pathlib.Path | None = None, limit: int | None = None) -> Data:
+def load(
+    config: Any, rejects_path: pathlib.Path | None = None, limit: int | None = None, tokenizer: Any = None
+) -> Data:
     if config.data.path:
-        return load_data(config, rejects_path, limit)
+        return load_data(config, rejects_path, limit, tokenizer)
     data = small_world(config.data.task, config.data.ties, config.data.list_size)
     if config.data.feedback == "lists":
         return data

@@ -6,9 +6,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlhf_jax.data.chat import Chat
 from rlhf_jax.data.prepared import PreparedRecords, is_prepared, write_rejects
 from rlhf_jax.data.readers.checks import BadRow
 from rlhf_jax.data.readers.containers import open_container, parse
+from rlhf_jax.data.readers.dialogue import in_turns
 from rlhf_jax.data.readers.formats import FORMATS, READERS, Settings, detect
 from rlhf_jax.data.readers.remote import HUB, TFDS
 from rlhf_jax.data.records import Record
@@ -41,12 +43,14 @@ def read_file(
     rejects_path: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     annotators: str = "overall",
+    chat: Chat | None = None,
 ) -> ReadResult:
     """Read and check a file, at most ``limit`` rows of it; or what ``rlhf-jax prepare`` wrote into a folder.
 
     ``data_format`` is one of ``FORMATS``; "auto" is that of the first row that has one, and all rows are then read in
     it. ``template`` wraps bare prompts and single questions. ``annotators``: rows with an overall preference and those
-    it was made of give one record ("overall"), or one for each annotator ("apart").
+    it was made of give one record ("overall"), or one for each annotator ("apart"). ``chat`` is what the prompts and
+    their responses will be rendered by: each record then has turns, and what the template refuses is a bad row.
 
     A bad row raises UserError "file:line: field: reason" ("file:row N" where there are no lines) under "error"; under
     "skip" it is left out and listed in ``rejects_path``, and UserError is raised at the end if more than 1 % of a whole
@@ -55,13 +59,15 @@ def read_file(
     """
     settings = _settings(data_format, template, tie_margin, on_bad_row, annotators)
     if is_prepared(path):
-        return _read_prepared(path, {"format": data_format, **dataclasses.asdict(settings)}, limit)
+        wanted = {"format": data_format, **dataclasses.asdict(settings), "chat": "" if chat is None else chat.sha256}
+        return _read_prepared(path, wanted, limit)
     if not str(path).startswith((TFDS, HUB)) and os.path.isdir(path):
         raise UserError(f"{path}: file: a folder, but not one that rlhf-jax prepare wrote")
     name = str(path) if str(path).startswith((TFDS, HUB)) else pathlib.Path(path).name
     container = open_container(path)
     unit = container.unit.strip() or "line"
     records: list[Record] = []
+    origins: list[int] = []  # of each record, where it was
     rejected: list[tuple[int, str]] = []
     places: dict[str, int] = {}
     rows = duplicates = skipped = 0
@@ -74,7 +80,8 @@ def read_file(
             if data_format == "auto":
                 data_format = detect(row)
             found = READERS[data_format](row, settings)
-            for record in found.records:
+            own = [record if chat is None else in_turns(record, data_format) for record in found.records]
+            for record in own:
                 if record.id and record.id in places:
                     raise BadRow(f"id: {record.id!r:.60} is also that of {unit} {places[record.id]}")
         except BadRow as error:
@@ -82,15 +89,24 @@ def read_file(
                 raise UserError(f"{path}:{container.unit}{place}: {error}") from None
             rejected.append((place, str(error)))
             continue
-        for number, record in enumerate(found.records, start=1):
+        for number, record in enumerate(own, start=1):
             if record.id:
                 places[record.id] = place
             else:
-                part = f"#{number}" if len(found.records) > 1 else ""
+                part = f"#{number}" if len(own) > 1 else ""
                 record = dataclasses.replace(record, id=f"{name}:{container.unit}{place}{part}")
             records.append(record)
+            origins.append(place)
         duplicates += found.duplicates
         skipped += found.skipped
+    if chat is not None:
+        refused = _refused(chat, records, origins)
+        if refused and on_bad_row == "error":
+            place, why = refused[0]
+            raise UserError(f"{path}:{container.unit}{place}: {why}")
+        rejected = sorted([*rejected, *refused])
+        bad = {place for place, _ in refused}
+        records = [record for record, place in zip(records, origins, strict=True) if place not in bad]
     if on_bad_row == "skip" and rejects_path is not None:
         write_rejects(rejects_path, rejected, unit)
     if not rows:
@@ -103,6 +119,19 @@ def read_file(
     if not records and limit is None:
         raise UserError(f"{path}: file: no judgement in {rows} rows, {skipped} were skipped by their annotators")
     return ReadResult(records, rows, rejected, duplicates, skipped, data_format, unit)
+
+
+def _refused(chat: Chat, records: Sequence[Record], places: Sequence[int]) -> list[tuple[int, str]]:
+    """(place, reason) of each row with a record that the chat template refuses, in order."""
+    found: dict[int, str] = {}
+    dialogues = [
+        (record.messages, [text for one in record.responses for text in (one.text, one.refined) if text])
+        for record in records
+    ]
+    for place, why in zip(places, chat.refusals(dialogues), strict=True):
+        if why:
+            found.setdefault(place, why)
+    return sorted(found.items())
 
 
 def _read_prepared(path: str | os.PathLike[str], settings: Mapping[str, Any], limit: int | None) -> ReadResult:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-from rlhf_jax.data.records import Record, Response
+from rlhf_jax.data.records import Prompt, Record, Response, asked
 from rlhf_jax.errors import UserError
 
 
@@ -28,10 +28,11 @@ def split_records(
     return train, validation
 
 
-def sft_pairs(records: Sequence[Record]) -> list[tuple[str, str]]:
+def sft_pairs(records: Sequence[Record], *, turns: bool = False) -> list[tuple[Prompt, str]]:
     """(prompt, what to imitate) of each record that has it: of its best response, the first of equals, the mended text
-    if there is one, else the response itself unless its label says that it is bad (below 0.5)."""
-    best = [(record.prompt, min(record.responses, key=_rank)) for record in records if record.responses]
+    if there is one, else the response itself unless its label says that it is bad (below 0.5). ``turns``: the prompt is
+    the record's messages, if it has some."""
+    best = [(asked(record, turns=turns), min(record.responses, key=_rank)) for record in records if record.responses]
     return [
         (prompt, response.refined or response.text)
         for prompt, response in best

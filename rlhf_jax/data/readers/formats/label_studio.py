@@ -1,6 +1,7 @@
 """Label Studio's JSON export: one task a row, the judgement of each annotator a record.
 
-``{"data": {"prompt", "prompt_type"?, ...}, "annotations": [{"completed_by", "was_cancelled", "result": [...]}]}``.
+``{"data": {"prompt", "prompt_messages"?, "prompt_type"?, ...}, "annotations": [{"completed_by", "was_cancelled",
+"result": [...]}]}``; the prompt is the messages where there are some.
 A result, ``{"to_name", "value"}``, is a pairwise choice, ``value.selected`` "left" or "right", or a ranking,
 ``value.ranker``: lists of item ids by the name of a bucket, best first; "_" holds the items that were not moved.
 Cancelled and empty annotations are counted, not read.
@@ -10,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from rlhf_jax.data.label_studio import TURNS
 from rlhf_jax.data.readers.checks import BadRow, Row, filled, has, listed, table, text, type_of
 from rlhf_jax.data.readers.dialogue import prompt_of
 from rlhf_jax.data.readers.formats.common import Found, Settings, pair, ranked_list
@@ -117,7 +119,8 @@ def _items(data: Row) -> Mapping[str, Response]:
 
 
 def _prompt(data: Row, settings: Settings) -> tuple[str, Any]:
-    return prompt_of(data.get("prompt"), "data.prompt", settings.template)
+    field = TURNS if data.get(TURNS) is not None else "prompt"
+    return prompt_of(data.get(field), f"data.{field}", settings.template)
 
 
 def _annotator(who: Any, field: str) -> str:
