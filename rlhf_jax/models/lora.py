@@ -49,8 +49,8 @@ class Dense(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
             out = (out.astype(bias.dtype) + bias).astype(self.dtype)
         if self.has_variable("params", "lora_a"):
-            a, b, scale = (self.get_variable("params", name) for name in LEAVES)
-            out += jnp.asarray(scale, self.dtype) * product(product(inputs, a), b)
+            a, b, scale = (jnp.asarray(self.get_variable("params", name)) for name in LEAVES)
+            out += scale.astype(self.dtype) * product(product(inputs, a), b)
         return out
 
 
