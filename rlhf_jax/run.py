@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build import (
     Context,
-    check_rows,
+    check_sizes,
     describe_plan,
     inherit_model,
     make_context,
@@ -71,7 +71,7 @@ def dry_run(launch: Launch) -> None:
         config_path = Path(launch.workdir) / "config.json"
         if launch.workdir and config_path.is_file() and _has_begun(config_path.parent):
             _same_configuration(config_path, launch.config)
-        check_rows(launch.config, make_executor(launch.config.parallel).row_shards)
+        check_sizes(launch.config, make_executor(launch.config.parallel))
         print(describe_plan(launch.config, Path(launch.workdir) if launch.workdir else None))
 
 
@@ -95,7 +95,7 @@ def _train(launch: Launch, stop: Stop) -> None:
     done = read_summary(workdir)
     try:
         context = make_context(launch.config, workdir)
-        for note in context.data.notes:
+        for note in (*context.data.notes, *context.notes):
             print(note)
         for stage in launch.config.stages:
             if f"{stage}.steps" not in done:

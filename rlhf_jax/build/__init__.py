@@ -1,7 +1,7 @@
 """The only place where a configuration becomes objects: specs, data, devices, and the tasks that the loop runs."""
 
-from rlhf_jax.build.context import Context, check_rows, inherit_model, make_context, make_executor
+from rlhf_jax.build.context import Context, check_sizes, inherit_model, make_context, make_executor
 from rlhf_jax.build.plan import describe_plan
 from rlhf_jax.build.tasks import make_task
 
-__all__ = ["Context", "check_rows", "describe_plan", "inherit_model", "make_context", "make_executor", "make_task"]
+__all__ = ["Context", "check_sizes", "describe_plan", "inherit_model", "make_context", "make_executor", "make_task"]

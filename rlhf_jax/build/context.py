@@ -14,6 +14,7 @@ from rlhf_jax.build.feedback import check_feedback, check_judgements
 from rlhf_jax.build.language import check_separator, with_language
 from rlhf_jax.build.lora import adapted
 from rlhf_jax.build.pretrained import take_over_sizes
+from rlhf_jax.build.sizes import check_lengths, check_model, check_rows, notes_on
 from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, ensemble_spec
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import MEANS, aggregate_problems, default_config, from_json, leaves, needed_parents, validate
@@ -37,6 +38,7 @@ class Context:
     executor: Executor
     data: Data
     tokenizer: Tokenizer
+    notes: tuple[str, ...] = ()
 
     def stage_key(self, stage: str) -> jax.Array:
         """The random key of a stage: stages of one seed share no randomness, and do not depend on their order."""
@@ -62,7 +64,7 @@ def make_executor(parallel: ConfigDict) -> Executor:
 def make_context(config: ConfigDict, workdir: Path) -> Context:
     """Start the devices and read the data. Raises UserError when either is not to be had."""
     executor = make_executor(config.parallel)
-    check_rows(config, executor.row_shards)
+    check_sizes(config, executor)
     check_utilities(config)
     check_divergence(config)
     tokenizer, rejects = None, workdir / "rejects.jsonl" if is_first() else None
@@ -77,48 +79,23 @@ def make_context(config: ConfigDict, workdir: Path) -> Context:
             tokenizer = _tokenizer(config, workdir, data)
     check_separator(config, tokenizer)
     check_tokenizer(config.data.path, tokenizer)
-    return Context(config, workdir, executor, data, tokenizer)
+    notes = notes_on(decoder_spec(config.model, tokenizer.vocab_size), config.parallel)
+    return Context(config, workdir, executor, data, tokenizer, notes)
 
 
-def check_rows(config: ConfigDict, devices: int) -> None:
-    """See that ``devices`` can share the batches of every stage, before the first one is trained.
+def check_sizes(config: ConfigDict, executor: Executor) -> None:
+    """See that the devices can share batches, rows and models of every stage, before the first one is trained.
 
     Raises:
-      UserError: they cannot; names the key.
+      UserError: they cannot; names the key, and what would do.
     """
-    ppo, online, stages = config.ppo, config.online, config.stages
-    episodes = ppo.prompts_per_iteration * ppo.samples_per_prompt
-    updates = (
-        ("sft", config.sft.batch_size, "sft" in stages),
-        ("reward", config.reward.batch_size, "reward" in stages or "reward_common" in stages),
-        ("ppo", episodes // ppo.minibatches, "ppo" in stages),
-        ("dpo", config.dpo.batch_size, "dpo" in stages),
-    )
-    for key, rows, used in (
-        ("sft.batch_size", config.sft.batch_size, "sft" in stages),
-        ("reward.batch_size", config.reward.batch_size, "reward" in stages or "reward_common" in stages),
-        ("critique.batch_size", config.critique.batch_size, "critique" in stages),
-        ("segments.batch_size", config.segments.batch_size, "segments" in stages),
-        ("dpo.batch_size", config.dpo.batch_size, "dpo" in stages),
-        ("ppo.prompts_per_iteration", episodes, bool({"sft", "ppo", "dpo", "online"} & set(stages))),
-        ("ppo.minibatches", episodes // ppo.minibatches, "ppo" in stages),
-        ("ppo.pretraining.rows", ppo.pretraining.rows, "ppo" in stages and bool(ppo.pretraining.coefficient)),
-        ("online.prompts_per_iteration", online.prompts_per_iteration, "online" in stages),
-        ("online.minibatches", online.prompts_per_iteration // online.minibatches, "online" in stages),
-    ):
-        if used and rows % devices:
-            raise UserError(f"config.{key}: {rows} rows cannot be shared evenly by {devices} devices")
-    if ppo.rollout_rows % devices:
-        text = f"{ppo.rollout_rows} rows cannot be shared evenly by {devices} devices"
-        raise UserError(f"config.ppo.rollout_rows: {text}")
-    if ppo.pretraining.coefficient and "ppo" in stages and ppo.pretraining.rows // devices % ppo.accumulate:
-        text = f"config.ppo.accumulate={ppo.accumulate} does not divide the rows of each of {devices} devices"
-        raise UserError(f"config.ppo.pretraining.rows: {ppo.pretraining.rows}: {text}")
-    for key, rows, used in updates:
-        own, parts = rows // devices, config[key].accumulate
-        if used and own % parts:
-            shared = f" of each of {devices} devices" if devices > 1 else ""
-            raise UserError(f"config.{key}.accumulate: {parts} does not divide the {own} rows of an update{shared}")
+    check_rows(config, executor.row_shards)
+    check_lengths(config)
+    models = {"model": decoder_spec(config.model, 1)}
+    if config.parents.reward:
+        models["parents.reward"] = decoder_spec(stage_config(config, "reward").model, 1)
+    fresh = not (config.model.path or config.parents.sft or config.parents.reward_start)
+    check_model(models, config.parallel, jax.device_count(), fresh=fresh)
 
 
 def _tokenizer(config: ConfigDict, workdir: Path, data: Data | None) -> Tokenizer:
@@ -290,7 +267,10 @@ def restore(context: Context, directory: Path, named: str, init: Callable[[jax.A
     if not directory.is_dir():
         raise UserError(f"{named}: no checkpoints in {directory}")
     shapes = jax.eval_shape(init, jax.random.key(0))
-    shardings = context.executor.shardings(shapes, "state")
+    try:
+        shardings = context.executor.shardings(shapes, "state")
+    except ValueError as error:
+        raise UserError(f"{named}: {error}") from None
     like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
     with Checkpoints(directory) as checkpoints:
         step = checkpoints.latest()

@@ -11,6 +11,7 @@ from rlhf_jax.build.context import check_parents, parents_tokenizer, stage_confi
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.feedback import check_feedback, check_judgements
 from rlhf_jax.build.lora import adapted, lora_spec
+from rlhf_jax.build.sizes import notes_on
 from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec
 from rlhf_jax.models import (
     ONE_MODEL,
@@ -81,6 +82,7 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
     spec = decoder_spec(config.model, tokenizer.vocab_size if tokenizer else _vocabulary(config, data))
     count = count_parameters(spec)
     lines = [f"model: {count:,} parameters, {spec.depth} layers of width {spec.width}, vocabulary {spec.vocab_size:,}"]
+    lines += [f"  {note}" for note in notes_on(spec, config.parallel)]
     lines.append(f"data: {config.data.path or 'the embedded world'}, head read without fault")
     lines += [f"  {note}" for note in data.notes]
     lines += [f"stage {stage}: {text}" for stage, text in _stages(config, spec, count)]

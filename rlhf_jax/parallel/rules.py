@@ -10,35 +10,56 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlhf_jax.types import FSDP, TENSOR
 
+# What an axis of a parameter is, and the axis of the mesh that it is split over.
+SPLIT_OVER = {"width": FSDP, "heads": TENSOR, "kv_heads": TENSOR, "mlp_width": TENSOR, "vocabulary": TENSOR}
+# Nobody chooses the size of a published vocabulary: one that the mesh does not divide is held whole.
+MAY_BE_WHOLE = ("vocabulary",)
+
 # Stacked layers have a leading layer axis, which is never split, and neither is the one that the members of an ensemble
-# have before it.
-RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    (r"layers/attention/[qkv]/kernel$", PartitionSpec(None, FSDP, TENSOR)),
-    (r"layers/attention/o/kernel$", PartitionSpec(None, TENSOR, FSDP)),
-    (r"layers/(gate|up)/kernel$", PartitionSpec(None, FSDP, TENSOR)),
-    (r"layers/down/kernel$", PartitionSpec(None, TENSOR, FSDP)),
+# have before it. Heads stand for all their channels.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"layers/attention/q/kernel$", (None, "width", "heads")),
+    (r"layers/attention/[kv]/kernel$", (None, "width", "kv_heads")),
+    (r"layers/attention/o/kernel$", (None, "heads", "width")),
+    (r"layers/(gate|up)/kernel$", (None, "width", "mlp_width")),
+    (r"layers/down/kernel$", (None, "mlp_width", "width")),
     # Of an adapter's two matrices each has one axis of its kernel; the other, the rank, is small.
-    (r"layers/(attention/[qkv]|gate|up)/lora_a$", PartitionSpec(None, FSDP, None)),
-    (r"layers/(attention/[qkv]|gate|up)/lora_b$", PartitionSpec(None, None, TENSOR)),
-    (r"layers/(attention/o|down)/lora_a$", PartitionSpec(None, TENSOR, None)),
-    (r"layers/(attention/o|down)/lora_b$", PartitionSpec(None, None, FSDP)),
-    (r"(^|/)embedding$", PartitionSpec(TENSOR, FSDP)),
-    (r"(^|/)position_embedding$", PartitionSpec(None, FSDP)),
-    (r"(^|/)output$", PartitionSpec(FSDP, TENSOR)),
+    (r"layers/(attention/[qkv]|gate|up)/lora_a$", (None, "width", None)),
+    (r"layers/attention/q/lora_b$", (None, None, "heads")),
+    (r"layers/attention/[kv]/lora_b$", (None, None, "kv_heads")),
+    (r"layers/(gate|up)/lora_b$", (None, None, "mlp_width")),
+    (r"layers/attention/o/lora_a$", (None, "heads", None)),
+    (r"layers/down/lora_a$", (None, "mlp_width", None)),
+    (r"layers/(attention/o|down)/lora_b$", (None, None, "width")),
+    (r"(^|/)embedding$", ("vocabulary", "width")),
+    (r"(^|/)position_embedding$", (None, "width")),
+    (r"(^|/)output$", ("width", "vocabulary")),
 )
 
 
 def partition_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The rule for one leaf; an axis that the mesh does not divide is left whole, and so is a leaf without a rule."""
-    for pattern, spec in RULES:
+    """The rule for one leaf; a leaf without a rule is left whole.
+
+    Raises:
+      ValueError: the mesh does not divide an axis that has to be split.
+    """
+    for pattern, names in RULES:
         if re.search(pattern, path):
-            members = len(shape) - len(spec)
-            fitted = (
-                name if name and size % mesh.shape[name] == 0 else None
-                for name, size in zip(spec, shape[members:], strict=True)
-            )
-            return PartitionSpec(*[None] * members, *fitted)
+            members = len(shape) - len(names)
+            axes = (_axis(path, name, size, mesh) for name, size in zip(names, shape[members:], strict=True))
+            return PartitionSpec(*[None] * members, *axes)
     return PartitionSpec()
+
+
+def _axis(path: str, name: str | None, size: int, mesh: Mesh) -> str | None:
+    if name is None:
+        return None
+    axis = SPLIT_OVER[name]
+    if size % mesh.shape[axis] == 0:
+        return axis
+    if name in MAY_BE_WHOLE:
+        return None
+    raise ValueError(f"{path}: {name} of {size} cannot be split evenly over {axis}={mesh.shape[axis]}")
 
 
 def tree_shardings(tree: object, mesh: Mesh) -> object:

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from rlhf_jax.build import inherit_model
 from rlhf_jax.build.context import (
     Context,
-    check_rows,
     init_scored,
     make_context,
     make_executor,
@@ -56,76 +55,6 @@ def _child(**parents: str) -> ConfigDict:
 
 
 # ------------------------------------------------------------------------------ rows and devices
-
-
-@pytest.mark.parametrize(
-    ("stages", "key", "rows"),
-    [
-        (("sft",), "sft.batch_size", 12),
-        (("reward",), "reward.batch_size", 12),
-        (("reward_common",), "reward.batch_size", 12),
-        (("ppo",), "ppo.prompts_per_iteration", 18),  # of 2 samples each
-        (("dpo",), "dpo.batch_size", 12),
-        (("dpo",), "ppo.prompts_per_iteration", 18),
-        (("online",), "online.prompts_per_iteration", 12),
-        (("sft",), "ppo.prompts_per_iteration", 18),  # SFT's held-out prompts are answered in batches of PPO's size
-    ],
-)
-def test_a_batch_must_be_shared_evenly_by_the_devices(stages: tuple[str, ...], key: str, rows: int) -> None:
-    config = default_config()
-    config.stages = stages
-    config.ppo.minibatches = 2
-    check_rows(config, 8)
-    group, name = key.split(".")
-    config[group][name] = rows
-    rows *= config.ppo.samples_per_prompt if group == "ppo" else 1
-    with pytest.raises(UserError, match=rf"^config\.{key}: {rows} rows cannot be shared evenly by 8 devices$"):
-        check_rows(config, 8)
-    check_rows(config, 1)
-
-
-def test_stages_that_are_not_run_may_have_any_batch() -> None:
-    config = default_config()
-    config.stages = ("reward",)
-    config.sft.batch_size = config.ppo.prompts_per_iteration = config.ppo.minibatches = 3
-    check_rows(config, 8)
-
-
-def test_a_minibatch_of_ppo_must_be_shared_evenly_too() -> None:
-    config = default_config()
-    config.ppo.prompts_per_iteration, config.ppo.samples_per_prompt, config.ppo.minibatches = 8, 3, 4
-    with pytest.raises(UserError, match=r"^config\.ppo\.minibatches: 6 rows "):
-        check_rows(config, 8)
-
-
-@pytest.mark.parametrize(
-    ("stages", "section"), [(("sft",), "sft"), (("reward_common",), "reward"), (("sft", "reward", "ppo"), "ppo")]
-)
-def test_parts_of_an_update_must_divide_the_rows_of_each_device(stages: tuple[str, ...], section: str) -> None:
-    """Of 24 rows eight devices have three each."""
-    config = default_config()
-    config.stages = stages
-    config.sft.batch_size = config.reward.batch_size = config.ppo.prompts_per_iteration = 24
-    config.ppo.samples_per_prompt, config.ppo.minibatches = 2, 2
-    config[section].accumulate = 2
-    with pytest.raises(UserError, match=rf"^config\.{section}\.accumulate: 2 does not divide the 3 rows .* 8 devices$"):
-        check_rows(config, 8)
-    check_rows(config, 4)
-    config[section].accumulate = 5
-    with pytest.raises(
-        UserError, match=rf"^config\.{section}\.accumulate: 5 does not divide the 24 rows of an update$"
-    ):
-        check_rows(config, 1)
-    config.stages = ("critique",)
-    check_rows(config, 8)
-
-
-def test_rows_sampled_at_once_must_be_shared_evenly_by_the_devices() -> None:
-    config = default_config()
-    config.ppo.rollout_rows = 4
-    check_rows(config, 4)
-    with pytest.raises(UserError, match=r"^config\.ppo\.rollout_rows: 4 rows cannot be shared evenly by 8 devices$"):
-        check_rows(config, 8)
 
 
 def test_devices_that_do_not_fill_the_mesh_are_an_error_naming_the_section() -> None:

@@ -272,12 +272,12 @@ def test_a_bad_override_leaves_no_run_directory(
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "rows"),
+    ("key", "value", "rows", "instead"),
     [
-        ("sft.batch_size", 12, 12),
-        ("reward.batch_size", 9, 9),
-        ("ppo.prompts_per_iteration", 12, 12),
-        ("ppo.minibatches", 4, 4),
+        ("sft.batch_size", 12, 12, "8 or 16"),
+        ("reward.batch_size", 9, 9, "8 or 16"),
+        ("ppo.prompts_per_iteration", 12, 12, "16 prompts"),
+        ("ppo.minibatches", 4, 4, "2 minibatches"),
     ],
 )
 @pytest.mark.usefixtures("no_training")
@@ -285,12 +285,13 @@ def test_a_batch_that_eight_devices_cannot_share_is_told_before_any_stage_is_tra
     key: str,
     value: int,
     rows: int,
+    instead: str,
     quickstart: Run,
     tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     line = tiny.refused(capsys, *quickstart.command, f"--workdir={tmp_path / 'run'}", f"--config.{key}={value}")
-    assert line == f"rlhf-jax: error: config.{key}: {rows} rows cannot be shared evenly by 8 devices\n"
+    assert line == f"rlhf-jax: error: config.{key}: {rows} rows cannot be shared evenly by 8 devices; {instead} would\n"
     status = tiny.status_of(tmp_path / "run")
     assert (status["state"], status["exit_code"]) == ("failed", 2)
 

@@ -46,7 +46,7 @@ def test_a_mistake_is_told_in_one_line_without_jax(no_jax: pathlib.Path) -> None
 def test_a_mistake_that_only_the_devices_show_is_one_line_too(tmp_path: pathlib.Path) -> None:
     command = ("--config=configs/sft.py", f"--workdir={tmp_path / 'run'}", "--config.sft.batch_size=12")
     found = _run(sys.executable, "-m", "rlhf_jax", *command)
-    line = "rlhf-jax: error: config.sft.batch_size: 12 rows cannot be shared evenly by 8 devices\n"
+    line = "rlhf-jax: error: config.sft.batch_size: 12 rows cannot be shared evenly by 8 devices; 8 or 16 would\n"
     assert (found.returncode, found.stdout, found.stderr) == (2, "", line)
 
 

@@ -29,9 +29,9 @@ def mesh(**sizes: int) -> jax.sharding.Mesh:
         ("embedding", (32, 16), PartitionSpec("tensor", "fsdp")),
         ("params/position_embedding", (64, 16), PartitionSpec(None, "fsdp")),
         ("params/output", (16, 32), PartitionSpec("fsdp", "tensor")),
-        # 33 words are not shared evenly by two devices, nor 15 channels.
+        # 33 words are not shared evenly by two devices, and may be left whole.
         ("params/embedding", (33, 16), PartitionSpec(None, "fsdp")),
-        ("params/layers/up/kernel", (2, 15, 24), PartitionSpec(None, None, "tensor")),
+        ("params/output", (16, 33), PartitionSpec("fsdp", None)),
         # Norms and heads are small.
         ("params/layers/attention_norm/scale", (2, 16), PartitionSpec()),
         ("params/head/kernel", (16,), PartitionSpec()),
@@ -40,6 +40,20 @@ def mesh(**sizes: int) -> jax.sharding.Mesh:
 )
 def test_rule_of_a_leaf(path: str, shape: tuple[int, ...], expected: PartitionSpec) -> None:
     assert partition_of(path, shape, mesh(fsdp=2, tensor=2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "text"),
+    [
+        ("params/layers/up/kernel", (2, 15, 24), "width of 15 cannot be split evenly over fsdp=2"),
+        ("opt_state/0/mu/layers/down/kernel", (2, 25, 16), "mlp_width of 25 cannot be split evenly over tensor=2"),
+        ("params/layers/attention/k/kernel", (2, 16, 15), "kv_heads of 15 cannot be split evenly over tensor=2"),
+        ("params/embedding", (32, 15), "width of 15 cannot be split evenly over fsdp=2"),
+    ],
+)
+def test_what_cannot_be_split_is_never_left_whole_in_silence(path: str, shape: tuple[int, ...], text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{path}: {text}$"):
+        partition_of(path, shape, mesh(fsdp=2, tensor=2))
 
 
 def test_a_large_parameter_is_split_in_memory_and_its_moments_with_it() -> None:
