@@ -2,7 +2,8 @@
 library alone, in a sandbox, and within limits that it sets itself before it reads the template.
 
 Standard input and output carry messages of JSON, each after its length in bytes as eight bytes, big end first. The
-first is ``{"template", "variables"}`` and has the answer ``{}``. Each one after it is ``[[messages, generate], ...]``,
+first is ``{"template", "variables", "seconds"}``, the last of which are of processor time for the template and for
+each batch, and has the answer ``{}``. Each one after it is ``[[messages, generate], ...]``,
 a batch of dialogues, and has the answer ``[[text, null] or [null, why not], ...]``. An answer ``{"failed": why}``, or
 none, is the template's fault.
 """
@@ -22,7 +23,6 @@ import jinja2.parser
 import jinja2.sandbox
 import jinja2.utils
 
-CPU_SECONDS = 2  # of processor time for the template, and for each batch
 MEMORY = 2**30  # bytes of address space
 # Characters that a dialogue may become: so many, and so many times its contents.
 LEAST, GROWTH = 100_000, 16
@@ -79,8 +79,9 @@ def main() -> None:
     """Answer until the input ends."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     _limit()
-    _allow_time()
     order = _read(source)
+    seconds: int = order["seconds"]
+    _allow(seconds)
     try:
         template = compiled(order["template"])
     except Exception as error:
@@ -88,7 +89,7 @@ def main() -> None:
         return
     _write(sink, {})
     while (batch := _read(source)) is not None:
-        _allow_time()
+        _allow(seconds)
         try:
             answers: Any = [_answer(template, order["variables"], *one) for one in batch]
         except (MemoryError, TooLong) as error:
@@ -121,11 +122,11 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _allow_time() -> None:
-    """``CPU_SECONDS`` from now, at the end of which the system ends the process, whatever it is at."""
+def _allow(seconds: int) -> None:
+    """So much processor time from now, rounded up, after which the system ends the process, whatever it is at."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + CPU_SECONDS, hard))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + seconds, hard))
 
 
 def _namespace(*values: Any, **names: Any) -> jinja2.utils.Namespace:

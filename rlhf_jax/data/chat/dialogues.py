@@ -29,7 +29,7 @@ from rlhf_jax.errors import UserError
 
 # What to encode: a prompt, and the answers to it.
 Dialogue = tuple[Prompt, Sequence[str]]
-WORD = "4071"  # a turn of which templates can make nothing else: no letters, no white space, nothing to take apart
+WORD = "40704"  # a turn of which templates can make nothing else: no letters, no white space, the same from both ends
 _QUESTION = (Message("user", WORD),)
 AT_ONCE = 256  # dialogues whose renderings are in memory
 
@@ -108,12 +108,13 @@ class Chat:
 
     def _response_ids(self, texts: Texts, body: str) -> list[int]:
         """Of an answer as it stands behind its prompt. Its ids must follow those of the prompt, which a policy is given
-        to answer: where pairs of characters would merge across the border, the answer is encoded by itself."""
-        before, whole = self._encoded(texts.tail), self._encoded(texts.tail + body)
-        if whole[: len(before)] == before:
-            return whole[len(before) :]
-        first = next(iter(self._marks.values()))  # so that it is not the beginning of a text
-        return self._encoded(first + body)[1:]
+        to answer: where characters would merge across the border, the answer is encoded behind some that do not."""
+        mark = next(iter(self._marks.values()))
+        for front in (texts.tail, f"{mark}\n", f"{mark}a"):
+            before, whole = self._encoded(front), self._encoded(front + body)
+            if whole[: len(before)] == before:
+                return whole[len(before) :]
+        return self._encoded(mark + body)[1:]
 
     def _encoded(self, text: str) -> list[int]:
         found = self._tokenizer.encode(text, add_special_tokens=False).ids

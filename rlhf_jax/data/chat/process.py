@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from rlhf_jax.data.chat.child import CPU_SECONDS
 from rlhf_jax.data.records import Message
 from rlhf_jax.errors import UserError
 
+CPU_SECONDS = 2  # of processor time for the template, and for each batch
 WALL_SECONDS = 30.0  # for an answer, on the clock: the process may have to wait for a processor
 BATCH_DIALOGUES, BATCH_CHARACTERS = 256, 2**20  # of one batch, at most; a longer dialogue is a batch of its own
 MOST_BYTES = 2**28  # of an answer
@@ -111,7 +111,7 @@ def renderer(template: str, variables: dict[str, Any], named: str) -> Iterator[P
     )
     try:
         process = Process(pipes, named)
-        process.ask({"template": template, "variables": variables})
+        process.ask({"template": template, "variables": variables, "seconds": CPU_SECONDS})
         yield process
     finally:
         pipes.kill()
