@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.models.layout import ROWS, mesh_in_use, platform
+from rlhf_jax.mesh import ROWS, mesh_in_use, platform
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import SEQUENCE, TENSOR
 

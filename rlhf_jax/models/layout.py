@@ -3,26 +3,11 @@
 Without these words it may follow the parameters instead, and gather the rows of all devices on each.
 """
 
-import math
-
 import jax
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from rlhf_jax.types import DATA, FSDP, SEQUENCE, TENSOR
-
-ROWS = (DATA, FSDP)
-
-
-def mesh_in_use() -> AbstractMesh | None:
-    """The mesh that a program is traced for, None on one device and where a program is mapped over devices."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return mesh if FSDP in mesh.axis_names and mesh.size > 1 else None
-
-
-def platform() -> str:
-    """What a program is traced for: cpu, gpu or tpu. Devices of a mesh may be others than those of this machine."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
+from rlhf_jax.mesh import ROWS, mesh_in_use, shards_of
+from rlhf_jax.types import SEQUENCE, TENSOR
 
 
 def place_hidden(x: jax.Array) -> jax.Array:
@@ -36,14 +21,7 @@ def place_keys(x: jax.Array) -> jax.Array:
 
 
 def _constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    mesh = mesh_in_use()
-    if mesh is None:
+    if mesh_in_use() is None:
         return x
-    fitted = (name if size % shards_of(mesh, name) == 0 else None for name, size in zip(axes, x.shape, strict=True))
+    fitted = (name if size % shards_of(name) == 0 else None for name, size in zip(axes, x.shape, strict=True))
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitted))
-
-
-def shards_of(mesh: AbstractMesh, axes: str | tuple[str, ...] | None) -> int:
-    """Into how many parts these axes of the mesh split what lies along them."""
-    names = (axes,) if isinstance(axes, str) else axes or ()
-    return math.prod(mesh.shape[name] for name in names)

@@ -3,7 +3,7 @@
 import jax
 from jaxtyping import Array, Float
 
-from rlhf_jax.models.layout import platform
+from rlhf_jax.mesh import platform
 
 
 def product(x: Float[Array, "*S I"], kernel: Float[Array, "I O"]) -> Float[Array, "*S O"]:

@@ -7,12 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rlhf_jax.mesh import ROWS, platform, shards_of
+from rlhf_jax.types import SEQUENCE
+
 Tree = TypeVar("Tree")
 LogitsOf: TypeAlias = Callable[[Float[Array, "B S D"]], Float[Array, "B S V"]]
 
-# Logits that are read at once, 8 MiB in float32: what a processor's caches still hold (benchmarks/README.md). But no
-# fewer than so many tokens, or an accelerator would wait for the output matrix to be read again and again.
-AT_ONCE, LEAST_TOKENS = 2**21, 256
+# Logits that a device reads at once. 8 MiB in float32 are what a processor's caches still hold (benchmarks/README.md);
+# an accelerator has room for a GiB, and would spend its time on gathering the output matrix for each of many parts. But
+# no fewer than so many tokens.
+AT_ONCE, LEAST_TOKENS = {"cpu": 2**21, "other": 2**28}, 256
 
 
 def token_logprobs(
@@ -36,8 +40,9 @@ def token_hits(logits: Float[Array, "T V"], targets: Int[Array, "T"]) -> Float[A
 
 
 def tokens_at_once(rows: int, vocabulary: int) -> int:
-    """Of how many tokens of each row the logits exist at the same time."""
-    return max(AT_ONCE // (rows * vocabulary), -(-LEAST_TOKENS // rows))
+    """Of how many tokens of each row the logits exist at the same time, where a device has so many of the rows."""
+    allowed = AT_ONCE["cpu" if platform() == "cpu" else "other"]
+    return max(allowed // (rows * vocabulary), -(-LEAST_TOKENS // rows))
 
 
 def chunked_logprobs(
@@ -65,12 +70,12 @@ def read_chunks(
     """``read(logits, targets)`` of every row: one number a token, or a tree of such.
 
     The logits are made for ``chunk`` tokens of every row at a time (None: ``tokens_at_once``) and once more for the
-    gradient. Rows stay whole, so that each device goes on reading its own.
+    gradient. Those are every so many-th of a row, so that each device goes on reading its own rows and tokens.
     """
     rows, length = targets.shape
     if chunk is None:
         vocabulary = jax.eval_shape(logits_of, hidden[:, :1]).shape[-1]
-        chunk = tokens_at_once(rows, vocabulary)
+        chunk = tokens_at_once(-(-rows // shards_of(ROWS)), vocabulary) * shards_of(SEQUENCE)
     count = -(-length // chunk)
     if count <= 1:
         return jax.vmap(read)(logits_of(hidden), targets)
@@ -78,10 +83,10 @@ def read_chunks(
 
     def split(leaf: Array) -> Array:
         widths = [(0, 0), (0, count * size - length)] + [(0, 0)] * (leaf.ndim - 2)
-        return jnp.moveaxis(jnp.pad(leaf, widths).reshape(rows, count, size, *leaf.shape[2:]), 1, 0)
+        return jnp.moveaxis(jnp.pad(leaf, widths).reshape(rows, size, count, *leaf.shape[2:]), 2, 0)
 
     def one(parts: tuple[Any, Any]) -> Tree:
         return jax.vmap(read)(logits_of(parts[0]), parts[1])
 
     found = jax.lax.map(jax.checkpoint(one, prevent_cse=False), (split(hidden), split(targets)))
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(rows, count * size)[:, :length], found)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2).reshape(rows, size * count)[:, :length], found)

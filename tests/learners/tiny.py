@@ -21,7 +21,7 @@ from rlhf_jax.types import Params, PreferenceBatch, PromptBatch, RankBatch, Roll
 
 VOCAB, EOS, PAD = 33, 1, 0
 ROWS, LENGTH, LIST_SIZE = 8, 12, 4
-EPISODES, PROMPT, RESPONSE = 16, 6, 6
+EPISODES, PROMPT, RESPONSE = 16, 5, 6
 OPTIMIZER = OptimizerSpec(learning_rate=3e-3, steps=8, warmup=2, weight_decay=0.01)
 Steps: TypeAlias = Iterator[tuple[TrainState, dict[str, jax.Array]]]
 

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
 from rlhf_jax.objectives import likelihood
 from rlhf_jax.objectives.likelihood import chunked_logprobs, read_chunks, token_entropy, token_hits, token_logprobs
+from rlhf_jax.types import DATA, FSDP, SEQUENCE, TENSOR
 from tests.programs import largest
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32) * 3
@@ -138,9 +140,16 @@ def test_as_many_tokens_at_once_as_are_allowed(monkeypatch):
     assert rows_of_logits() == LENGTH  # in one piece, without a loop
     monkeypatch.setattr(likelihood, "LEAST_TOKENS", 1)
     assert rows_of_logits() == LENGTH
-    monkeypatch.setattr(likelihood, "AT_ONCE", 7 * ROWS * WORDS)
+    monkeypatch.setitem(likelihood.AT_ONCE, "cpu", 7 * ROWS * WORDS)
     assert rows_of_logits() == 6  # 11 tokens in two chunks
-    monkeypatch.setattr(likelihood, "AT_ONCE", 1)
+    monkeypatch.setitem(likelihood.AT_ONCE, "cpu", 1)
     assert rows_of_logits() == 1
     monkeypatch.setattr(likelihood, "LEAST_TOKENS", 3 * ROWS - 1)
     assert rows_of_logits() == 3  # in chunks of 3, 3, 3 and 2
+    mesh = Mesh(np.array(jax.devices()[:4]).reshape(1, 2, 2, 1), (DATA, FSDP, SEQUENCE, TENSOR))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # of which each device has 2 of the 3 rows
+        monkeypatch.setattr(likelihood, "LEAST_TOKENS", 2)
+        assert rows_of_logits() == 2  # one token of a row on each of two devices
+        monkeypatch.setattr(likelihood, "platform", lambda: "tpu")
+        monkeypatch.setitem(likelihood.AT_ONCE, "other", 2 * 2 * WORDS)
+        assert rows_of_logits() == 4
