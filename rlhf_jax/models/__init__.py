@@ -22,6 +22,7 @@ from rlhf_jax.models.heads import (
     silent_value_head,
     value_from_reward,
 )
+from rlhf_jax.models.kernels import unable
 from rlhf_jax.models.lora import LoRASpec, add_adapters, has_adapters, merge, overlay, trained, without_adapters
 from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
@@ -58,6 +59,7 @@ __all__ = [
     "representative",
     "silent_value_head",
     "trained",
+    "unable",
     "value_from_reward",
     "with_decoder",
     "without_adapters",

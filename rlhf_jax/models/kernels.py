@@ -27,12 +27,24 @@ def kernel_of(spec: DecoderSpec) -> str:
     """The kernel that the decoder's attention is computed by, where ``attention`` is auto the platform's if it can."""
     if spec.attention != "auto":
         return spec.attention
-    here = platform()
-    if here == "tpu" and spec.head_dim % 64 == 0:
-        return "splash"
-    if here in ("gpu", "cuda") and spec.dtype == "bfloat16" and spec.head_dim % 8 == 0 and spec.head_dim <= 128:
-        return "plain" if spec.attention_softcap else "cudnn"
-    return "plain"
+    fused = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform(), "plain")
+    return "plain" if unable(fused, spec, platform()) else fused
+
+
+def unable(kernel: str, spec: DecoderSpec, here: str) -> str | None:
+    """Why a kernel cannot compute this decoder's attention on the platform ``here``; None if it can."""
+    if kernel == "cudnn":
+        if here not in ("gpu", "cuda"):
+            return f"needs an Nvidia GPU, and this is a {here}"
+        if spec.dtype != "bfloat16":
+            return f"computes in bfloat16, and the model in {spec.dtype}"
+        if spec.head_dim % 8 or spec.head_dim > 128:
+            return f"takes heads of a multiple of 8 channels up to 128, and these have {spec.head_dim}"
+        if spec.attention_softcap:
+            return "has no caps of scores"
+    if kernel == "splash" and here == "tpu" and spec.head_dim % 64:
+        return f"takes heads of a multiple of 64 channels, and these have {spec.head_dim}"
+    return None
 
 
 def plain(spec: DecoderSpec, mask: Bool[Array, "B T S"]) -> Attend:
@@ -133,6 +145,8 @@ def splash(spec: DecoderSpec, segments: Int[Array, "B T"], window: int) -> Atten
         query: Float[Array, "B T H C"], key: Float[Array, "B G S C"], value: Float[Array, "B G S C"]
     ) -> Float[Array, "B T H C"]:
         own = jnp.pad(segments, [(0, 0), (0, full - length)])
+        if key.shape[1] % head_shards:  # a copy of a head for each of the devices that share it
+            key, value = (jnp.repeat(one, head_shards // key.shape[1], axis=1) for one in (key, value))
         scaled = (query * spec.attention_scale).swapaxes(1, 2)
         mixed = rows(kernel, fill(scaled), fill(key), fill(value), own, own)
         return mixed[:, :, :length].swapaxes(1, 2)

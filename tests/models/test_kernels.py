@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.models import DecoderSpec, apply_decoder, init_decoder, positions_of
-from rlhf_jax.models.kernels import cudnn, kernel_of, plain, splash
+from rlhf_jax.models.kernels import cudnn, kernel_of, plain, splash, unable
 from rlhf_jax.models.masks import segment_mask, window_mask
 from rlhf_jax.parallel import MeshExecutor
 
@@ -50,8 +50,10 @@ def test_splash_is_plain_attention(window):
     assert_close(run(splash(spec, SEGMENTS, window)), expected)
 
 
-def test_splash_with_rows_heads_and_tokens_on_different_devices():
-    executor = MeshExecutor(jax.devices()[:8], data=1, fsdp=2, tensor=2, sequence=2)
+@pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2, "sequence": 2}, {"fsdp": 2, "tensor": 4}], ids=str)
+def test_splash_with_rows_heads_and_tokens_on_different_devices(axes):
+    """Also where more devices share the heads than there are heads of keys."""
+    executor = MeshExecutor(jax.devices()[:8], **axes)
 
     def function(segments, *arrays, axis_name):
         return value_and_gradients(splash(SPEC, segments, 0), *arrays)
@@ -93,6 +95,7 @@ def test_auto_takes_the_kernel_of_the_platform_where_it_can(monkeypatch):
         specs = (SPEC, half, wide, dataclasses.replace(wide, attention_softcap=2.0))
         assert tuple(map(kernel_of, specs)) == kernels
     assert kernel_of(dataclasses.replace(SPEC, attention="plain")) == "plain"
+    assert unable("cudnn", half, "cpu") == "needs an Nvidia GPU, and this is a cpu"
 
 
 # ------------------------------------------------------------------------- the decoder
