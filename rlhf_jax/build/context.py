@@ -21,7 +21,7 @@ from rlhf_jax.config import MEANS, aggregate_problems, default_config, from_json
 from rlhf_jax.data.prepared import check_tokenizer
 from rlhf_jax.data.tokenizers import Tokenizer, chat_template_in, save_tokenizer
 from rlhf_jax.errors import UserError
-from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, merge
+from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, merge, unable
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor, first_goes_first, is_first
 from rlhf_jax.types import DATA, FSDP, SEQUENCE, TENSOR, Params
 
@@ -94,6 +94,8 @@ def check_sizes(config: ConfigDict, executor: Executor) -> None:
     models = {"model": decoder_spec(config.model, 1)}
     if config.parents.reward:
         models["parents.reward"] = decoder_spec(stage_config(config, "reward").model, 1)
+    if problem := unable(config.model.attention, models["model"], executor.mesh.devices.flat[0].platform):
+        raise UserError(f"config.model.attention: {config.model.attention} {problem}")
     fresh = not (config.model.path or config.parents.sft or config.parents.reward_start)
     check_model(models, config.parallel, jax.device_count(), fresh=fresh)
 
