@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from rlhf_jax.config import optimizers
 from rlhf_jax.config.groups import optimizer
 from rlhf_jax.config.names import DATA_FORMATS, FEEDBACK
-from rlhf_jax.config.rules import BOOL, COUNT, DECAY, NATURAL, NOT_NEGATIVE, OPEN_UNIT, POSITIVE, Rule, one_of
+from rlhf_jax.config.rules import BOOL, COUNT, NATURAL, NOT_NEGATIVE, OPEN_UNIT, Rule, one_of
 
 
 def add_defaults(c: ConfigDict) -> None:
@@ -133,13 +134,7 @@ RULES: dict[str, Rule] = {
     "log.every": COUNT,
     "log.samples": NATURAL,
     "checkpoint.*": COUNT,
-    "*.optimizer.learning_rate": POSITIVE,
-    "*.optimizer.warmup": NATURAL,
-    "*.optimizer.schedule": one_of("cosine", "linear", "constant"),
-    "*.optimizer.weight_decay": NOT_NEGATIVE,
-    "*.optimizer.clip_norm": NOT_NEGATIVE,
-    "*.optimizer.beta?": DECAY,
-    "*.optimizer.epsilon": POSITIVE,
+    **optimizers.RULES,
     "sft.*": COUNT,
 }
 

@@ -27,14 +27,20 @@ def utility(
 
 
 def optimizer(learning_rate: float | int, warmup: int) -> ConfigDict:
-    """AdamW and its schedule, the same settings in every stage, locked."""
+    """The optimizer and its schedule, the same settings in every stage, locked."""
     c = ConfigDict()
+    c.name = "adamw"  # adamw; adafactor: no first moment, of large matrices the means of the second over rows and
+    #                   columns; muon: orthogonal updates of the layers' matrices, AdamW for the rest
     c.learning_rate = float(learning_rate)  # peak, per update
     c.warmup = warmup  # updates of linear rise from 0 to the peak
     c.schedule = "cosine"  # after the warmup: cosine or linear down to 0, or constant
     c.weight_decay = 0.0  # decoupled; multiplied by the learning rate
     c.clip_norm = 1.0  # global norm above which gradients are scaled down; 0: never
-    c.beta1 = 0.9  # decay of Adam's first moment
-    c.beta2 = 0.99  # decay of Adam's second moment
-    c.epsilon = 1e-8  # added to the root of Adam's second moment
+    c.beta1 = 0.9  # decay of Adam's first moment; adafactor: unused
+    c.beta2 = 0.99  # decay of Adam's second moment; adafactor: unused
+    c.epsilon = 1e-8  # added to the root of Adam's second moment; adafactor: unused
+    c.momentum = 0.95  # muon: decay of the momentum of matrices; others: unused
+    c.update_rms = 0.2  # muon: root mean square of the update of a matrix, in learning rates; others: unused
+    c.factored_from = 128  # adafactor: rows and columns from which a matrix has means alone; others: unused
+    c.scale_parameter = False  # adafactor: steps are relative to a parameter's root mean square; others: unused
     return c.lock()

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.config import critique, dpo, general, lora, online, parents, ppo, reward, segments
+from rlhf_jax.config import critique, dpo, general, lora, online, optimizers, parents, ppo, reward, segments
 from rlhf_jax.config.groups import utility
 from rlhf_jax.config.names import STAGES
 from rlhf_jax.config.rules import Rule, did_you_mean, leaves
@@ -16,7 +16,9 @@ SECTIONS = (general, reward, critique, segments, ppo, lora, dpo, online)
 
 # Key patterns and the rule of the values under them; the first match counts.
 RULES: dict[str, Rule] = {pattern: rule for section in SECTIONS for pattern, rule in section.RULES.items()}
-PROBLEMS = tuple(section.problems for section in (general, parents, ppo, reward, critique, lora, dpo, online))
+PROBLEMS = tuple(
+    section.problems for section in (general, optimizers, parents, ppo, reward, critique, lora, dpo, online)
+)
 
 
 def default_config() -> ConfigDict:

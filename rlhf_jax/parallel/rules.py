@@ -18,6 +18,8 @@ MAY_BE_WHOLE = ("vocabulary",)
 # Stacked layers have a leading layer axis, which is never split, and neither is the one that the members of an ensemble
 # have before it. Heads stand for all their channels.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    # Adafactor's means of a second moment over rows and over columns are vectors.
+    (r"(^|/)v_(row|col)/", ()),
     (r"layers/attention/q/kernel$", (None, "width", "heads")),
     (r"layers/attention/[kv]/kernel$", (None, "width", "kv_heads")),
     (r"layers/attention/o/kernel$", (None, "heads", "width")),
@@ -43,6 +45,8 @@ def partition_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec
     Raises:
       ValueError: the mesh does not divide an axis that has to be split.
     """
+    if shape[-1:] == (1,) and re.search(r"(^|/)\d+/v/", path):
+        return PartitionSpec()  # what stands in the place of a second moment of which Adafactor has the means
     for pattern, names in RULES:
         if re.search(pattern, path):
             members = len(shape) - len(names)

@@ -13,6 +13,7 @@ import pytest
 
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.errors import UserError
+from rlhf_jax.learners.optimizer import OptimizerSpec, make_optimizer
 from rlhf_jax.learners.step import init_state
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
 from rlhf_jax.types import TrainState
@@ -86,6 +87,27 @@ def test_a_state_comes_back_on_another_sharding(tmp_path: Path, before: str, aft
     assert_same(state, make_state())
     for found, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(like), strict=True):
         assert found.sharding.is_equivalent_to(wanted.sharding, found.ndim)
+
+
+@pytest.mark.parametrize("name", ["adafactor", "muon"])
+def test_other_optimizers_go_on_as_if_they_had_never_stopped(tmp_path: Path, name: str) -> None:
+    """Factored moments, momentum and counts: the next update is the same to the last bit, on another sharding."""
+    optimizer = make_optimizer(OptimizerSpec(0.1, 20, weight_decay=0.1, name=name, factored_from=8))
+    update = jax.jit(optimizer.update)
+
+    def after(state: TrainState) -> TrainState:
+        updates, opt_state = update(jax.tree.map(jnp.sin, state.params), state.opt_state, state.params)
+        params = jax.tree.map(jnp.add, state.params, updates)
+        return TrainState(state.step + 1, params, opt_state, state.key, {})
+
+    start = init_state(make_state().params, optimizer, jax.random.key(5))
+    begun = after(after(start))
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(SHARDINGS["fsdp8"]().place(begun, "state"), {})
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        found, _ = checkpoints.restore(2, SHARDINGS["one"]().place(start, "state"))
+    assert_same(found, begun)
+    assert_same(after(found), after(begun))
 
 
 def test_parameters_come_back_alone(tmp_path: Path) -> None:
