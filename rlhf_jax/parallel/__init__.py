@@ -3,11 +3,9 @@
 from rlhf_jax.parallel.executors import Executor, MeshExecutor, PmapExecutor
 from rlhf_jax.parallel.failures import failing_together
 from rlhf_jax.parallel.processes import first_goes_first, is_first, join, to_host, wait_for_all
-from rlhf_jax.parallel.rules import SPLIT_OVER
 from rlhf_jax.parallel.stopping import Stop, heeding_others
 
 __all__ = [
-    "SPLIT_OVER",
     "Executor",
     "MeshExecutor",
     "PmapExecutor",
