@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from rlhf_jax.build.common import evaluation_stream, sample_rows
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
 from rlhf_jax.build.ppo_evaluation import read_texts
+from rlhf_jax.build.programs import Program
 from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_eval_batches
@@ -20,38 +22,53 @@ from rlhf_jax.parallel import to_host
 from rlhf_jax.types import Params, PromptBatch, Rollout
 
 
+def has_judge(config: ConfigDict) -> bool:
+    """Whether a run has a reward model, its own or a parent's."""
+    return bool(config.parents.reward) or "reward" in config.stages
+
+
+def answering(context: Context, stage: str) -> Program:
+    """Answers of a policy, what a reference makes of them and their rewards: (policy, reference, reward model or None,
+    prompts, key).
+    """
+    config, tokenizer = context.config, context.tokenizer
+    judged = has_judge(config)
+    policy = stage_decoder(context, "sft")
+    judge = stage_decoder(context, "reward") if judged else policy
+    spec = rollout_spec(
+        config,
+        policy,
+        judge,
+        bounded=judged and reward_bounded(stage_config(config, "reward").reward),
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        ensemble=stage_ensemble(config, "reward") if judged else ONE_MODEL,
+        stop_id=stop_token(config, tokenizer),
+    )
+    # What an update of PPO would want to know besides.
+    spec = dataclasses.replace(spec, divergence=None, keeps_finished=False, value_after=False)
+
+    def sample(
+        policy: Params, reference: Params, reward: Params | None, prompts: PromptBatch, key: Any, axis_name: Any
+    ) -> tuple[Rollout]:
+        return (sample_judged(spec, policy, reference, reward, prompts, key),)
+
+    return Program(f"{stage}.sample", sample, ("state",) * 3 + ("rows", "replicated"), ("rows",))
+
+
 class Answerer:
     """Samples of a stage's policy, compared with the SFT policy and scored by the run's reward model, if it has one."""
 
     def __init__(self, context: Context, stage: str, reference: Callable[[Params], Params]) -> None:
         """``reference`` gives the parameters of the SFT policy to those of a policy in training."""
         self.context, self.reference = context, reference
-        config, tokenizer = context.config, context.tokenizer
-        self.judged = bool(config.parents.reward) or "reward" in config.stages
-        policy = stage_decoder(context, "sft")
-        judge = stage_decoder(context, "reward") if self.judged else policy
-        spec = rollout_spec(
-            config,
-            policy,
-            judge,
-            bounded=self.judged and reward_bounded(stage_config(config, "reward").reward),
-            eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
-            ensemble=stage_ensemble(config, "reward") if self.judged else ONE_MODEL,
-            stop_id=stop_token(config, tokenizer),
-        )
-        # What an update of PPO would want to know besides.
-        spec = dataclasses.replace(spec, divergence=None, keeps_finished=False, value_after=False)
-        self.reward = load_parent(context, "reward", judge) if self.judged else None
+        self.judged = has_judge(context.config)
+        judge = stage_decoder(context, "reward") if self.judged else None
+        self.reward = None if judge is None else load_parent(context, "reward", judge)
         self.key = context.stage_key(stage)
-
-        def sample(
-            policy: Params, reference: Params, reward: Params | None, prompts: PromptBatch, key: Any, axis_name: Any
-        ) -> tuple[Rollout]:
-            return (sample_judged(spec, policy, reference, reward, prompts, key),)
-
-        self._compiled = context.executor.compile(sample, ("state",) * 3 + ("rows", "replicated"), ("rows",))
-        self._prompts = prompt_rows(context.data.prompts_validation, tokenizer, config.data.max_prompt)[0]
+        self._compiled = answering(context, stage).compile(context.executor)
+        prompts, longest = context.data.prompts_validation, context.config.data.max_prompt
+        self._prompts = prompt_rows(prompts, context.tokenizer, longest)[0]
 
     def sample(self, policy: Params, reference: Params, prompts: PromptBatch, key: jax.Array) -> Rollout:
         """One answer to each row of prompts."""

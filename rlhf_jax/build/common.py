@@ -1,19 +1,17 @@
 """Pieces that several tasks are made of."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from rlhf_jax.build.programs import Learning
 from rlhf_jax.data.examples import TruncationCounts
 from rlhf_jax.data.records import Record
-from rlhf_jax.learners.optimizer import OptimizerSpec, make_optimizer, make_schedule
-from rlhf_jax.learners.step import Part, init_state, train_step
-from rlhf_jax.models import trained
+from rlhf_jax.learners.optimizer import make_schedule
+from rlhf_jax.learners.step import init_state
 from rlhf_jax.parallel import Executor
 from rlhf_jax.types import Params, PromptBatch, TrainState
 
@@ -26,46 +24,19 @@ def evaluation_stream(key: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, 2**32 - 1)
 
 
-def donated() -> tuple[int, ...]:
-    """Hand the old state's memory to the new one, but not on CPUs: there a save may still be reading it."""
-    return () if jax.default_backend() == "cpu" else (0,)
-
-
-def gradient_task_parts(
-    executor: Executor,
-    loss_sums: Callable[..., Any],
-    spec: OptimizerSpec,
-    init: Callable[[], Params],
-    key: jax.Array,
-    microbatches: int = 1,
-) -> tuple[TrainState, Callable[..., Any], Finish]:
-    """(initial state, compiled step, finish) of a learner that makes one update a batch, in so many microbatches."""
-    return task_parts(executor, partial(train_step, loss_sums, microbatches=microbatches), spec, init, key)
-
-
 def task_parts(
-    executor: Executor,
-    update: Callable[..., Any],
-    spec: OptimizerSpec,
-    init: Callable[[], Params],
-    key: jax.Array,
-    make: Callable[[OptimizerSpec], optax.GradientTransformation] = make_optimizer,
-    part: Part = trained,
+    executor: Executor, learner: Learning, init: Callable[[], Params], key: jax.Array
 ) -> tuple[TrainState, Callable[..., Any], Finish]:
-    """The same of a learner with a step of its own, ``update(optimizer, state, batch, axis_name=...)``.
-
-    ``make`` makes the optimizer, of that ``part`` of the parameters which learns.
-    """
-    optimizer = make(spec)
-    state = executor.place(init_state(init(), optimizer, key, part=part), "state")
-    compiled = executor.compile(partial(update, optimizer), ("state", "rows"), ("state", "replicated"), donated())
+    """(initial state, compiled step, finish) of a learner that makes one step a batch."""
+    state = executor.place(init_state(init(), learner.optimizer, key, part=learner.part), "state")
+    compiled = learner.update.compile(executor)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         state, metrics = compiled(state, executor.place(batch, "rows"))
         # A copy: the state itself is given up to the next step before anybody reads this.
         return state, (jnp.copy(state.step), metrics)
 
-    schedule = make_schedule(spec)
+    schedule = make_schedule(learner.schedule)
 
     def finish(out: Any) -> dict[str, float]:
         count, metrics = jax.device_get(out)

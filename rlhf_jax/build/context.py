@@ -2,7 +2,7 @@
 
 import dataclasses
 import filecmp
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,9 +45,9 @@ class Context:
         return jax.random.fold_in(jax.random.key(self.config.seed), STREAMS[stage])
 
 
-def make_executor(parallel: ConfigDict) -> Executor:
-    """The compiler of steps that ``config.parallel`` asks for, over the devices of all processes."""
-    devices = jax.devices()
+def make_executor(parallel: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Executor:
+    """The compiler of steps that ``config.parallel`` asks for, over the devices of all processes, or those given."""
+    devices = jax.devices() if devices is None else devices
     if parallel.mode == "pmap":
         if jax.process_count() > 1:
             text = f"pmap runs in one process, and this run has {jax.process_count()}; choose mesh"

@@ -11,6 +11,7 @@ import numpy as np
 
 from rlhf_jax.build.common import evaluation_stream, floats, task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, init_scored, load_parent
+from rlhf_jax.build.programs import learning
 from rlhf_jax.build.specs import critique_spec, decoder_spec, optimizer_spec, utility_table
 from rlhf_jax.data.critiques import critique_batches, critique_eval_batches, critique_examples
 from rlhf_jax.data.examples import list_examples
@@ -50,7 +51,10 @@ def critique_task(context: Context) -> Task:
         return {**params, "decoder": load_parent(context, "sft", decoder)} if section.init == "sft" else params
 
     state, step, finish = task_parts(
-        executor, partial(critique.update, spec), optimizer_spec(section.optimizer, section.steps), init, key
+        executor,
+        learning("critique", partial(critique.update, spec), optimizer_spec(section.optimizer, section.steps)),
+        init,
+        key,
     )
 
     def given_loss(params: Params, batch: CritiqueBatch, axis_name: str | None) -> tuple[Any]:

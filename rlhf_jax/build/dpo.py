@@ -12,6 +12,7 @@ from rlhf_jax.build.answers import Answerer
 from rlhf_jax.build.common import task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, load_parent, stage_decoder
 from rlhf_jax.build.lora import adapt, reference_of
+from rlhf_jax.build.programs import Learning, learning
 from rlhf_jax.build.reference import make_reader, reference_logprobs
 from rlhf_jax.build.specs import optimizer_spec
 from rlhf_jax.data.examples import list_examples
@@ -48,6 +49,12 @@ def preference_spec(section: ConfigDict, decoder: DecoderSpec, temperature: floa
     )
 
 
+def dpo_learning(section: ConfigDict, spec: preference.PreferenceSpec) -> Learning:
+    """The update of a ``config.dpo``."""
+    step = partial(preference.update, spec, microbatches=section.accumulate)
+    return learning("dpo", step, optimizer_spec(section.optimizer, section.steps))
+
+
 def dpo_task(context: Context) -> Task:
     """Train the SFT policy on the lists; the reference is the policy that it starts from."""
     config, executor, tokenizer = context.config, context.executor, context.tokenizer
@@ -72,8 +79,7 @@ def dpo_task(context: Context) -> Task:
     weights = config.reward.annotator_weights.to_dict()
     state, step, finish = task_parts(
         executor,
-        partial(preference.update, spec, microbatches=section.accumulate),
-        optimizer_spec(section.optimizer, section.steps),
+        dpo_learning(section, spec),
         lambda: adapt(config, "dpo", start, key),
         key,
     )

@@ -1,31 +1,31 @@
 """The stage of online preference learning."""
 
-from functools import partial
 from typing import Any
 
+import optax
+
 from rlhf_jax.build.answers import Answerer
-from rlhf_jax.build.common import donated, floats
+from rlhf_jax.build.common import floats
 from rlhf_jax.build.context import Context, load_parent, stage_decoder
 from rlhf_jax.build.dpo import preference_spec
 from rlhf_jax.build.lora import adapt, reference_of
 from rlhf_jax.build.ppo_evaluation import read_texts
+from rlhf_jax.build.programs import Learning, learning
 from rlhf_jax.build.specs import optimizer_spec
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_batches
 from rlhf_jax.evaluation.policy import gold_metrics
 from rlhf_jax.learners import online
-from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.step import init_state
 from rlhf_jax.loop import Evaluation, Task
+from rlhf_jax.models import DecoderSpec
 from rlhf_jax.parallel import to_host
-from rlhf_jax.types import PromptBatch, TrainState
+from rlhf_jax.types import PromptBatch, Rollout, TrainState
 
 
-def online_task(context: Context) -> Task:
-    """Train the SFT policy on its own answers, as the reward model ranks them."""
-    config, executor, tokenizer = context.config, context.executor, context.tokenizer
-    settings, gold = config.online, context.data.gold
-    decoder = stage_decoder(context, "sft")
+def online_learning(context: Context, decoder: DecoderSpec) -> Learning:
+    """The update of an iteration, which takes (state, rollout)."""
+    config, settings = context.config, context.config.online
     spec = online.OnlineSpec(
         preference=preference_spec(config.dpo, decoder, config.ppo.temperature),
         samples=settings.samples_per_prompt,
@@ -35,16 +35,26 @@ def online_task(context: Context) -> Task:
         reference_every=settings.reference_every,
         referenced=config.dpo.reference != "none",
     )
+    updates = settings.iterations * settings.epochs * settings.minibatches
+
+    def update(optimizer: optax.GradientTransformation, state: TrainState, rollout: Rollout, *, axis_name: Any) -> Any:
+        return online.update(spec, optimizer, context.tokenizer.eos_id, state, rollout, axis_name=axis_name)
+
+    return learning("online", update, optimizer_spec(settings.optimizer, updates))
+
+
+def online_task(context: Context) -> Task:
+    """Train the SFT policy on its own answers, as the reward model ranks them."""
+    config, executor, tokenizer = context.config, context.executor, context.tokenizer
+    settings, gold = config.online, context.data.gold
+    decoder = stage_decoder(context, "sft")
+    learner = online_learning(context, decoder)
     loaded, key = load_parent(context, "sft", decoder), context.stage_key("online")
     reference = reference_of(config, "online", loaded)
-    updates = settings.iterations * settings.epochs * settings.minibatches
-    optimizer = make_optimizer(optimizer_spec(settings.optimizer, updates))
     extra: dict[str, Any] = {"reference": loaded} if settings.reference_every else {}
-    state = executor.place(init_state(adapt(config, "online", loaded, key), optimizer, key, extra), "state")
+    state = executor.place(init_state(adapt(config, "online", loaded, key), learner.optimizer, key, extra), "state")
     answerer = Answerer(context, "online", reference)
-    compiled_update = executor.compile(
-        partial(online.update, spec, optimizer, tokenizer.eos_id), ("state", "rows"), ("state", "replicated"), donated()
-    )
+    compiled_update = learner.update.compile(executor)
 
     def step(state: TrainState, batch: PromptBatch) -> tuple[TrainState, Any]:
         own = state.extra["reference"] if settings.reference_every else reference(state.params)

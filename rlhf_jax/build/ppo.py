@@ -1,16 +1,19 @@
 """The PPO stage."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.common import by_rows, donated, floats
+from rlhf_jax.build.common import by_rows, floats
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.lora import lora_spec
 from rlhf_jax.build.ppo_evaluation import HeldOut, read_texts
-from rlhf_jax.build.ppo_models import Networks, in_units_of_scores, load_networks
+from rlhf_jax.build.ppo_models import Forms, Networks, in_units_of_scores, load_networks
+from rlhf_jax.build.programs import Program
 from rlhf_jax.build.rewards import load_reward_models, make_adder
 from rlhf_jax.build.segments import load_judges, make_payer
 from rlhf_jax.build.specs import optimizer_spec, ppo_spec, regulariser
@@ -22,20 +25,31 @@ from rlhf_jax.generation import sample_rollout
 from rlhf_jax.learners import ppo
 from rlhf_jax.learners.step import Metrics, init_state
 from rlhf_jax.loop import BatchIterator, Task
+from rlhf_jax.models import without_adapters
 from rlhf_jax.parallel import to_host
 from rlhf_jax.types import Params, PromptBatch, Rollout, TokenBatch, TrainState
 
 
-def ppo_task(context: Context) -> Task:
-    """Optimise the SFT policy against the reward model, both taken from their checkpoints."""
-    config, executor, tokenizer = context.config, context.executor, context.tokenizer
-    settings, key = config.ppo, context.stage_key("ppo")
-    judges, others = load_judges(context), load_reward_models(context)
-    networks = load_networks(context, judges, key)
-    # No function that lives as long as the task holds ``networks``: it has what was loaded, and what is placed below.
-    rolling, frozen = networks.rolling, networks.frozen
-    spec = ppo_spec(settings, networks.policy, networks.value)
-    optimizer = _optimizer(settings, own_value=networks.value is not None and not spec.shared)
+@dataclasses.dataclass(frozen=True)
+class PPOPrograms:
+    """The two programs of an iteration, and what the state is made with.
+
+    ``roll`` takes (policy, value, reference, reward, prompts, (key, extra)), ``update`` (state, rollout,
+    demonstrations, reference), the last only where ``takes_reference``.
+    """
+
+    spec: ppo.PPOSpec
+    optimizer: optax.GradientTransformation
+    roll: Program
+    update: Program
+    takes_reference: bool
+
+
+def ppo_programs(context: Context, forms: Forms) -> PPOPrograms:
+    """The programs of networks of these ``forms``."""
+    config, eos_id, rolling = context.config, context.tokenizer.eos_id, forms.rolling
+    spec = ppo_spec(config.ppo, forms.policy, forms.value)
+    optimizer = _optimizer(config.ppo, own_value=forms.value is not None and not spec.shared)
     by_adapters = lora_spec(config, "ppo") is not None
     exact_loss = spec.kl.regulariser.estimator == "exact" and spec.kl.regulariser.in_loss
 
@@ -67,16 +81,38 @@ def ppo_task(context: Context) -> Task:
         state: TrainState, rollout: Rollout, mixed: TokenBatch | None, reference: Params | None, axis_name: str | None
     ) -> tuple[TrainState, Metrics]:
         if exact_loss and by_adapters:  # part of the state itself, whose memory is given up to the call
-            reference = frozen(state.params)[0]
-        return ppo.update(spec, optimizer, tokenizer.eos_id, state, rollout, mixed, reference, axis_name=axis_name)
+            reference = without_adapters(state.params["policy"])
+        return ppo.update(spec, optimizer, eos_id, state, rollout, mixed, reference, axis_name=axis_name)
 
-    compiled_roll = executor.compile(roll, ("state",) * 4 + ("rows", "replicated"), ("rows",))
-    compiled_update = executor.compile(
-        update,
-        ("state", "rows", "rows", "state"),
-        ("state", "replicated"),
-        donated(),
+    return PPOPrograms(
+        spec,
+        optimizer,
+        Program("ppo.rollout", roll, ("state",) * 4 + ("rows", "replicated"), ("rows",)),
+        Program("ppo.update", update, ("state", "rows", "rows", "state"), ("state", "replicated"), gives_up_state=True),
+        takes_reference=exact_loss and not by_adapters,
     )
+
+
+def first_extra(settings: ConfigDict, spec: ppo.PPOSpec) -> dict[str, Any]:
+    """The scalars of a state before its rewards are put into units of their own."""
+    return {
+        "kl_coefficient": jnp.float32(settings.kl.coefficient),
+        "reward_bias": jnp.float32(0.0),
+        "reward_gain": jnp.float32(settings.dense.sequence),
+        **ppo.running_moments(spec),
+    }
+
+
+def ppo_task(context: Context) -> Task:
+    """Optimise the SFT policy against the reward model, both taken from their checkpoints."""
+    config, executor = context.config, context.executor
+    settings, key = config.ppo, context.stage_key("ppo")
+    judges, others = load_judges(context), load_reward_models(context)
+    networks = load_networks(context, judges, key)
+    # No function that lives as long as the task holds ``networks``: it has what was loaded, and what is placed below.
+    frozen, programs = networks.frozen, ppo_programs(context, networks.forms)
+    spec = programs.spec
+    compiled_roll, compiled_update = programs.roll.compile(executor), programs.update.compile(executor)
     pay, add = make_payer(context, judges), make_adder(context, others)
 
     def sample(params: Params, extra: dict[str, Any], prompts: PromptBatch, key: jax.Array) -> Rollout:
@@ -94,27 +130,22 @@ def ppo_task(context: Context) -> Task:
 
     episodes = settings.prompts_per_iteration * settings.samples_per_prompt
     held_out = HeldOut(context, spec, lambda params: frozen(params)[0], episodes, key)
-    extra: dict[str, Any] = {
-        "kl_coefficient": jnp.float32(settings.kl.coefficient),
-        "reward_bias": jnp.float32(0.0),
-        "reward_gain": jnp.float32(settings.dense.sequence),
-        **ppo.running_moments(spec),
-    }
+    extra = first_extra(settings, spec)
     if settings.normalize_reward or settings.rewards.centre:
         scores = held_out.answers(sample, networks.start, extra).raw_scores
         gain = settings.dense.sequence / (max(float(scores.std()), 1e-6) if settings.normalize_reward else 1.0)
         extra |= {"reward_gain": jnp.float32(gain), "reward_bias": jnp.float32(-gain * float(scores.mean()))}
     begun = networks.start
-    if networks.value is not None and settings.value.init == "reward":
+    if networks.forms.value is not None and settings.value.init == "reward":
         units = float(extra["reward_gain"]), float(extra["reward_bias"])
         begun = {**begun, "value": in_units_of_scores(begun["value"], *units)}
-    state = executor.place(init_state(begun, optimizer, key, extra), "state")
+    state = executor.place(init_state(begun, programs.optimizer, key, extra), "state")
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         prompts, demonstrations = batch if settings.pretraining.coefficient else (batch, None)
         rollout = answer(state.params, state.extra, prompts, ppo.step_keys(state)[0])
         mixed = None if demonstrations is None else executor.place(demonstrations, "rows")
-        reference = frozen(state.params)[0] if exact_loss and not by_adapters else None
+        reference = frozen(state.params)[0] if programs.takes_reference else None
         state, metrics = compiled_update(state, rollout, mixed, reference)
         return state, (metrics, rollout.response_ids, rollout.response_mask, rollout.read_mask, rollout.index)
 
@@ -168,7 +199,7 @@ def _batches(context: Context) -> BatchIterator:
 def _notes(settings: ConfigDict, networks: Networks) -> tuple[str, ...]:
     """Warnings where a gradient is not what its name promises, and what is shared."""
     shared = ("the reward model is a head on the reference: one forward pass reads both",)
-    return biases(settings) + (shared if networks.rolling.one_trunk else ())
+    return biases(settings) + (shared if networks.forms.rolling.one_trunk else ())
 
 
 def biases(settings: ConfigDict) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
 from rlhf_jax.build.lora import adapt, lora_spec
@@ -33,16 +34,29 @@ Frozen = Callable[[Params], tuple[Params, Params]]
 
 
 @dataclasses.dataclass(frozen=True)
+class Forms:
+    """What the networks of a run of PPO are, apart from their parameters.
+
+    ``value`` is the decoder of a value model, None without one; ``ensemble`` and ``bounded`` are of the reward model.
+    """
+
+    policy: DecoderSpec
+    reward: DecoderSpec
+    value: DecoderSpec | None
+    ensemble: EnsembleSpec
+    bounded: bool
+    rolling: RolloutSpec
+
+
+@dataclasses.dataclass(frozen=True)
 class Networks:
-    """The models of a run of PPO: ``start`` holds what is trained, ``value`` the decoder of a value model or None.
+    """The models of a run of PPO: ``start`` holds what is trained.
 
     ``reference`` and ``reward`` are what was loaded; where the decoder of the reward model is the reference, its head
     alone. With adapters in training ``frozen`` keeps no decoder of theirs that is in training beneath adapters.
     """
 
-    policy: DecoderSpec
-    value: DecoderSpec | None
-    rolling: RolloutSpec
+    forms: Forms
     start: Params
     reference: Params
     reward: Params
@@ -51,28 +65,32 @@ class Networks:
 
 def load_networks(context: Context, judges: tuple[Judge, ...], key: jax.Array) -> Networks:
     """SFT policy and reward model from their checkpoints, and the value model that ``config.ppo`` asks for."""
-    config, tokenizer, settings = context.config, context.tokenizer, context.config.ppo
-    whole = bool(settings.dense.sequence)  # whether a reward model of whole responses is followed
-    policy = stage_decoder(context, "sft")
-    judge = stage_decoder(context, "reward") if whole else judges[0].decoder
-    bounded = whole and reward_bounded(stage_config(config, "reward").reward)
-    form = stage_ensemble(config, "reward") if whole else ONE_MODEL
-    reference = load_parent(context, "sft", policy)
-    reward = load_parent(context, "reward", judge) if whole else judges[0].silent_reward_model()
+    config = context.config
+    whole = bool(config.ppo.dense.sequence)  # whether a reward model of whole responses is followed
+    forms = forms_of(context, None if whole else judges[0].decoder)
+    reference = load_parent(context, "sft", forms.policy)
+    reward = load_parent(context, "reward", forms.reward) if whole else judges[0].silent_reward_model()
+    start = start_of(config, forms, reference, reward)
+    if forms.policy == forms.reward and _one_decoder(forms.ensemble) and _equal(reference, reward["decoder"]):
+        forms, reward = with_one_trunk(forms), head_of(reward)
+    frozen = frozen_of(config, forms, reference, reward)
+    return Networks(forms, adapt(config, "ppo", start, key), reference, reward, frozen)
 
-    start, value = {"policy": reference}, None
-    if settings.advantage == "gae":
-        value = judge if settings.value.init == "reward" else policy
-        if settings.value.network == "shared":
-            start["value"] = {"head": silent_value_head(policy)}
-        elif settings.value.init == "zero":
-            start["value"] = {"decoder": reference, "head": silent_value_head(policy)}
-        else:
-            start["value"] = value_from_reward(representative(reward, form), bounded=bounded)
+
+def forms_of(context: Context, judge: DecoderSpec | None) -> Forms:
+    """What ``config.ppo`` and the parents' configurations ask for; ``judge`` is the decoder of the fine-grained reward
+    model, where that alone is followed.
+    """
+    config, tokenizer, settings = context.config, context.tokenizer, context.config.ppo
+    policy = stage_decoder(context, "sft")
+    reward = judge or stage_decoder(context, "reward")
+    bounded = judge is None and reward_bounded(stage_config(config, "reward").reward)
+    form = stage_ensemble(config, "reward") if judge is None else ONE_MODEL
+    value = (reward if settings.value.init == "reward" else policy) if settings.advantage == "gae" else None
     rolling = rollout_spec(
         config,
         policy,
-        judge,
+        reward,
         bounded=bounded,
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
@@ -80,14 +98,33 @@ def load_networks(context: Context, judges: tuple[Judge, ...], key: jax.Array) -
         stop_id=stop_token(config, tokenizer),
         value=value,
     )
-    if policy == judge and _one_decoder(form) and _equal(reference, reward["decoder"]):
-        rolling, reward = dataclasses.replace(rolling, one_trunk=True), head_of(reward)
-    started = value is not None and settings.value.network == "separate" and settings.value.init == "reward"
+    return Forms(policy, reward, value, form, bounded, rolling)
+
+
+def with_one_trunk(forms: Forms) -> Forms:
+    """The same where the decoder of the reward model is the reference."""
+    return dataclasses.replace(forms, rolling=dataclasses.replace(forms.rolling, one_trunk=True))
+
+
+def start_of(config: ConfigDict, forms: Forms, reference: Params, reward: Params) -> Params:
+    """What is trained, before adapters: the policy, and the value model that ``config.ppo`` asks for."""
+    start, value = {"policy": reference}, config.ppo.value
+    if forms.value is None:
+        return start
+    if value.network == "shared":
+        return {**start, "value": {"head": silent_value_head(forms.policy)}}
+    if value.init == "zero":
+        return {**start, "value": {"decoder": reference, "head": silent_value_head(forms.policy)}}
+    return {**start, "value": value_from_reward(representative(reward, forms.ensemble), bounded=forms.bounded)}
+
+
+def frozen_of(config: ConfigDict, forms: Forms, reference: Params, reward: Params) -> Frozen:
+    """From parameters in training to reference and reward model."""
     if lora_spec(config, "ppo") is None:
-        frozen = _as_loaded(reference, reward)
-    else:
-        frozen = _beneath(reward, in_value=started and _one_decoder(form) and "decoder" in reward)
-    return Networks(policy, value, rolling, adapt(config, "ppo", start, key), reference, reward, frozen)
+        return lambda _: (reference, reward)
+    value = config.ppo.value
+    started = forms.value is not None and (value.network, value.init) == ("separate", "reward")
+    return _beneath(reward, in_value=started and _one_decoder(forms.ensemble) and "decoder" in reward)
 
 
 def in_units_of_scores(value: Params, gain: float, bias: float) -> Params:
@@ -99,10 +136,6 @@ def in_units_of_scores(value: Params, gain: float, bias: float) -> Params:
         "bias": (own * gain + bias).astype(own.dtype),
     }
     return {**value, "head": scaled}
-
-
-def _as_loaded(reference: Params, reward: Params) -> Frozen:
-    return lambda _: (reference, reward)
 
 
 def _beneath(reward: Params, *, in_value: bool) -> Frozen:

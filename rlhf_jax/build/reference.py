@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax.build.context import Context, stage_directory
+from rlhf_jax.build.programs import Program
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.data.examples import ListExample
 from rlhf_jax.data.preference import PreferenceShape, preference_eval_batches
@@ -22,13 +23,18 @@ from rlhf_jax.types import Params, PreferenceBatch
 Reader = Callable[[Params, PreferenceBatch], Any]
 
 
-def make_reader(context: Context, spec: preference.PreferenceSpec) -> Reader:
-    """The summed log-probabilities of a batch's responses under a reference, on the device."""
+def reading(spec: preference.PreferenceSpec) -> Program:
+    """The summed log-probabilities of a batch's responses under a reference: (its parameters, batch)."""
 
     def read(params: Params, batch: PreferenceBatch, axis_name: str | None) -> tuple[Any]:
         return (preference.response_logprobs(spec, params, batch),)
 
-    compiled = context.executor.compile(read, ("state", "rows"), ("rows",))
+    return Program("dpo.reference", read, ("state", "rows"), ("rows",))
+
+
+def make_reader(context: Context, spec: preference.PreferenceSpec) -> Reader:
+    """``reading``, compiled."""
+    compiled = reading(spec).compile(context.executor)
     return lambda reference, batch: compiled(reference, context.executor.place(batch, "rows"))[0]
 
 

@@ -8,17 +8,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from rlhf_jax.build.common import task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, load_parent
 from rlhf_jax.build.lora import adapt
 from rlhf_jax.build.pretrained import start_decoder
+from rlhf_jax.build.programs import Learning, learning
 from rlhf_jax.build.reward_evaluation import RewardEvaluator
 from rlhf_jax.build.specs import decoder_spec, ensemble_spec, optimizer_spec, reward_spec, utility_table
 from rlhf_jax.data.examples import list_examples, types_in_turn
 from rlhf_jax.data.loader import rank_batches
 from rlhf_jax.learners import ensemble, reward
 from rlhf_jax.learners.optimizer import make_optimizer
+from rlhf_jax.learners.reward import RewardSpec
 from rlhf_jax.learners.step import sum_over_devices, train_step
 from rlhf_jax.loop import Evaluation, Task
 from rlhf_jax.models import EnsembleSpec, head_of, init_reward_model, trained, with_decoder
@@ -26,6 +29,16 @@ from rlhf_jax.types import Params, RankBatch, TrainState
 
 OF_PAIRS = ("pair_accuracy", "gap_mean")  # metrics of a step
 RESAMPLING = 2**32 - 3  # the stream of a stage's key from which lists are resampled
+
+
+def reward_learning(config: ConfigDict, stage: str, spec: RewardSpec, key: jax.Array) -> Learning:
+    """The update of a reward model; ``key`` is the stage's."""
+    settings = config.reward
+    bootstrap = jax.random.fold_in(key, RESAMPLING) if settings.ensemble.bootstrap else None
+    training, _, make, norm = _losses(spec, ensemble_spec(settings), bootstrap)
+    part = head_of if settings.train == "head" else trained
+    step = partial(train_step, training, norm=norm, microbatches=settings.accumulate, part=part)
+    return learning(stage, step, optimizer_spec(settings.optimizer, settings.steps), make, part)
 
 
 def reward_task(context: Context, stage: str) -> Task:
@@ -56,18 +69,12 @@ def reward_task(context: Context, stage: str) -> Task:
         read = config.model.path  # of a fresh model that starts from a folder all but the head is there
         return with_decoder(params, start_decoder(config, executor, decoder, key), form) if read else params
 
-    training, held_out_loss, make, norm = _losses(
-        spec, form, jax.random.fold_in(key, RESAMPLING) if config.reward.ensemble.bootstrap else None
-    )
-    part = head_of if config.reward.train == "head" else trained
+    held_out_loss = _losses(spec, form, None)[1]
     state, step, finish = task_parts(
         executor,
-        partial(train_step, training, norm=norm, microbatches=config.reward.accumulate, part=part),
-        optimizer_spec(config.reward.optimizer, config.reward.steps),
+        reward_learning(config, stage, spec, key),
         lambda: adapt(config, stage, init(), key, form),
         key,
-        make,
-        part,
     )
 
     compared = any(better.any() for better, _ in (example.comparisons() for example in lists))

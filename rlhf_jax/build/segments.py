@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.common import gradient_task_parts, truncation_metrics, truncation_note
+from rlhf_jax.build.common import task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, checked_run, load_parent, restore
+from rlhf_jax.build.programs import learning
 from rlhf_jax.build.specs import decoder_spec, optimizer_spec
 from rlhf_jax.config import OWN, did_you_mean, kind_and_level
 from rlhf_jax.data.loader import segment_batches, segment_eval_batches
@@ -21,7 +22,7 @@ from rlhf_jax.data.segments import Aspect, SegmentExample, ends_of, segment_exam
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.segments import evaluate_segments
 from rlhf_jax.learners import segments
-from rlhf_jax.learners.step import sum_over_devices
+from rlhf_jax.learners.step import sum_over_devices, train_step
 from rlhf_jax.loop import Evaluation, Task
 from rlhf_jax.models import DecoderSpec, apply_token_heads, init_decoder, init_token_heads
 from rlhf_jax.objectives.segments import dense_rewards, paid_at_end, segment_values
@@ -67,13 +68,9 @@ def segments_task(context: Context) -> Task:
         from_sft = section.init == "sft"
         return {**params, "decoder": load_parent(context, "sft", spec.decoder)} if from_sft else params
 
-    state, step, finish = gradient_task_parts(
-        executor,
-        partial(segments.loss_sums, spec),
-        optimizer_spec(section.optimizer, section.steps),
-        init,
-        key,
-    )
+    update = partial(train_step, partial(segments.loss_sums, spec))
+    learner = learning("segments", update, optimizer_spec(section.optimizer, section.steps))
+    state, step, finish = task_parts(executor, learner, init, key)
 
     def held_out_batch(params: Params, batch: SegmentBatch, axis_name: str | None) -> tuple[Any, Any]:
         sums = segments.loss_sums(spec, params, batch)

@@ -5,19 +5,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from rlhf_jax.build.common import (
     by_rows,
     evaluation_stream,
     floats,
-    gradient_task_parts,
     sample_rows,
+    task_parts,
     truncation_metrics,
     truncation_note,
 )
 from rlhf_jax.build.context import Context, stage_decoder
 from rlhf_jax.build.lora import adapt
 from rlhf_jax.build.pretrained import start_decoder
+from rlhf_jax.build.programs import Learning, Program, learning
 from rlhf_jax.build.specs import optimizer_spec, rollout_spec, stop_token
 from rlhf_jax.data.examples import prompt_rows, sft_examples
 from rlhf_jax.data.loader import prompt_eval_batches, sft_batches, sft_eval_batches
@@ -25,10 +27,36 @@ from rlhf_jax.data.packing import pack_examples
 from rlhf_jax.evaluation.policy import diversity_metrics, gold_metrics, sample_completions
 from rlhf_jax.generation import complete
 from rlhf_jax.learners import sft
-from rlhf_jax.learners.step import sum_over_devices
+from rlhf_jax.learners.step import sum_over_devices, train_step
 from rlhf_jax.loop import Evaluation, Task
+from rlhf_jax.models import DecoderSpec
 from rlhf_jax.parallel import to_host
 from rlhf_jax.types import Params, PromptBatch, TokenBatch, TrainState
+
+
+def sft_learning(config: ConfigDict, decoder: DecoderSpec) -> Learning:
+    """The update of fine-tuning."""
+    step = partial(train_step, partial(sft.loss_sums, decoder), microbatches=config.sft.accumulate)
+    return learning("sft", step, optimizer_spec(config.sft.optimizer, config.sft.steps))
+
+
+def sft_sampling(context: Context, decoder: DecoderSpec) -> Program:
+    """Answers to held-out prompts: (parameters, prompts, key) to ids and mask."""
+    tokenizer = context.tokenizer
+    sampler = rollout_spec(
+        context.config,
+        decoder,
+        decoder,
+        bounded=False,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        stop_id=stop_token(context.config, tokenizer),
+    )
+
+    def answer(params: Params, prompts: PromptBatch, key: jax.Array, axis_name: str | None) -> tuple[Any]:
+        return (tuple(complete(sampler, params, prompts, key))[:2],)
+
+    return Program("sft.sample", answer, ("state", "rows", "replicated"), ("rows",))
 
 
 def sft_task(context: Context) -> Task:
@@ -42,13 +70,11 @@ def sft_task(context: Context) -> Task:
     rows = pack_examples(examples, config.sft.row_length, tokenizer.pad_id)
     held_out_rows = pack_examples(held_out, config.sft.row_length, tokenizer.pad_id)
     key = context.stage_key("sft")
-    state, step, finish = gradient_task_parts(
+    state, step, finish = task_parts(
         executor,
-        partial(sft.loss_sums, spec),
-        optimizer_spec(config.sft.optimizer, config.sft.steps),
+        sft_learning(config, spec),
         lambda: adapt(config, "sft", start_decoder(config, executor, spec, key), key),
         key,
-        config.sft.accumulate,
     )
 
     def held_out_loss(params: Params, batch: TokenBatch, axis_name: str | None) -> tuple[Any]:
@@ -56,20 +82,7 @@ def sft_task(context: Context) -> Task:
         return (sum_over_devices((sums.numerator, sums.weight), axis_name),)
 
     evaluate_batch = executor.compile(held_out_loss, ("state", "rows"), ("replicated",))
-    sampler = rollout_spec(
-        config,
-        spec,
-        spec,
-        bounded=False,
-        eos_id=tokenizer.eos_id,
-        pad_id=tokenizer.pad_id,
-        stop_id=stop_token(config, tokenizer),
-    )
-    answer = executor.compile(
-        lambda params, prompts, key, axis_name: (tuple(complete(sampler, params, prompts, key))[:2],),
-        ("state", "rows", "replicated"),
-        ("rows",),
-    )
+    answer = sft_sampling(context, spec).compile(executor)
 
     def answers(state: TrainState) -> tuple[dict[str, float], list[dict[str, Any]]]:
         prompts = context.data.prompts_validation

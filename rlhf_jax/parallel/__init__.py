@@ -1,12 +1,13 @@
 """Where arrays live, how one pure step is compiled for many devices, and how many processes make one run."""
 
-from rlhf_jax.parallel.executors import Executor, MeshExecutor, PmapExecutor
+from rlhf_jax.parallel.executors import Executor, Kind, MeshExecutor, PmapExecutor
 from rlhf_jax.parallel.failures import failing_together
 from rlhf_jax.parallel.processes import first_goes_first, is_first, join, to_host, wait_for_all
 from rlhf_jax.parallel.stopping import Stop, heeding_others
 
 __all__ = [
     "Executor",
+    "Kind",
     "MeshExecutor",
     "PmapExecutor",
     "Stop",

@@ -1,0 +1,37 @@
+"""FLOPs that the mathematics of a program asks for, from sizes alone: what is known as model FLOPs.
+
+A product with a matrix of n parameters is 2n FLOPs a token; attention is 4 FLOPs a channel, a query and a key, of all
+keys of a row, those in a query's future too. Of embeddings, norms and the rest, nothing is counted.
+"""
+
+import jax
+
+from rlhf_jax.models import DecoderSpec, init_decoder
+
+Work = float  # FLOPs, on all devices together
+
+
+def matrices(spec: DecoderSpec) -> int:
+    """Parameters of all layers' matrices."""
+    layers = jax.eval_shape(lambda key: init_decoder(spec, key)["layers"], jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(layers) if leaf.ndim == 3)
+
+
+def reading_rows(spec: DecoderSpec, rows: int, length: int, predicted: int) -> Work:
+    """``rows`` of ``length`` tokens read at once, logits made for ``predicted`` of each."""
+    body = 2.0 * matrices(spec) * rows * length
+    attention = 4.0 * spec.depth * spec.heads * spec.head_dim * rows * length * length
+    return body + attention + 2.0 * spec.width * spec.vocab_size * rows * predicted
+
+
+def decoding(spec: DecoderSpec, rows: int, prompt: int, response: int) -> Work:
+    """The same tokens one after the other after a prompt; each looks at all slots of the cache."""
+    slots = prompt + response
+    attention = 4.0 * spec.depth * spec.heads * spec.head_dim * rows * slots * (prompt + response - 1)
+    body = 2.0 * matrices(spec) * rows * (prompt + response - 1)
+    return body + attention + 2.0 * spec.width * spec.vocab_size * rows * response
+
+
+def backward(forward: Work, trained: str) -> Work:
+    """Forward and backward pass: twice more for all, of which adapters leave out the gradients of matrices."""
+    return forward * {"all": 3.0, "adapters": 2.0, "head": 1.0}[trained]
