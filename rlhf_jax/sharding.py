@@ -6,7 +6,7 @@ The rules match a path in the whole train state: optimizer moments have the path
 import re
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from rlhf_jax.types import FSDP, TENSOR
 
@@ -39,7 +39,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def partition_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def partition_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """The rule for one leaf; a leaf without a rule is left whole.
 
     Raises:
@@ -55,7 +55,7 @@ def partition_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec
     return PartitionSpec()
 
 
-def _axis(path: str, name: str | None, size: int, mesh: Mesh) -> str | None:
+def _axis(path: str, name: str | None, size: int, mesh: Mesh | AbstractMesh) -> str | None:
     if name is None:
         return None
     axis = SPLIT_OVER[name]

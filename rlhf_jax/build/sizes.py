@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import DecoderSpec
-from rlhf_jax.parallel import SPLIT_OVER
+from rlhf_jax.sharding import SPLIT_OVER
 from rlhf_jax.types import SEQUENCE
 
 Fits = Callable[[int], bool]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.generation.sampling import SamplingSpec, sample_token
-from rlhf_jax.models import Cache, DecoderSpec, extend_cache, init_cache, output_logits, positions_of
+from rlhf_jax.models import Cache, DecoderSpec, extend_cache, gathered, init_cache, output_logits, positions_of
 from rlhf_jax.objectives.likelihood import token_logprobs
 from rlhf_jax.types import Params
 
@@ -46,6 +46,7 @@ def generate(
     sampling temperature (at temperature 1 when greedy), top-k and top-p not applied: what training recomputes.
     """
     rows, prompt_length = prompt_ids.shape
+    params = gathered(params, spec.compute_dtype)
     slots = prompt_length + max_new_tokens
     slot_mask = jnp.concatenate([prompt_mask, jnp.zeros((rows, max_new_tokens), bool)], axis=1)
     slot_index = jnp.arange(slots)

@@ -23,6 +23,7 @@ from rlhf_jax.models.heads import (
     value_from_reward,
 )
 from rlhf_jax.models.kernels import unable
+from rlhf_jax.models.layout import gathered
 from rlhf_jax.models.lora import LoRASpec, add_adapters, has_adapters, merge, overlay, trained, without_adapters
 from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
@@ -40,6 +41,7 @@ __all__ = [
     "apply_token_heads",
     "apply_value_model",
     "extend_cache",
+    "gathered",
     "has_adapters",
     "head_of",
     "init_cache",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlhf_jax.parallel.rules import tree_shardings
+from rlhf_jax.sharding import tree_shardings
 from rlhf_jax.types import DATA, FSDP, SEQUENCE, TENSOR
 
 Kind: TypeAlias = Literal["rows", "state", "replicated"]

@@ -15,7 +15,7 @@ from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.step import init_state, train_step
 from rlhf_jax.models import EnsembleSpec, init_reward_model
 from rlhf_jax.objectives.utilities import LogSigmoid, Power
-from rlhf_jax.parallel.rules import partition_of
+from rlhf_jax.sharding import partition_of
 from tests.learners import tiny
 from tests.parallel.test_agreement import EXECUTORS, furthest
 from tests.parallel.test_rules import mesh

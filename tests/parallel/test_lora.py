@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec
 
 from rlhf_jax.models import LoRASpec, add_adapters
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
-from rlhf_jax.parallel.rules import partition_of
+from rlhf_jax.sharding import partition_of
 from tests.learners import tiny
 
 LORA = LoRASpec(rank=4, alpha=8.0, targets=("q", "o", "up", "down"))

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.step import LossSums, init_state
 from rlhf_jax.parallel import MeshExecutor, PmapExecutor
-from rlhf_jax.parallel.rules import partition_of
+from rlhf_jax.sharding import partition_of
 from tests.learners import tiny
 from tests.parallel.test_agreement import furthest
 from tests.parallel.test_rules import mesh

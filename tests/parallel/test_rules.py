@@ -11,7 +11,7 @@ from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.step import init_state
 from rlhf_jax.models import init_decoder
 from rlhf_jax.parallel import MeshExecutor
-from rlhf_jax.parallel.rules import partition_of
+from rlhf_jax.sharding import partition_of
 from tests.learners import tiny
 
 
