@@ -20,11 +20,16 @@ MAY_BE_WHOLE = ("vocabulary",)
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     # Adafactor's means of a second moment over rows and over columns are vectors.
     (r"(^|/)v_(row|col)/", ()),
-    (r"layers/attention/q/kernel$", (None, "width", "heads")),
-    (r"layers/attention/[kv]/kernel$", (None, "width", "kv_heads")),
-    (r"layers/attention/o/kernel$", (None, "heads", "width")),
-    (r"layers/(gate|up)/kernel$", (None, "width", "mlp_width")),
-    (r"layers/down/kernel$", (None, "mlp_width", "width")),
+    (r"layers/attention/q/kernel(_codes)?$", (None, "width", "heads")),
+    (r"layers/attention/[kv]/kernel(_codes)?$", (None, "width", "kv_heads")),
+    (r"layers/attention/o/kernel(_codes)?$", (None, "heads", "width")),
+    (r"layers/(gate|up)/kernel(_codes)?$", (None, "width", "mlp_width")),
+    (r"layers/down/kernel(_codes)?$", (None, "mlp_width", "width")),
+    # Scales of a quantised kernel: one for each output, or for so many of its inputs.
+    (r"layers/attention/q/kernel_scale$", (None, None, "heads")),
+    (r"layers/attention/[kv]/kernel_scale$", (None, None, "kv_heads")),
+    (r"layers/(gate|up)/kernel_scale$", (None, None, "mlp_width")),
+    (r"layers/(attention/o|down)/kernel_scale$", (None, None, "width")),
     # Of an adapter's two matrices each has one axis of its kernel; the other, the rank, is small.
     (r"layers/(attention/[qkv]|gate|up)/lora_a$", (None, "width", None)),
     (r"layers/attention/q/lora_b$", (None, None, "heads")),

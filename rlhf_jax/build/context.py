@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data, run_tokenizer
 from rlhf_jax.build.feedback import check_feedback, check_judgements
 from rlhf_jax.build.language import check_separator, with_language
-from rlhf_jax.build.lora import adapted
+from rlhf_jax.build.lora import adapted, check_base
 from rlhf_jax.build.pretrained import take_over_sizes
 from rlhf_jax.build.sizes import check_lengths, check_model, check_rows, notes_on
 from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, ensemble_spec
@@ -67,6 +67,7 @@ def make_context(config: ConfigDict, workdir: Path) -> Context:
     check_sizes(config, executor)
     check_utilities(config)
     check_divergence(config)
+    check_base(config)
     tokenizer, rejects = None, workdir / "rejects.jsonl" if is_first() else None
     if config.data.chat:  # what its template cannot render are bad rows
         with first_goes_first("tokenizer"):

@@ -68,10 +68,11 @@ def dpo_task(context: Context) -> Task:
     shape = PreferenceShape(
         data.list_size, data.max_prompt + data.max_response, tokenizer.pad_id, mismatched=spec.mismatched
     )
-    start, key = load_parent(context, "sft", decoder), context.stage_key("dpo")
-    reference, reader = reference_of(config, "dpo", start), make_reader(context, spec)
+    loaded, key = load_parent(context, "sft", decoder), context.stage_key("dpo")
+    start, reader = adapt(config, "dpo", loaded, key), make_reader(context, spec)
+    reference = reference_of(config, "dpo", loaded)
     known, held_out_known = (
-        reference_logprobs(context, reader, start, examples, shape, section.batch_size, name)
+        reference_logprobs(context, reader, reference(start), examples, shape, section.batch_size, name)
         if examples and section.reference == "precomputed"
         else None
         for examples, name in ((lists, "dpo"), (held_out, "dpo_held_out"))
@@ -80,7 +81,7 @@ def dpo_task(context: Context) -> Task:
     state, step, finish = task_parts(
         executor,
         dpo_learning(section, spec),
-        lambda: adapt(config, "dpo", start, key),
+        lambda: start,
         key,
     )
 

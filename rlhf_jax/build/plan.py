@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -10,9 +11,11 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.context import check_parents, parents_tokenizer, stage_config, stage_ensemble
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.feedback import check_feedback, check_judgements
-from rlhf_jax.build.lora import adapted, lora_spec
+from rlhf_jax.build.lora import adapted, check_base, lora_spec
 from rlhf_jax.build.sizes import notes_on
-from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec
+from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, optimizer_spec
+from rlhf_jax.learners.ensemble import per_member
+from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.models import (
     ONE_MODEL,
     DecoderSpec,
@@ -20,6 +23,7 @@ from rlhf_jax.models import (
     head_of,
     init_decoder,
     init_reward_model,
+    init_token_heads,
     silent_value_head,
     trained,
     value_from_reward,
@@ -29,8 +33,7 @@ from rlhf_jax.objectives.likelihood import tokens_at_once
 from rlhf_jax.types import Params
 
 HEAD_ROWS = 200
-# float32 parameters, gradients and the two moments of Adam.
-BYTES_PER_TRAINED, BYTES_PER_FROZEN = 16, 4
+BYTES_PER_PARAMETER = 4  # of a model that a stage does not make itself: float32
 
 
 def count_parameters(spec: DecoderSpec) -> int:
@@ -43,17 +46,37 @@ def _size(shapes: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def _parts(
+class Held(NamedTuple):
+    """What a stage holds of the models that it makes: how many parameters train, how many do not, and the bytes of
+    these, of gradients and of the optimizer's state.
+    """
+
+    trained: int
+    frozen: int
+    size: int
+
+
+def _held(
     config: ConfigDict,
     stage: str,
     init: Callable[[jax.Array], Params],
     form: EnsembleSpec = ONE_MODEL,
     part: Callable[[Params], Params] = trained,
-) -> tuple[int, int]:
-    """How many parameters a stage that starts from ``init`` trains, and how many of its own it leaves as they are."""
-    shapes = jax.eval_shape(adapted(config, stage, init, form), jax.random.key(0))
+) -> Held:
+    """Of a stage that starts from ``init``."""
+    key = jax.random.key(0)
+    whole, shapes = (jax.eval_shape(make, key) for make in (init, adapted(config, stage, init, form)))
     moving = part(shapes)
-    return _size(moving), _size(without_adapters(shapes)) - _size(without_adapters(moving))
+    optimizer = make_optimizer(optimizer_spec(config[stage.removesuffix("_common")].optimizer, 1))
+    if form.members > 1 and form.kind == "models":
+        optimizer = per_member(optimizer)
+    state = jax.eval_shape(optimizer.init, moving)
+    frozen = _size(whole) - _size(without_adapters(moving))
+    return Held(_size(moving), frozen, _bytes(shapes) + _bytes(moving) + _bytes(state))
+
+
+def _bytes(shapes: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def activation_bytes(spec: DecoderSpec, rows: int, length: int, logits_length: int) -> int:
@@ -72,6 +95,7 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
     """
     check_utilities(config)
     check_divergence(config)
+    check_base(config)
     check_parents(config)
     # Of a chat template it says which rows can be read; otherwise it may be learned from them.
     tokenizer = parents_tokenizer(config) or fresh_tokenizer(config, None) if config.data.chat else None
@@ -100,50 +124,49 @@ def _vocabulary(config: ConfigDict, data: Data) -> int:
 def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple[str, str]]:
     data = config.data
     length = data.max_prompt + data.max_response
-    scored = count + spec.width + 1  # with a scalar head
 
-    def text(steps: str, trained: int, frozen: int, rows: int, row_length: int, logits_length: int) -> str:
-        size = trained * BYTES_PER_TRAINED + frozen * BYTES_PER_FROZEN
-        size += activation_bytes(spec, rows, row_length, logits_length)
-        return f"{steps}, {trained:,} trained and {frozen:,} frozen parameters, about {size / 2**20:,.0f} MiB"
+    def text(steps: str, held: Held, kept: int, rows: int, row_length: int, logits_length: int) -> str:
+        size = held.size + kept * BYTES_PER_PARAMETER + activation_bytes(spec, rows, row_length, logits_length)
+        of = f"{held.trained:,} trained and {held.frozen + kept:,} frozen parameters"
+        return f"{steps}, {of}, about {size / 2**20:,.0f} MiB"
 
     for stage in config.stages:
         if stage == "sft":
             rows, row_length = config.sft.batch_size, config.sft.row_length
             steps = f"{config.sft.steps} steps of {rows} packed rows"
-            parts = _parts(config, stage, partial(init_decoder, spec))
-            yield stage, text(steps, *parts, rows // config.sft.accumulate, row_length, row_length)
+            held = _held(config, stage, partial(init_decoder, spec))
+            yield stage, text(steps, held, 0, rows // config.sft.accumulate, row_length, row_length)
         elif stage == "segments":
-            heads = count + len(config.segments.kinds) * (spec.width + 1)
-            rows = config.segments.batch_size
+            kinds, rows = len(config.segments.kinds), config.segments.batch_size
             steps = f"{config.segments.steps} steps of {rows} responses"
-            yield stage, text(steps, heads, 0, rows, length, 0)
+            held = _held(config, stage, partial(_with_heads, spec, kinds))
+            yield stage, text(steps, held, 0, rows, length, 0)
         elif stage == "ppo":
             ppo = config.ppo
             episodes = ppo.prompts_per_iteration * ppo.samples_per_prompt
             steps = f"{ppo.iterations} iterations of {episodes} episodes, {ppo.epochs * ppo.minibatches} updates each"
             rows = episodes // ppo.minibatches // ppo.accumulate
             reward = decoder_spec(stage_config(config, "reward").model, spec.vocab_size)
-            moving, still = _parts(config, stage, partial(_actors, config, spec, reward))
+            held = _held(config, stage, partial(_actors, config, spec, reward))
             kept = _kept_by_ppo(config, count, count_parameters(reward), reward.width)
-            yield stage, text(steps, moving, still + kept, rows, length, data.max_response)
+            yield stage, text(steps, held, kept, rows, length, data.max_response)
         elif stage == "dpo":
             lists, columns = config.dpo.batch_size, data.list_size + (config.dpo.loss == "kto")
             steps = f"{config.dpo.steps} steps of {lists} lists of {data.list_size}, loss {config.dpo.loss}"
-            moving, still = _parts(config, stage, partial(init_decoder, spec))
+            held = _held(config, stage, partial(init_decoder, spec))
             # The reference answers the held-out prompts too, whatever the loss makes of it.
             kept = (0 if lora_spec(config, stage) else count) + _judge(config, spec)
             rows = lists // config.dpo.accumulate * columns
-            yield stage, text(steps, moving, still + kept, rows, length, length)
+            yield stage, text(steps, held, kept, rows, length, length)
         elif stage == "online":
             online = config.online
             prompts, answers = online.prompts_per_iteration, online.samples_per_prompt
             loss = config.dpo.loss if online.method == "preference" else online.method
             steps = f"{online.iterations} iterations of {prompts} lists of {answers} answers, loss {loss}"
-            moving, still = _parts(config, stage, partial(init_decoder, spec))
-            frozen = still + (0 if lora_spec(config, stage) else count) + _judge(config, spec)
+            held = _held(config, stage, partial(init_decoder, spec))
+            kept = (0 if lora_spec(config, stage) else count) + _judge(config, spec)
             rows = prompts // online.minibatches * (answers if online.method == "preference" else 1)
-            yield stage, text(steps, moving, frozen, rows, length, length)
+            yield stage, text(steps, held, kept, rows, length, length)
         elif stage == "critique":
             lists, tokens = config.critique.batch_size, config.critique.max_tokens
             steps = (
@@ -151,7 +174,8 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             )
             # A separator of one token; rewards after critiques of the model's own need rows of their own.
             rows = lists * data.list_size * (1 if config.critique.source == "data" else 2)
-            yield stage, text(steps, scored, 0, rows, length + 1 + tokens, tokens)
+            held = _held(config, stage, partial(init_reward_model, spec))
+            yield stage, text(steps, held, 0, rows, length + 1 + tokens, tokens)
         else:
             lists = config.reward.batch_size
             steps = f"{config.reward.steps} steps of {lists} lists of {data.list_size}"
@@ -159,9 +183,14 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             models = form.members if form.kind == "models" else 1  # of which each reads every response
             own = stage_ensemble(config, stage)
             part = head_of if config.reward.train == "head" else trained
-            parts = _parts(config, stage, partial(init_reward_model, spec, ensemble=own), own, part)
+            held = _held(config, stage, partial(init_reward_model, spec, ensemble=own), own, part)
             rows = models * lists * data.list_size // config.reward.accumulate
-            yield stage, text(steps, *parts, rows, length, 0)
+            yield stage, text(steps, held, 0, rows, length, 0)
+
+
+def _with_heads(spec: DecoderSpec, kinds: int, key: jax.Array) -> Params:
+    """What a stage of segments trains."""
+    return {"decoder": init_decoder(spec, key), "heads": init_token_heads(spec, key, kinds)}
 
 
 def _actors(config: ConfigDict, policy: DecoderSpec, reward: DecoderSpec, key: jax.Array) -> Params:

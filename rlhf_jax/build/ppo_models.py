@@ -173,16 +173,13 @@ def load_policy(context: Context, directory: Path, named: str, decoder: DecoderS
             found = None if step is None else checkpoints.read_params(step)
     if step is None or found is None:
         raise UserError(f"{named}: no checkpoints in {directory}")
-    policy = found.get("policy", {})
+    policy = merge(found.get("policy", {}))
     shapes, wanted = (
         jax.tree.map(lambda leaf: leaf.shape, tree)
-        for tree in (
-            without_adapters(policy),
-            jax.eval_shape(lambda key: init_decoder(decoder, key), jax.random.key(0)),
-        )
+        for tree in (policy, jax.eval_shape(lambda key: init_decoder(decoder, key), jax.random.key(0)))
     )
     if shapes != wanted:
         raise UserError(
             f"{directory / str(step)}: its policy has other shapes than a decoder of the run's config.model"
         )
-    return context.executor.place(merge(policy), "state")
+    return context.executor.place(policy, "state")

@@ -109,7 +109,7 @@ def main(words: Sequence[str]) -> None:
     if lora is not None and order.part == "--adapter":
         _write_adapter(order, lora, spec, params, settings, tokenizer)
         return
-    params = without_adapters(params) if order.part == "--base" else merge(params)
+    params = merge(without_adapters(params) if order.part == "--base" else params)
     tensors = (reward_tensors if reward else policy_tensors)(spec, params)
     size = sum(tensor.size for tensor in tensors.values())
     card = model_card(settings, config.to_dict(), read_summary(order.run), parameters=size)

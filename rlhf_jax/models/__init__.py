@@ -26,6 +26,7 @@ from rlhf_jax.models.kernels import unable
 from rlhf_jax.models.layout import gathered
 from rlhf_jax.models.lora import LoRASpec, add_adapters, has_adapters, merge, overlay, trained, without_adapters
 from rlhf_jax.models.masks import positions_of
+from rlhf_jax.models.quantised import check_quantiser, quantised
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "apply_reward_model",
     "apply_token_heads",
     "apply_value_model",
+    "check_quantiser",
     "extend_cache",
     "gathered",
     "has_adapters",
@@ -55,6 +57,7 @@ __all__ = [
     "output_logits",
     "overlay",
     "positions_of",
+    "quantised",
     "read_members",
     "read_reward",
     "read_values",

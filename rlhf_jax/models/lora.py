@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlhf_jax.models.precision import product
+from rlhf_jax.models.quantised import LEAVES as CODES
+from rlhf_jax.models.quantised import dequantised, quantised_product
 from rlhf_jax.types import Params
 
 LEAVES = ("lora_a", "lora_b", "lora_scale")
@@ -43,7 +45,10 @@ class Dense(nn.Module):
     def __call__(self, inputs: Float[Array, "*S I"]) -> Float[Array, "*S O"]:
         shape = inputs.shape[-1], self.features
         inputs = inputs.astype(self.dtype)
-        out = product(inputs, self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype))
+        if self.has_variable("params", "kernel_codes"):
+            out = quantised_product(inputs, *(jnp.asarray(self.get_variable("params", name)) for name in CODES))
+        else:
+            out = product(inputs, self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype))
         if self.use_bias:
             # Added in the parameters' own precision, so that its gradient, a sum over all tokens, is one too.
             bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
@@ -110,12 +115,23 @@ def without_adapters(params: Params) -> Params:
 
 
 def merge(params: Params) -> Params:
-    """A model without adapters that computes, but for rounding, what the adapted one does: W + (alpha / r) A B."""
+    """A model without adapters that computes, but for rounding, what the adapted one does: W + (alpha / r) A B.
+
+    What was frozen in fewer bits is float32 again, where it stands for as much.
+    """
     if "lora_a" in params:
         a, b, scale = (params[name] for name in LEAVES)
         product = jnp.matmul(a, b, precision="highest")
-        return {**without_adapters(params), "kernel": params["kernel"] + scale[..., None, None] * product}
-    return {name: merge(part) if isinstance(part, dict) else part for name, part in params.items()}
+        whole = merge(without_adapters(params))
+        return {**whole, "kernel": whole["kernel"] + scale[..., None, None] * product}
+    if CODES[0] in params:
+        rest = {name: part for name, part in params.items() if name not in CODES}
+        return {**rest, "kernel": dequantised(*(params[name] for name in CODES))}
+    return {name: merge(part) if isinstance(part, dict) else _widened(part) for name, part in params.items()}
+
+
+def _widened(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf
 
 
 def trained(params: Params) -> Params:
