@@ -80,8 +80,8 @@ def plan_context(config: ConfigDict, devices: Sequence[jax.Device]) -> Context:
 
 
 def _tokenizer(config: ConfigDict, data: Data) -> Tokenizer:
-    """The tokenizer of a run, or something of its size: from the head of the data none of bpe can be learned, and a folder
-    may hold a configuration alone.
+    """The tokenizer of a run, or something of its size: the head of the data is too short to learn one from, and a
+    folder may hold a configuration alone.
     """
     known = parents_tokenizer(config)
     if known is not None:
@@ -131,25 +131,26 @@ def _key() -> Shapes:
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
-def _array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype)
+def _rows(executor: Executor, make: Callable[..., Any], *sizes: int) -> Shapes:
+    """The shapes of a batch that ``make`` would make of zeros."""
+    return abstract(executor, jax.eval_shape(partial(make, *sizes)), "rows")
 
 
 def token_rows(rows: int, length: int) -> TokenBatch:
-    """Shapes of packed rows."""
-    numbers = _array((rows, length), jnp.int32)
-    return TokenBatch(numbers, numbers, numbers, _array((rows, length), jnp.bool_))
+    """Packed rows."""
+    numbers = jnp.zeros((rows, length), jnp.int32)
+    return TokenBatch(numbers, numbers, numbers, jnp.zeros((rows, length), bool))
 
 
 def ranked_lists(rows: int, columns: int, length: int) -> RankBatch:
-    """Shapes of ranked lists."""
-    each, pairs = partial(_array, (rows, columns)), _array((rows, columns, columns), jnp.bool_)
-    one = partial(_array, (rows,))
+    """Ranked lists."""
+    each, pairs = partial(jnp.zeros, (rows, columns)), jnp.zeros((rows, columns, columns), bool)
+    one = partial(jnp.zeros, (rows,))
     return RankBatch(
-        ids=_array((rows, columns, length), jnp.int32),
-        mask=_array((rows, columns, length), jnp.bool_),
+        ids=jnp.zeros((rows, columns, length), jnp.int32),
+        mask=jnp.zeros((rows, columns, length), bool),
         ranks=each(jnp.int32),
-        response_mask=each(jnp.bool_),
+        response_mask=each(bool),
         utility=one(jnp.int32),
         better=pairs,
         tied=pairs,
@@ -162,15 +163,15 @@ def ranked_lists(rows: int, columns: int, length: int) -> RankBatch:
 
 
 def preference_lists(rows: int, columns: int, length: int) -> PreferenceBatch:
-    """Shapes of lists that a policy is trained on."""
-    targets = _array((rows, columns, length), jnp.bool_)
-    return PreferenceBatch(ranked_lists(rows, columns, length), targets, _array((rows, columns), jnp.float32))
+    """Lists that a policy is trained on."""
+    targets, known = jnp.zeros((rows, columns, length), bool), jnp.zeros((rows, columns), jnp.float32)
+    return PreferenceBatch(ranked_lists(rows, columns, length), targets, known)
 
 
 def prompt_rows(rows: int, length: int) -> PromptBatch:
-    """Shapes of prompts to be answered."""
-    numbers = _array((rows,), jnp.int32)
-    return PromptBatch(_array((rows, length), jnp.int32), _array((rows, length), jnp.bool_), numbers, numbers)
+    """Prompts to be answered."""
+    numbers = jnp.zeros((rows,), jnp.int32)
+    return PromptBatch(jnp.zeros((rows, length), jnp.int32), jnp.zeros((rows, length), bool), numbers, numbers)
 
 
 def _state(
@@ -209,7 +210,7 @@ def _resident(state: TrainState, frozen: Any = None, batch: Any = None) -> dict[
 
 
 def _cache(spec: DecoderSpec, rows: int, slots: int) -> jax.ShapeDtypeStruct:
-    return _array((rows, spec.kv_heads, slots, spec.head_dim), spec.compute_dtype)
+    return jax.ShapeDtypeStruct((rows, spec.kv_heads, slots, spec.head_dim), spec.compute_dtype)
 
 
 # ------------------------------------------------------------------------- stages
@@ -221,11 +222,11 @@ def _sft(context: Context, stage: str) -> Iterator[Planned]:
     learner = sft_learning(config, decoder)
     state = _state(executor, learner.optimizer, _made(config, stage, partial(init_decoder, decoder)))
     rows, length = config.sft.batch_size, config.sft.row_length
-    batch = abstract(executor, token_rows(rows, length), "rows")
+    batch = _rows(executor, token_rows, rows, length)
     work = backward(reading_rows(decoder, rows, length, length), _how_trained(config, stage))
     yield Planned(learner.update, (state, batch), _resident(state, batch=batch), work)
 
-    prompts = abstract(executor, prompt_rows(_sampled_at_once(config), config.data.max_prompt), "rows")
+    prompts = _rows(executor, prompt_rows, _sampled_at_once(config), config.data.max_prompt)
     key = abstract(executor, _key(), "replicated")
     answers = decoding(decoder, prompts.ids.shape[0], *_lengths(config))
     cache = _cache(decoder, prompts.ids.shape[0], sum(_lengths(config)))
@@ -254,11 +255,8 @@ def _reward(context: Context, stage: str) -> Iterator[Planned]:
     learner = reward_learning(config, stage, spec, context.stage_key(stage))
     params = _made(config, stage, partial(init_reward_model, decoder, ensemble=form), form)
     state = _state(executor, learner.optimizer, params, part=learner.part)
-    lists, length = (
-        ranked_lists(settings.batch_size, config.data.list_size, sum(_lengths(config))),
-        sum(_lengths(config)),
-    )
-    batch = abstract(executor, lists, "rows")
+    length = sum(_lengths(config))
+    batch = _rows(executor, ranked_lists, settings.batch_size, config.data.list_size, length)
     rows = settings.batch_size * config.data.list_size * (form.members if form.kind == "models" else 1)
     work = backward(reading_rows(decoder, rows, length, 0), _how_trained(config, stage))
     yield Planned(learner.update, (state, batch), _resident(state, batch=batch), work)
@@ -284,7 +282,7 @@ def _ppo(context: Context, stage: str) -> Iterator[Planned]:
     length = sum(_lengths(config))
 
     def rolled(rows: int) -> tuple[Any, ...]:
-        prompts = abstract(executor, prompt_rows(rows, config.data.max_prompt), "rows")
+        prompts = _rows(executor, prompt_rows, rows, config.data.max_prompt)
         extra = {name: state.extra[name] for name in ("reward_bias", "reward_gain")}
         rest = abstract(executor, (_key(), extra), "replicated")
         return state.params["policy"], state.params.get("value"), *frozen, prompts, rest
@@ -307,7 +305,7 @@ def _ppo(context: Context, stage: str) -> Iterator[Planned]:
     mixed = None
     if settings.pretraining.coefficient:
         number = settings.pretraining.rows * settings.epochs * settings.minibatches
-        mixed = abstract(executor, token_rows(number, config.sft.row_length), "rows")
+        mixed = _rows(executor, token_rows, number, config.sft.row_length)
     how, seen = _how_trained(config, stage), settings.epochs * episodes
     work = backward(reading_rows(forms.policy, seen, length, config.data.max_response), how)
     if forms.value is not None and not programs.spec.shared:
@@ -339,11 +337,11 @@ def _dpo(context: Context, stage: str) -> Iterator[Planned]:
     spec = preference_spec(section, decoder)
     learner = dpo_learning(section, spec)
     state = _state(executor, learner.optimizer, _made(config, stage, partial(init_decoder, decoder)))
-    lists = preference_lists(section.batch_size, config.data.list_size + spec.mismatched, length)
-    batch = abstract(executor, lists, "rows")
+    columns = config.data.list_size + spec.mismatched
+    batch = _rows(executor, preference_lists, section.batch_size, columns, length)
     reference = _reference(context, stage, decoder, state.params)
     resident = _resident(state, (reference, _judge(context)), batch)
-    rows = section.batch_size * (config.data.list_size + spec.mismatched)
+    rows = section.batch_size * columns
     read = reading_rows(decoder, rows, length, length)
     if section.reference != "none":
         yield Planned(reading(spec), (reference, batch), resident, read)
@@ -360,7 +358,7 @@ def _online(context: Context, stage: str) -> Iterator[Planned]:
     loaded = _reference(context, stage, decoder, state.params)
     reference, judge = state.extra.get("reference", loaded), _judge(context)
     rows = settings.prompts_per_iteration * settings.samples_per_prompt
-    prompts = abstract(executor, prompt_rows(rows, config.data.max_prompt), "rows")
+    prompts = _rows(executor, prompt_rows, rows, config.data.max_prompt)
     program, key = answering(context, stage), abstract(executor, _key(), "replicated")
     arguments = (state.params, reference, judge, prompts, key)
     work = decoding(decoder, rows, *_lengths(config)) + reading_rows(decoder, rows, length, config.data.max_response)

@@ -63,19 +63,24 @@ def main(words: Sequence[str]) -> None:
 
     inherit_model(config)
     context = plan_context(config, _devices(options))
-    found = []
+    mesh, console, found = context.executor.mesh, Console(highlight=False), []
+    shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    kind = mesh.devices.flat[0].device_kind
+    console.print(f"{mesh.size} devices of kind {kind}: {shape}. All figures are of one device.", soft_wrap=True)
     for stage in config.stages:
+        own = []
         for one in planned(context, stage):
             print(f"compiling {one.program.name} ...", file=sys.stderr, flush=True)
-            found.append(needs_of(one, context.executor))
-    _print(found, context.executor.mesh)
-    if "json" in options:
-        shown = {
-            "mesh": dict(context.executor.mesh.shape),
-            "device": context.executor.mesh.devices.flat[0].device_kind,
-            "programs": [as_json(one) for one in found],
-        }
-        write_text_atomically(Path(options["json"]), json.dumps(shown, indent=1, allow_nan=False) + "\n")
+            own.append(needs_of(one, context.executor))
+            if "json" in options:  # a long plan that is stopped leaves what it has found
+                _write(Path(options["json"]), dict(mesh.shape), kind, found + own)
+        found += own
+        _print(console, own)
+
+
+def _write(path: Path, mesh: dict[str, int], kind: str, found: Sequence["Needs"]) -> None:
+    shown = {"mesh": mesh, "device": kind, "programs": [as_json(one) for one in found]}
+    write_text_atomically(path, json.dumps(shown, indent=1, allow_nan=False) + "\n")
 
 
 # ------------------------------------------------------------------------- words to options
@@ -145,11 +150,7 @@ def as_json(one: "Needs") -> dict[str, Any]:
     return dataclasses.asdict(one) | total
 
 
-def _print(found: Sequence["Needs"], mesh: Any) -> None:
-    console = Console(highlight=False)
-    shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    kind = mesh.devices.flat[0].device_kind
-    console.print(f"{mesh.size} devices of kind {kind}: {shape}. All figures are of one device.", soft_wrap=True)
+def _print(console: Console, found: Sequence["Needs"]) -> None:
     table = Table()
     table.add_column("")
     for one in found:

@@ -217,7 +217,7 @@ class _Walk:
                 times,
                 exact,
                 size,
-                round(sent_in_a_ring(kind, size, members)),
+                sent_in_a_ring(kind, size, members),
                 source,
             )
         )
@@ -236,14 +236,14 @@ def _results(instruction: Instruction) -> tuple[Array, ...]:
     return arrays[1:2] if instruction.opcode == "collective-permute-start" else arrays
 
 
-def sent_in_a_ring(kind: str, result: int, devices: int) -> float:
+def sent_in_a_ring(kind: str, result: int, devices: int) -> int:
     """Bytes that each of ``devices`` sends for a ``result`` of so many bytes on each."""
-    share = (devices - 1) / devices
+    others = devices - 1
     return {
-        "all-gather": result * share,
-        "reduce-scatter": result * (devices - 1),
-        "all-reduce": 2 * result * share,
-        "all-to-all": result * share,
+        "all-gather": result * others // devices,
+        "reduce-scatter": result * others,
+        "all-reduce": 2 * result * others // devices,
+        "all-to-all": result * others // devices,
         "collective-permute": result,
     }[kind]
 
@@ -370,10 +370,12 @@ def _mesh_groups(axes: str, device_ids: str, grouped: str) -> Int[np.ndarray, "G
 
     ``'b':(2)2`` is the part of an axis of that size whose steps have 2 sizes before them.
     """
-    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
+    sizes = {name: int(size) for name, size in re.findall(r"([\w.\-]+)'?=(\d+)", axes)}
     ids = _device_ids(device_ids, math.prod(sizes.values()))
-    parts = {name: (int(before), int(size)) for name, before, size in re.findall(r"'([^']+)':\((\d+)\)(\d+)", grouped)}
-    whole = set(re.findall(r"'([^']+)'", grouped)) - parts.keys()
+    parts = {
+        name: (int(before), int(size)) for name, before, size in re.findall(r"([\w.\-]+)'?:\((\d+)\)(\d+)", grouped)
+    }
+    whole = set(re.findall(r"[\w.\-]+", re.sub(r":\(\d+\)\d+", "", grouped))) - parts.keys()
     # Every axis as three, of which the middle one may be of the groups.
     shape: list[int] = []
     for name, size in sizes.items():
@@ -388,7 +390,7 @@ def _device_ids(text: str, count: int) -> Int[np.ndarray, "N"]:
     """In which order a mesh has its devices: counted up, counted and transposed, or one by one."""
     if not text:
         return np.arange(count)
-    return _iota(f"[{count}]<={text}") if "[" in text else np.array(_numbers(text))
+    return _iota(f"[{count},1]<={text}")[:, 0] if "[" in text else np.array(_numbers(text))
 
 
 def axes_of(groups: Int[np.ndarray, "G M"], axes: Mapping[str, int]) -> tuple[str, ...]:
