@@ -44,7 +44,7 @@ usage: python -m rlhf_jax --config=FILE.py[:ARG] --workdir=DIR [--dry_run] [--co
 
   --config=FILE     a config file with get_config(), or the config.json of an earlier run
   --workdir=DIR     the run directory; the same command again goes on from its last checkpoint
-  --dry_run         check everything, print the plan, train nothing
+  --dry_run         check everything, print the plan, train nothing (rlhf-jax plan says exactly what it needs)
   --config.KEY=V    set one setting; true/false settings also as --config.KEY and --noconfig.KEY
 
 commands (each with a --help of its own):
@@ -55,6 +55,7 @@ commands (each with a --help of its own):
   labels            what to ask people, and what they said: rlhf-jax labels to-labelstudio runs/a --out=DIR
   prepare           a file of feedback, read and checked once: rlhf-jax prepare FILE --out=DIR
   export            a trained model as a Hugging Face folder: rlhf-jax export runs/a --stage=reward --out=DIR
+  plan              what each program of a run needs, on devices that need not be there: rlhf-jax plan --config=FILE
 
 examples:
   python -m rlhf_jax --config=configs/quickstart.py --workdir=runs/a

@@ -61,8 +61,8 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     raise UserError(f"--topology: {name!r} is none; did you mean {near[0]}? ({reason[:120]})")
 
 
-def memory_of(device: jax.Device) -> int:
-    """Bytes of memory that one device has: a chip's, or of a host's device its share of the host's.
+def memory_of(device: Any) -> int:
+    """Bytes of memory that one jax device has: a chip's, or of a host's device its share of the host's.
 
     Raises:
       UserError: it is of a kind that this table lacks and says nothing itself.
@@ -72,13 +72,13 @@ def memory_of(device: jax.Device) -> int:
         return int(chip.memory * GIB)
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // max(jax.device_count(), 1)
-    stats: dict[str, Any] | None = device.memory_stats()
+    stats = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
         raise UserError(f"plan: devices of kind {device.device_kind!r} do not say how much memory they have")
     return int(stats["bytes_limit"])
 
 
-def flops_of(device: jax.Device) -> float | None:
+def flops_of(device: Any) -> float | None:
     """Peak FLOP/s of a device in bfloat16, None where this table lacks it."""
     chip = CHIPS.get(device.device_kind)
     return None if chip is None else chip.flops

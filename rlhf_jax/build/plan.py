@@ -110,6 +110,7 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
     lines.append(f"data: {config.data.path or 'the embedded world'}, head read without fault")
     lines += [f"  {note}" for note in data.notes]
     lines += [f"stage {stage}: {text}" for stage, text in _stages(config, spec, count)]
+    lines.append("memory: estimates, of all devices together; rlhf-jax plan compiles each program and measures it")
     lines.append(f"run directory: {workdir or '(none named)'}")
     return "\n".join(lines)
 

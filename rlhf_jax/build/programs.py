@@ -26,14 +26,13 @@ class Program:
 
     def compile(self, executor: Executor) -> Callable[..., Any]:
         """The compiled function, for the devices of ``executor``."""
-        return executor.compile(
-            self.function, self.inputs, self.outputs, donated(executor) if self.gives_up_state else ()
-        )
+        donates = donated(executor.mesh.devices.flat[0].platform) if self.gives_up_state else ()
+        return executor.compile(self.function, self.inputs, self.outputs, donates)
 
 
-def donated(executor: Executor) -> tuple[int, ...]:
+def donated(platform: str) -> tuple[int, ...]:
     """Hand the old state's memory to the new one, but not on CPUs: there a save may still be reading it."""
-    return () if executor.mesh.devices.flat[0].platform == "cpu" else (0,)
+    return () if platform == "cpu" else (0,)
 
 
 @dataclasses.dataclass(frozen=True)

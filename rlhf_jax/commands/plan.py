@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _VALUED = ("topology", "devices", "json")
 _OPTIONS = ("--config", *(f"--{name}" for name in _VALUED), "--help")
 MOST_DEVICES = 4096
-_HELP = """What every program of a run needs, found by compiling it: memory, FLOPs, communication. Nothing is trained, no
-parameter is made, and the devices need not be there.
+_HELP = """What every program of a run needs, found by compiling it: memory, FLOPs, communication. Nothing is trained,
+no parameter is made, and the devices need not be there.
 
 usage: rlhf-jax plan --config=FILE.py[:ARG] [--config.KEY=VALUE ...] [--topology=NAME | --devices=N] [--json=FILE]
 
@@ -63,7 +63,8 @@ def main(words: Sequence[str]) -> None:
 
     inherit_model(config)
     context = plan_context(config, _devices(options))
-    mesh, console, found = context.executor.mesh, Console(highlight=False), []
+    mesh, console = context.executor.mesh, Console(highlight=False)
+    found: list[Needs] = []
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     kind = mesh.devices.flat[0].device_kind
     console.print(f"{mesh.size} devices of kind {kind}: {shape}. All figures are of one device.", soft_wrap=True)

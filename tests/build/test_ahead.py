@@ -25,7 +25,7 @@ MESH = ("--config.parallel.fsdp=2", "--config.parallel.tensor=2")
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlhf_jax.build.context.load_data", tiny.load)
     monkeypatch.setattr("rlhf_jax.build.ahead.load_data", tiny.load)
-    monkeypatch.setattr("rlhf_jax.build.programs.donated", lambda executor: (0,))
+    monkeypatch.setattr("rlhf_jax.build.programs.donated", lambda platform: (0,))
 
 
 def _fresh(own: context.Context, stage: str, spec: Any) -> Any:

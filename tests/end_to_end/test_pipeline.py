@@ -361,7 +361,7 @@ def test_a_state_given_up_to_the_next_step_is_not_read_again(
     quickstart: Run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accelerators donate the state; here it is forced, and the run must end with the same bits."""
-    monkeypatch.setattr("rlhf_jax.build.programs.donated", lambda executor: (0,))
+    monkeypatch.setattr("rlhf_jax.build.programs.donated", lambda platform: (0,))
     words = ("--config.stages=sft,ppo", f"--config.parents.reward={quickstart.workdir}")
     tiny.launch(*quickstart.command, f"--workdir={tmp_path / 'run'}", *words, report=False)
     tiny.assert_same_state(quickstart.workdir, tmp_path / "run", ("sft", "ppo"))

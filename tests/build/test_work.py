@@ -1,0 +1,79 @@
+"""Model FLOPs against products counted by hand, and against the products of the programs that are traced."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rlhf_jax.build.work import backward, decoding, matrices, reading_rows
+from rlhf_jax.generation import SamplingSpec
+from rlhf_jax.generation.decode import generate
+from rlhf_jax.models import DecoderSpec, apply_decoder, init_decoder, output_logits, positions_of
+from tests.programs import traced
+
+SPEC = DecoderSpec(
+    vocab_size=11, width=8, depth=3, heads=4, kv_heads=2, mlp_width=6, max_positions=16, attention="plain"
+)
+
+
+def _flops_of_products(function: object, *args: object) -> dict[int, float]:
+    """Of the products that ``function`` writes down, those inside loops once; by the length of the loop's body."""
+    total = 0.0
+    for equation in traced(function, *args):
+        if equation.primitive.name == "dot_general":
+            (left, _), _ = equation.params["dimension_numbers"]
+            summed = math.prod(equation.invars[0].aval.shape[axis] for axis in left)
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * summed
+    return total
+
+
+def test_matrices_by_hand() -> None:
+    """A layer's q and o are 8 x 8, k and v 8 x 4, and three are 8 x 6."""
+    assert matrices(SPEC) == 3 * (2 * 64 + 2 * 32 + 3 * 48)
+
+
+def test_reading_rows_is_what_a_forward_pass_multiplies() -> None:
+    """Layers are scanned: their products are written once, and made three times."""
+    params = jax.eval_shape(lambda: init_decoder(SPEC, jax.random.key(0)))
+    ids, mask = jnp.zeros((5, 7), jnp.int32), jnp.ones((5, 7), bool)
+
+    def forward(params: object) -> jax.Array:
+        return apply_decoder(SPEC, params, ids, positions_of(mask), mask)
+
+    def logits(params: object) -> jax.Array:
+        return output_logits(SPEC, params, jnp.zeros((5, 2, 8)))
+
+    by_trace = 3 * _flops_of_products(forward, params) + _flops_of_products(logits, params)
+    assert reading_rows(SPEC, 5, 7, 2) == by_trace == 2 * 1008 * 35 + 4 * 3 * 8 * 5 * 49 + 2 * 8 * 11 * 10
+
+
+def test_decoding_is_a_prompt_read_and_one_token_after_the_other() -> None:
+    """By hand: of 4 tokens of prompt and 3 of response the last is drawn and not read; 7 slots are looked at."""
+    products = 2 * 1008 * 5 * 6
+    assert decoding(SPEC, 5, 4, 3) == products + 4 * 3 * 8 * 5 * 7 * 6 + 2 * 8 * 11 * 5 * 3
+
+
+def test_decoding_is_what_the_program_multiplies() -> None:
+    params = jax.eval_shape(lambda: init_decoder(SPEC, jax.random.key(0)))
+    ids, mask = jnp.zeros((5, 4), jnp.int32), jnp.ones((5, 4), bool)
+
+    def sample(params: object, most: int) -> jax.Array:
+        keys = jax.random.split(jax.random.key(0), 5)
+        sampling = SamplingSpec(temperature=1.0, top_k=0, top_p=1.0)
+        found = generate(SPEC, params, ids, mask, keys, max_new_tokens=most, sampling=sampling, eos_id=1, pad_id=0)
+        return found.ids
+
+    # The loop's body is written once and turns twice for 3 tokens.
+    once = _flops_of_products(lambda params: sample(params, 3), params)
+    prompt = decoding(SPEC, 5, 4, 3) - 2 * _one_token(slots=7)
+    assert once == pytest.approx(prompt + _one_token(slots=7))
+
+
+def _one_token(slots: int) -> float:
+    return 2 * 1008 * 5 + 4 * 3 * 8 * 5 * slots + 2 * 8 * 11 * 5
+
+
+def test_backward() -> None:
+    """A matrix's gradient and its input's are as much as the product; adapters leave out the first."""
+    assert [backward(10.0, how) for how in ("all", "adapters", "head")] == [30.0, 20.0, 10.0]
