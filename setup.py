@@ -52,6 +52,7 @@ setup(
         "tpu": [f"jax[tpu]{JAX}"],
         "hub": ["datasets>=4.0"],  # from 4.0 on it runs no code of a data set
         "wandb": ["wandb>=0.31.0"],
+        "quant": ["qwix>=0.1.8"],  # config.lora.base=int8 and nf4
         "sweep": ["optuna>=5.0.0"],
         "parity": ["peft>=0.21.2", "torch==2.13.0"],
         "test": [
@@ -60,6 +61,7 @@ setup(
             "hypothesis>=6.170",
             "pytest>=9.2.0",
             "pytest-xdist>=3.8.0",
+            "qwix>=0.1.8",
         ],
         "check": [
             "import-linter>=2.16",

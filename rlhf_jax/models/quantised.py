@@ -3,9 +3,9 @@
 A layer then has ``kernel_codes`` and ``kernel_scale`` instead of ``kernel``, stacked as it was, and parameters say
 themselves how they are kept. By type of the codes:
 
-- int8 (I, O), a scale for each output (1, O): codes are whole numbers, the largest of a column 127;
-- uint8 (I / 2, O), a scale for each 64 inputs of an output (I / 64, O): NF4, two codes in a byte, of inputs 2i and
-  2i + 1, each a place among the 16 values of a normal distribution that the paper gives.
+- int8 (I, O), a scale for each output (1, O): the largest of its inputs over 127.5;
+- uint8 (I / 2, O), the largest of each 64 inputs of an output as their scale (I / 64, O): NF4, in a byte the codes of
+  inputs 2i and 2i + 1, each a place among the 16 values of a normal distribution that the paper gives.
 
 Kernels are made again where they are used, layer by layer, in the backward pass too.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import Params
@@ -81,7 +81,7 @@ def _codes(base: str, kernel: Float[Array, "*S I O"]) -> Params:
     return {"kernel_codes": codes[..., ::2, :] | codes[..., 1::2, :] << 4, "kernel_scale": made.scale}
 
 
-def dequantised(codes: Int[Array, "*S P O"], scale: Float[Array, "*S N O"]) -> Float[Array, "*S I O"]:
+def dequantised(codes: Integer[Array, "*S P O"], scale: Float[Array, "*S N O"]) -> Float[Array, "*S I O"]:
     """The kernel that codes and scales stand for."""
     kind = "int8"
     if codes.dtype == jnp.uint8:
@@ -95,7 +95,7 @@ def dequantised(codes: Int[Array, "*S P O"], scale: Float[Array, "*S N O"]) -> F
 
 @jax.custom_vjp
 def quantised_product(
-    x: Float[Array, "*S I"], codes: Int[Array, "P O"], scale: Float[Array, "N O"]
+    x: Float[Array, "*S I"], codes: Integer[Array, "P O"], scale: Float[Array, "N O"]
 ) -> Float[Array, "*S O"]:
     """x W in the type of ``x``. Codes and scales have no gradient, and of W nothing is kept for that of ``x``."""
     # Bound to x, or the compiler would make every layer's kernel before a loop over tokens, and hold them all.

@@ -110,6 +110,22 @@ def test_other_optimizers_go_on_as_if_they_had_never_stopped(tmp_path: Path, nam
     assert_same(after(found), after(begun))
 
 
+def test_parameters_of_few_bits_come_back_bit_for_bit(tmp_path: Path) -> None:
+    """The types of a quantised decoder, split over devices."""
+    bits = np.random.default_rng(0).integers(0, 256, (2, 16, 8))
+    layer = {"kernel_codes": jnp.asarray(bits, jnp.uint8), "kernel_scale": jnp.ones((2, 1, 8))}
+    down = {"kernel_codes": jnp.asarray(bits - 128, jnp.int8), "kernel_scale": jnp.ones((2, 1, 8))}
+    params = {"embedding": jnp.asarray(bits[0] / 7, jnp.bfloat16), "layers": {"up": layer, "down": down}}
+    state = TrainState(jnp.int32(3), params, (), jax.random.key(0), {})
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(SHARDINGS["fsdp8"]().place(state, "state"), {})
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        found, _ = checkpoints.restore(3, SHARDINGS["mixed"]().place(jax.tree.map(jnp.zeros_like, state), "state"))
+        assert_same(checkpoints.read_params(3), params)
+    assert_same(found, state)
+    assert found.params["layers"]["down"]["kernel_codes"].addressable_shards[0].data.shape == (2, 4, 4)
+
+
 def test_parameters_come_back_alone(tmp_path: Path) -> None:
     """From shapes and shardings only, without knowing the optimizer."""
     saved(tmp_path / "c", 3)

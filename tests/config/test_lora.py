@@ -11,8 +11,8 @@ from rlhf_jax.errors import UserError
 def refusal(**values: Any) -> str:
     config = default_config()
     config.lora.update({"rank": 4, "stages": ("reward",)})
-    activation = values.pop("activation", "swiglu")
-    config.model.activation = activation
+    for name in ("activation", "mlp_width"):
+        config.model[name] = values.pop(name, config.model[name])
     config.lora.update(values)
     with pytest.raises(UserError) as caught:
         validate(config)
@@ -36,6 +36,12 @@ def refusal(**values: Any) -> str:
         ({"rank": 0}, "config.lora.stages: ('reward',) would go unused: config.lora.rank is 0"),
         ({"rank": 0, "stages": (), "alpha": 8.0}, "config.lora.alpha: 8.0 would go unused"),
         ({"rank": 0, "stages": (), "targets": ("q",)}, "config.lora.targets: ('q',) would go unused"),
+        ({"base": "int4"}, "config.lora.base: 'int4' is not allowed, must be one of float32, bfloat16, int8, nf4"),
+        ({"rank": 0, "stages": (), "base": "int8"}, "config.lora.base: int8 would go unused: config.lora.rank is 0"),
+        (
+            {"base": "nf4", "mlp_width": 129},
+            "config.lora.base: nf4 keeps two inputs in a byte, but config.model.mlp_width",
+        ),
     ],
 )
 def test_what_no_stage_could_honour_is_refused(values: dict[str, Any], says: str) -> None:
@@ -48,6 +54,6 @@ def test_a_near_miss_of_a_stage_is_named() -> None:
 
 def test_adapters_survive_the_journey_through_json() -> None:
     config = default_config()
-    config.lora.update({"rank": 64, "alpha": 1.5, "targets": ("gate", "k"), "stages": ("sft", "ppo")})
+    config.lora.update({"rank": 64, "alpha": 1.5, "targets": ("gate", "k"), "base": "nf4", "stages": ("sft", "ppo")})
     validate(config)
     assert from_json(to_json(config)).lora == config.lora
