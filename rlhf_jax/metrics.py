@@ -347,6 +347,14 @@ def write_status(
     write_text_atomically(Path(workdir) / "STATUS.json", _dump(status, indent=2) + "\n")
 
 
+def read_status(workdir: Path | str) -> str:
+    """The state in ``STATUS.json``, "" if there is none."""
+    try:
+        return str(json.loads((Path(workdir) / "STATUS.json").read_text(encoding="utf-8"))["state"])
+    except FileNotFoundError:
+        return ""
+
+
 def _is_held_out(metrics: Mapping[str, Any]) -> bool:
     return all(name.startswith(("validation.", "train.")) for name in metrics)
 

@@ -5,6 +5,7 @@ Of several processes the first writes, and all others only compute and save thei
 
 import collections
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -36,6 +37,7 @@ from rlhf_jax.loop import Evaluated, Event, Stepped, Stopped, Task, run
 from rlhf_jax.metrics import (
     MetricWriter,
     read_jsonl,
+    read_status,
     read_summary,
     update_summary,
     write_optimum,
@@ -44,7 +46,7 @@ from rlhf_jax.metrics import (
     write_status,
     write_text_atomically,
 )
-from rlhf_jax.parallel import Stop, failing_together, heeding_others, is_first, join, wait_for_all
+from rlhf_jax.parallel import Stop, Watch, failing_together, heeding_others, is_first, join, wait_for_all, watching
 from rlhf_jax.reports import write_report
 
 # A finished run may be continued with these changed: they do not touch what is computed.
@@ -83,11 +85,16 @@ def train(launch: Launch) -> None:
     """
     join()
     last_words = partial(_last_words, Path(launch.workdir))
-    with failing_together(last_words), heeding_others(last_words) as stop, _said_once():
-        _train(launch, stop)
+    with (
+        failing_together(last_words),
+        heeding_others(last_words) as stop,
+        watching(last_words) as watch,
+        _said_once(),
+    ):
+        _train(launch, stop, watch)
 
 
-def _train(launch: Launch, stop: Stop) -> None:
+def _train(launch: Launch, stop: Stop, watch: Watch) -> None:
     workdir = Path(launch.workdir)
     inherit_model(launch.config)
     open_run(workdir, launch.config)
@@ -99,7 +106,7 @@ def _train(launch: Launch, stop: Stop) -> None:
             print(note)
         for stage in launch.config.stages:
             if f"{stage}.steps" not in done:
-                last = run_stage(context, stage, stop)
+                last = run_stage(context, stage, stop, watch)
                 if isinstance(last, Stopped):
                     _set_status(
                         workdir,
@@ -125,10 +132,11 @@ def _train(launch: Launch, stop: Stop) -> None:
 
 
 def _last_words(workdir: Path, code: int, reason: str) -> None:
-    """The status of a run that another process has ended."""
-    _set_status(
-        workdir, "interrupted" if code == INTERRUPTED else "failed", **where(workdir), reason=reason, exit_code=code
-    )
+    """The status of a run that another process has ended, or that has got nowhere."""
+    state = "interrupted" if code == INTERRUPTED else "failed"
+    # Whoever is left says so, for the first process may be the one that was lost.
+    if is_first() or (code == INTERRUPTED and read_status(workdir) == "running"):
+        write_status(workdir, state, **where(workdir), reason=reason, exit_code=code)
 
 
 def _set_status(workdir: Path, state: str, **fields: Any) -> None:
@@ -222,15 +230,24 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def run_stage(context: Context, stage: str, stop: Stop) -> Event:
+def run_stage(context: Context, stage: str, stop: Stop, watch: Watch) -> Event:
     """Drain one stage's loop and write down every event; returns the last."""
     config = context.config
+    watch.begin()
+    # Gloo gives the processes 30 seconds to meet in their first collective; data may take one of them longer to read.
+    wait_for_all(stage)
     task = make_task(context, stage)
     for note in task.notes:
         print(f"{stage}: {note}")
     with Checkpoints(context.workdir / "checkpoints" / stage, keep=config.checkpoint.keep) as checkpoints:
         every = config.checkpoint.every_iterations if stage in ITERATED else config.checkpoint.every
-        events = run(task, checkpoints, checkpoint_every=every, stop=stop)
+        task = dataclasses.replace(task, evaluate=watch.patiently(task.evaluate))
+
+        def boundary() -> bool:
+            watch.step()
+            return stop()
+
+        events = run(task, checkpoints, checkpoint_every=every, stop=boundary)
         return record(context, task, events) if is_first() else collections.deque(events, maxlen=1).pop()
 
 

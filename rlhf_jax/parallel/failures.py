@@ -1,12 +1,14 @@
 """What becomes of a run in several processes when one of them fails or is lost: all end, within seconds.
 
 A process that fails says so with its exit code, and the others end with the same. One that is lost can say nothing: jax
-misses its heartbeats and aborts the others, which turn that into the exit code of a run that may be started again.
+misses its heartbeats and aborts the others, which turn that into the exit code of a run that may be started again. Of
+one that is alive and gets nowhere stalls.py knows.
 """
 
 import atexit
 import contextlib
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -20,8 +22,9 @@ import jax
 from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
 from rlhf_jax.parallel import processes
 
-# What any process says first: the name of a signal, and an exit code. A run that is to stop may still fail.
-STOP, FAILED = "rlhf_jax/stop", "rlhf_jax/failed"
+# What any process says first: the name of a signal, an exit code, the number of a process that gets nowhere. A run that
+# is to stop may still fail or stall.
+STOP, FAILED, STALLED = "rlhf_jax/stop", "rlhf_jax/failed", "rlhf_jax/stalled"
 POLL = 0.5  # seconds between two looks at what other processes say
 ANSWER = 2.0  # seconds that the service of a sound run has to answer in
 
@@ -62,6 +65,13 @@ def heard(what: str) -> str:
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         return processes.client().key_value_try_get(what)
     return ""
+
+
+def show_stacks() -> None:
+    """Where every thread stands, on standard error."""
+    with contextlib.suppress(Exception):  # of a stream that is no file
+        sys.stderr.flush()
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
 
 
 def end_with(code: int, reason: str, last_words: LastWords) -> None:

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 
 import jax
 
+from rlhf_jax.errors import INTERRUPTED
 from rlhf_jax.parallel import processes
-from rlhf_jax.parallel.failures import FAILED, POLL, STOP, LastWords, end_with, heard, say
+from rlhf_jax.parallel.failures import FAILED, POLL, STALLED, STOP, LastWords, end_with, heard, say, show_stacks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ONE_ORDER = 0.5  # seconds: launchers often signal a process and then its group, which is no second order
@@ -62,7 +63,7 @@ def heeding_others(last_words: LastWords) -> Iterator[Stop]:
     """The ``Stop`` that signals ask, to this process or to any other of the run, until the end of the block.
 
     Signals stay as they were outside the main thread. ``last_words`` gets the exit code and the reason where another
-    process fails.
+    process fails or stalls.
     """
     stop, ended = Stop(), threading.Event()
     with contextlib.ExitStack() as stack:
@@ -116,6 +117,9 @@ def _listen_to_others(stop: Stop, ended: threading.Event, last_words: LastWords)
     while not ended.wait(POLL):
         if code := heard(FAILED):
             return end_with(int(code), "another process failed", last_words)
+        if (number := heard(STALLED)) and number != str(jax.process_index()):
+            show_stacks()  # of this one too: the first to say so may only be waiting for it
+            return end_with(INTERRUPTED, f"process {number} made no step", last_words)
         if agreeing is None and (name := heard(STOP)):
             # In a thread of its own: whoever fails before it has come there keeps the others waiting.
             agreeing = threading.Thread(target=_agree, args=(stop, name), daemon=True)

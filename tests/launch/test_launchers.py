@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from rlhf_jax.flags import parse
-from rlhf_jax.parallel import processes
+from rlhf_jax.parallel import processes, stalls
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
@@ -107,7 +107,14 @@ def test_every_flag_and_config_that_is_named_exists() -> None:
 
 
 def test_variables_are_those_that_the_program_reads() -> None:
-    known = {processes.COORDINATOR, processes.PROCESSES, processes.PROCESS_ID, processes.HEARTBEAT, "RLHF_JAX_CACHE"}
+    known = {
+        processes.COORDINATOR,
+        processes.PROCESSES,
+        processes.PROCESS_ID,
+        processes.HEARTBEAT,
+        stalls.STALL,
+        "RLHF_JAX_CACHE",
+    }
     for path in LAUNCH.iterdir():
         assert set(re.findall(r"RLHF_JAX_[A-Z_]+", path.read_text())) <= known, path.name
 

@@ -38,15 +38,25 @@ def free_port() -> int:
         return own.getsockname()[1]
 
 
-def run_together(module: str, count: int, *words: str, heartbeat: int = 10, devices: int = DEVICES) -> list[Ended]:
+def run_together(
+    module: str,
+    count: int,
+    *words: str,
+    heartbeat: int = 10,
+    stall: int = 0,
+    devices: int = DEVICES,
+    left: int | None = None,
+) -> list[Ended]:
     """``python -m module words`` as ``count`` processes that find each other, in the order of their numbers.
 
-    What is printed comes without what Gloo says of its connections.
+    ``left`` is a process that does not end by itself: it is killed when the others have ended. What is printed comes
+    without what Gloo says of its connections.
     """
     told = {
         "RLHF_JAX_COORDINATOR": f"localhost:{free_port()}",
         "RLHF_JAX_PROCESSES": str(count),
         "RLHF_JAX_HEARTBEAT": str(heartbeat),
+        "RLHF_JAX_STALL": str(stall),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // count}",
         "PYTHONPATH": str(tiny.ROOT),
         "OMP_NUM_THREADS": "1",
@@ -69,6 +79,8 @@ def run_together(module: str, count: int, *words: str, heartbeat: int = 10, devi
             for number, process in enumerate(started):
                 if number not in ended_at and process.poll() is not None:
                     ended_at[number] = time.monotonic()
+            if left is not None and len(ended_at) == count - 1:
+                started[left].kill()
             time.sleep(0.02)
     finally:
         for process in started:

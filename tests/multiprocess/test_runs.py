@@ -3,7 +3,9 @@
 import collections
 import json
 import pathlib
+import re
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from tests.multiprocess.conftest import COMMAND, STAGES, Ended, run_together
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-5
 HEARTBEAT = 3
+STALL = 4
 PMAP = ("--config.parallel.mode=pmap",)
 
 
@@ -73,11 +76,15 @@ def test_two_processes_are_one_and_go_on_where_one_stopped(alone: pathlib.Path, 
         ("1:error", (1, 1), "another process failed"),
         ("0:user_error", (2, 2), "another process failed"),
         ("1:SIGTERM", (0, 0), ""),
+        # Alive, but stopped: only the other one can say so.
+        ("0:SIGSTOP", (-signal.SIGKILL, 75), "another process was lost"),
+        ("1:SIGSTOP", (75, -signal.SIGKILL), "another process was lost"),
     ],
 )
 def test_no_process_is_left_behind(tmp_path: pathlib.Path, mishap: str, codes: tuple[int, int], reason: str) -> None:
     """Killed, crashed, or ended by an error of its own: the other one ends within seconds, and says why."""
-    ended = run_together("tests.multiprocess.failing", 2, mishap, str(tmp_path), heartbeat=HEARTBEAT)
+    left = int(mishap[0]) if mishap.endswith("SIGSTOP") else None
+    ended = run_together("tests.multiprocess.failing", 2, mishap, str(tmp_path), heartbeat=HEARTBEAT, left=left)
     assert (ended[0].code, ended[1].code) == codes, ended[0].err + ended[1].err
     print(f"{mishap}: the processes ended {abs(ended[0].at - ended[1].at):.1f} s apart")
     assert abs(ended[0].at - ended[1].at) < HEARTBEAT + 5
@@ -86,6 +93,23 @@ def test_no_process_is_left_behind(tmp_path: pathlib.Path, mishap: str, codes: t
     assert words == ([f"{codes[other]} {reason}"] if reason else [])
     if reason:
         assert f"rlhf-jax: process {other} ends: {reason}" in ended[other].err
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_gets_nowhere_ends_all_and_shows_where_it_stood(tmp_path: pathlib.Path, victim: int) -> None:
+    """It is alive and says so; the other one waits for it in a collective. Either may be the first to notice."""
+    began = time.monotonic()
+    ended = run_together("tests.multiprocess.failing", 2, f"{victim}:stall", str(tmp_path), stall=STALL)
+    assert [one.code for one in ended] == [75, 75], ended[0].err + ended[1].err
+    print(f"the processes ended {ended[victim].at - began:.1f} s after they began, stalled for {STALL} of them")
+    assert abs(ended[0].at - ended[1].at) < 5
+    assert "in befall" in ended[victim].err, "the stack of the thread that sleeps"
+    assert all("Thread 0x" in one.err for one in ended)
+    words = {int(path.name): path.read_text() for path in tmp_path.iterdir()}
+    assert words.keys() == {0, 1}
+    for number, text in words.items():
+        own = rf"75 no step for \d+ s \(RLHF_JAX_STALL={STALL}\)"
+        assert re.fullmatch(rf"{own}|75 process {1 - number} made no step", text), text
 
 
 def test_four_processes_read_every_example_once_a_pass(tmp_path: pathlib.Path) -> None:
