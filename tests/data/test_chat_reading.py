@@ -54,6 +54,14 @@ def test_a_refused_dialogue_is_a_bad_row(tmp_path: pathlib.Path, merged: Chat) -
         read_file(path, on_bad_row="skip", chat=merged)
 
 
+def test_answers_are_rendered_when_they_are_read(tmp_path: pathlib.Path) -> None:
+    made = backend("bytes", "loud")
+    loud = Chat(made, made.eos_token_id, made.pad_token_id, "here")
+    row = {"prompt": "a", "responses": [{"text": "b", "label": 0, "refined": "c <|im_end|>"}]}
+    with pytest.raises(UserError, match=r"a\.jsonl:1: messages: the chat template changes what is said"):
+        read_file(write(tmp_path / "a.jsonl", row), chat=loud)
+
+
 def test_a_bare_prompt_is_what_a_user_said(tmp_path: pathlib.Path, merged: Chat) -> None:
     row = {"prompt": " what ?", "chosen": "this", "rejected": "that"}
     (record,) = read_file(write(tmp_path / "a.jsonl", row), chat=merged).records

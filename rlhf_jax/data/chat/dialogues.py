@@ -100,21 +100,26 @@ class Chat:
         for (prompt, _), texts in zip(dialogues, self.render(dialogues), strict=True):
             if isinstance(texts, str):
                 raise UserError(f"data.chat: {texts}; the dialogue is {_shown(prompt)}")
-            yield self._encoded(texts.prompt), [self._response_ids(texts, body) for body in texts.responses]
+            yield self._encoded(texts.prompt), self._response_ids(texts)
 
     def refusals(self, dialogues: Sequence[Dialogue]) -> list[str]:
         """For each dialogue why the template refuses it, "" if it does not."""
         return [texts if isinstance(texts, str) else "" for texts in self.render(dialogues)]
 
-    def _response_ids(self, texts: Texts, body: str) -> list[int]:
-        """Of an answer as it stands behind its prompt. Its ids must follow those of the prompt, which a policy is given
-        to answer: where characters would merge across the border, the answer is encoded behind some that do not."""
+    def _response_ids(self, texts: Texts) -> list[list[int]]:
+        """Of each answer as it stands behind its prompt. Its ids must follow those of the prompt, which a policy is
+        given to answer: where characters would merge across the border, it is encoded behind some that do not."""
         mark = next(iter(self._marks.values()))
-        for front in (texts.tail, f"{mark}\n", f"{mark}a"):
-            before, whole = self._encoded(front), self._encoded(front + body)
-            if whole[: len(before)] == before:
-                return whole[len(before) :]
-        return self._encoded(mark + body)[1:]
+        before = {front: self._encoded(front) for front in (texts.tail, f"{mark}\n", f"{mark}a", mark)}
+
+        def behind(body: str) -> list[int]:
+            for front, own in before.items():
+                whole = self._encoded(front + body)
+                if whole[: len(own)] == own or front == mark:  # nothing merges with a special token
+                    break
+            return whole[len(own) :]
+
+        return [behind(body) for body in texts.responses]
 
     def _encoded(self, text: str) -> list[int]:
         found = self._tokenizer.encode(text, add_special_tokens=False).ids
