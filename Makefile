@@ -16,7 +16,10 @@ PARITY      := .venv-parity
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_FROM  ?= $(if $(PIP_FIND_LINKS),,--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help quickstart feedback test slow parity test-parity check smoke reproduce golden bench lock clean
+# The TPU compiler stays out of $(VENV) likewise: where it is found, jax asks for TPUs.
+TPU := .venv-tpu
+
+.PHONY: help quickstart feedback test slow parity test-parity tpu check smoke reproduce golden bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -40,6 +43,9 @@ parity: $(PARITY)/.done  ## exported models against transformers' PyTorch models
 	$(PARITY)/bin/python -m pytest -n 0 tests/parity
 
 test-parity: parity
+
+tpu: $(TPU)/.done  ## a tiny run compiled for TPUs that are not there (installs libtpu into .venv-tpu)
+	$(TPU)/bin/python -m pytest -n 0 tests/tpu
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts; changes nothing
 	$(RUN) -m ruff format --check .
@@ -69,13 +75,15 @@ lock:  ## resolve requirements/*.txt anew from setup.py (needs uv); UPGRADE=--up
 	$(UV) pip compile setup.py --extra parity --constraints requirements/dev.txt \
 	  $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--index $(TORCH_INDEX)) \
 	  $(LOCK_FLAGS) --output-file requirements/parity.txt
+	$(UV) pip compile setup.py --extra tpu --constraints requirements/dev.txt \
+	  $(LOCK_FLAGS) --output-file requirements/tpu.txt
 
 # One version of each package for all Pythons from 3.11 on: the lock is what is tested.
 LOCK_FLAGS = --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command "make lock" --quiet $(UPGRADE)
 
 clean:  ## remove the environment and every cache; runs/ stays
-	rm -rf $(VENV) $(PARITY) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(PARITY) $(TPU) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -95,13 +103,25 @@ $(VENV)/.dev: $(VENV)/.base requirements/dev.txt
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(PARITY)/.done: $(VENV)/.dev requirements/parity.txt
-	@echo "installing PyTorch of requirements/parity.txt into $(PARITY) (about 0.8 GB)"
-	@$(RUN) -m venv --clear $(PARITY)
-	@$(PARITY)/bin/python -c 'import pathlib, sys, sysconfig; \
+# Of an environment whose .done is made: it has the packages of $(VENV) too.
+define SEES_BASE
+$(@D)/bin/python -c 'import pathlib, sys, sysconfig; \
 	  link = pathlib.Path(sysconfig.get_path("purelib"), "base.pth"); \
 	  link.write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
 	  "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+endef
+
+$(PARITY)/.done: $(VENV)/.dev requirements/parity.txt
+	@echo "installing PyTorch of requirements/parity.txt into $(PARITY) (about 0.8 GB)"
+	@$(RUN) -m venv --clear $(PARITY)
+	@$(SEES_BASE)
 	@$(PARITY)/bin/python -m pip --disable-pip-version-check --quiet install $(TORCH_FROM) \
 	  --require-hashes -r requirements/parity.txt
+	@touch $@
+
+$(TPU)/.done: $(VENV)/.dev requirements/tpu.txt
+	@echo "installing libtpu of requirements/tpu.txt into $(TPU) (about 0.7 GB)"
+	@$(RUN) -m venv --clear $(TPU)
+	@$(SEES_BASE)
+	@$(TPU)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/tpu.txt
 	@touch $@

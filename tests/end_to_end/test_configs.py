@@ -67,7 +67,12 @@ RECIPES: dict[str, Callable[[Run, pathlib.Path], tuple[str, ...] | None]] = {
 
 
 # Whole pipelines that take long to compile, and the tests beside this one that run them anyway.
-ELSEWHERE = {"critique": "test_critique.py", "fine_grained": "test_fine_grained.py", "lora": "test_lora.py"}
+ELSEWHERE = {
+    "critique": "test_critique.py",
+    "fine_grained": "test_fine_grained.py",
+    "llama_8b": "test_large.py",
+    "lora": "test_lora.py",
+}
 
 
 def commands(path: pathlib.Path) -> list[list[str]]:
