@@ -15,7 +15,7 @@ from rlhf_jax.build.answers import answering, has_judge
 from rlhf_jax.build.context import (
     Context,
     check_parents,
-    check_rows,
+    check_sizes,
     make_executor,
     parents_tokenizer,
     stage_config,
@@ -71,7 +71,7 @@ def plan_context(config: ConfigDict, devices: Sequence[jax.Device]) -> Context:
     if config.parallel.mode != "mesh":
         raise UserError(f"config.parallel.mode: {config.parallel.mode} is not planned; a plan is of mesh")
     executor = make_executor(config.parallel, devices)
-    check_rows(config, executor.row_shards)
+    check_sizes(config, executor)
     check_utilities(config)
     check_divergence(config)
     check_parents(config)

@@ -98,7 +98,7 @@ def check_sizes(config: ConfigDict, executor: Executor) -> None:
     if problem := unable(config.model.attention, models["model"], executor.mesh.devices.flat[0].platform):
         raise UserError(f"config.model.attention: {config.model.attention} {problem}")
     fresh = not (config.model.path or config.parents.sft or config.parents.reward_start)
-    check_model(models, config.parallel, jax.device_count(), fresh=fresh)
+    check_model(models, config.parallel, executor.mesh.size, fresh=fresh)
 
 
 def _tokenizer(config: ConfigDict, workdir: Path, data: Data | None) -> Tokenizer:
