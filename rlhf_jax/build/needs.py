@@ -48,7 +48,8 @@ class Needs:
     ``used`` are the bytes in all, ``available`` those that a device has. ``flops`` are of matrix products as compiled,
     loops counted as often as they turn; ``model_flops`` a device's share of what the mathematics asks for.
     ``seconds_at_peak`` is ``flops`` at the device's peak. ``compiler_seconds`` and ``compiler_flops`` are XLA's own
-    estimates, which take the body of a loop once. ``open_loops`` are loops of unknown length, counted once.
+    estimates, which take the body of a loop once; None where it has none. ``open_loops`` are loops of unknown length,
+    counted once, ``kernels`` calls of fused kernels, whose products are in no count but the model's.
     """
 
     program: str
@@ -63,6 +64,7 @@ class Needs:
     seconds_at_peak: float | None = None
     collectives: tuple[Collective, ...] = ()
     open_loops: int = 0
+    kernels: int = 0
     compile_seconds: float = 0.0
 
     @property
@@ -102,13 +104,20 @@ def needs_of(planned: Planned, executor: Executor) -> Needs:
         memory.total,
         memory,
         found.flops,
-        cost.get("flops"),
-        cost.get("optimal_seconds"),
+        _estimate(cost, "flops"),
+        _estimate(cost, "optimal_seconds"),
         None if peak is None else found.flops / peak,
         found.collectives,
         sum(loop.turns is None for loop in found.loops),
+        found.kernels,
         time.monotonic() - begun,
     )
+
+
+def _estimate(cost: dict[str, float], name: str) -> float | None:
+    """Of a program with kernels of unknown cost XLA says less than nothing."""
+    value = cost.get(name)
+    return value if value is not None and value >= 0 else None
 
 
 def _memory(planned: Planned, stats: Any, found: Reading) -> Memory:

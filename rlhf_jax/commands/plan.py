@@ -43,6 +43,16 @@ examples:
   rlhf-jax plan --config=configs/quickstart.py --devices=8 --config.parallel.fsdp=4
   rlhf-jax plan --config=configs/llama_8b.py --topology=v5p:4x4x4 --json=plan.json"""
 MIB = 2**20
+# libtpu would ask the cloud which machine this is, say much when nobody answers, and let no second process compile
+# beside it: of the chips that it guards against two users, none is used.
+_LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "none",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 def main(words: Sequence[str]) -> None:
@@ -126,9 +136,7 @@ def _tell_jax(options: dict[str, str]) -> None:
     if "devices" in options or "topology" in options:
         os.environ["JAX_PLATFORMS"] = "cpu"
     if "topology" in options:
-        # libtpu would ask the cloud which machine this is, and say much when nobody answers.
-        quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "none"}
-        for name, value in (quiet | {"TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}).items():
+        for name, value in _LIBTPU.items():
             os.environ.setdefault(name, value)
 
 
@@ -165,6 +173,10 @@ def _print(console: Console, found: Sequence["Needs"]) -> None:
     for one in found:
         if one.open_loops:
             console.print(f"{one.program}: {one.open_loops} loops of unknown length were counted once", soft_wrap=True)
+        if one.kernels:
+            console.print(
+                f"{one.program}: {one.kernels} calls of fused kernels, not in TFLOP, compiled", soft_wrap=True
+            )
 
 
 def _rows(found: Sequence["Needs"]) -> Sequence[tuple[str, list[str]]]:

@@ -21,6 +21,7 @@ _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
 _CALLS = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _MESH = re.compile(r"replica_groups=@?mesh\[([^\]]*)\]\s*(?:,\s*device_ids=\(([^)]*\)?)\))?\s*\{([^}]*)\}")
+_KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|__cudnn\$fmha|__gpu\$xla\.gpu\.triton)')
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 
 
@@ -89,11 +90,15 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What ``read_program`` finds. ``flops`` are of one device: multiplications and additions of matrix products."""
+    """What ``read_program`` finds. ``flops`` are of one device: multiplications and additions of matrix products.
+
+    ``kernels`` counts calls of fused kernels, into which the text does not go.
+    """
 
     collectives: tuple[Collective, ...]
     flops: float
     loops: tuple[Loop, ...]
+    kernels: int = 0
 
 
 def arrays_of(shape: str) -> tuple[Array, ...]:
@@ -154,7 +159,7 @@ def read_program(text: str, axes: Mapping[str, int]) -> Reading:
     computations, entry = parse(text)
     walk = _Walk(computations, axes)
     walk.visit(entry, 1, True)
-    return Reading(tuple(walk.collectives), walk.flops, tuple(walk.loops))
+    return Reading(tuple(walk.collectives), walk.flops, tuple(walk.loops), walk.kernels)
 
 
 class _Walk:
@@ -162,7 +167,7 @@ class _Walk:
         self.computations, self.axes = computations, axes
         self.collectives: list[Collective] = []
         self.loops: list[Loop] = []
-        self.flops = 0.0
+        self.flops, self.kernels = 0.0, 0
 
     def visit(self, name: str, times: int, exact: bool) -> None:
         """All that one computation does, ``times`` over; fusions are parts of it."""
@@ -186,6 +191,7 @@ class _Walk:
                         self.visit(called, times, exact and instruction.opcode == "call")
                 else:
                     self.flops += times * product_flops(instruction, own)
+                    self.kernels += times * bool(_KERNEL.search(instruction.attributes))
 
     def _fused(self, name: str) -> Iterator[tuple[dict[str, Instruction], str]]:
         own = self.computations.get(name, {})
@@ -254,81 +260,116 @@ def sent_in_a_ring(kind: str, result: int, devices: int) -> int:
 def loop_of(
     instruction: Instruction, own: dict[str, Instruction], computations: dict[str, dict[str, Instruction]]
 ) -> Loop:
-    """How often a ``while`` turns: as XLA says, or by the one comparison of a counter with a constant in its condition.
+    """How often a ``while`` turns: as XLA says, or by the one comparison of a counter with a bound in its condition.
 
-    A counter starts where its constant is written, else at 0, and goes up by 1: all loops that jax makes do.
+    Where a counter starts and what it goes up by (loops are unrolled, too) must be written as constants.
     """
     said = instruction.attribute(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
     if said:
         return Loop(int(said), True, instruction.arrays)
-    condition = instruction.attribute(r"\bcondition=%?([\w.\-]+)")
-    found = list(_bounds(condition, computations))
-    if len(found) != 1:
-        return Loop(None, False, instruction.arrays)
-    bound, place, whole = found[0]
-    start = _start(own, instruction.operands[0], place)
-    return Loop(max(bound - start, 0), whole, instruction.arrays)
+    turns, exact = _Counting(instruction, own, computations).turns()
+    return Loop(turns, exact, instruction.arrays)
 
 
-def _bounds(name: str, computations: dict[str, dict[str, Instruction]]) -> Iterator[tuple[int, int | None, bool]]:
-    """(bound, place of the counter in what is carried, whether nothing else ends the loop) of each comparison."""
-    own = computations.get(name, {})
-    for instruction in own.values():
-        direction = instruction.attribute(r"direction=(\w+)")
-        if instruction.opcode == "compare" and direction in ("LT", "GT"):
-            sides = [own.get(operand) for operand in instruction.operands]
-            limit = sides[1] if direction == "LT" else sides[0]
-            counter = sides[0] if direction == "LT" else sides[1]
-            bound = _constant(limit)
-            if bound is not None:
-                yield bound, _place(counter), instruction.root
-        if instruction.opcode == "fusion":
-            yield from _fused_bounds(instruction, own, computations)
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+    """A computation; of a fusion's inside, also the fusion and where that stands."""
+
+    own: Mapping[str, Instruction]
+    call: Instruction | None = None
+    outer: "_Frame | None" = None
 
 
-def _fused_bounds(
-    fusion: Instruction, own: dict[str, Instruction], computations: dict[str, dict[str, Instruction]]
-) -> Iterator[tuple[int, int | None, bool]]:
-    """The same of a comparison inside a fusion, whose constants may be handed in from outside."""
-    for called in _called(fusion):
-        inner = computations.get(called, {})
-        for instruction in inner.values():
-            direction = instruction.attribute(r"direction=(\w+)")
-            if instruction.opcode != "compare" or direction not in ("LT", "GT"):
-                continue
-            sides = [_outside(inner.get(operand), fusion, own) for operand in instruction.operands]
-            counter, limit = sides if direction == "LT" else sides[::-1]
-            bound = _constant(limit)
-            if bound is not None:
-                yield bound, _place(counter), instruction.root and fusion.root
+# What hands a number on as it is.
+_SAME = ("copy", "copy-start", "copy-done", "bitcast", "convert", "reshape")
 
 
-def _outside(one: Instruction | None, fusion: Instruction, own: dict[str, Instruction]) -> Instruction | None:
-    if one is None or one.opcode != "parameter":
-        return one
-    return own.get(fusion.operands[int(one.operands[0])])
+class _Counting:
+    """The counter of one loop."""
 
+    def __init__(
+        self, loop: Instruction, own: dict[str, Instruction], computations: dict[str, dict[str, Instruction]]
+    ) -> None:
+        self.computations, self.around = computations, _Frame(own)
+        self.condition, self.body = (
+            _Frame(computations.get(loop.attribute(rf"\b{name}=%?([\w.\-]+)"), {})) for name in ("condition", "body")
+        )
+        self.first = self._look(self.around, loop.operands[0])  # a tuple of what is carried at first
 
-def _constant(one: Instruction | None) -> int | None:
-    if one is None or one.opcode != "constant" or not re.fullmatch(r"-?\d+", one.operands[0]):
-        return None
-    return int(one.operands[0])
+    def turns(self) -> tuple[int | None, bool]:
+        """(how often at most, whether never less); None where that is not to be told."""
+        found = [bound for bound in self._bounds(self.condition) if bound is not None]
+        if len(found) != 1:
+            return None, False
+        place, limit, whole = found[0]
+        start, step = self._at_first(place), self._step(place)
+        if start is None or not step:
+            return None, False
+        return max(-(-(limit - start) // step), 0), whole
 
+    def _bounds(self, frame: _Frame) -> Iterator[tuple[int, int, bool] | None]:
+        """(place of the counter in what is carried, its bound, whether nothing else ends the loop)."""
+        for one in frame.own.values():
+            direction = one.attribute(r"direction=(\w+)")
+            if one.opcode == "compare" and direction in ("LT", "GT"):
+                counter, limit = one.operands if direction == "LT" else one.operands[::-1]
+                place, bound = self._place(self._look(frame, counter)), self._number(self._look(frame, limit))
+                if place is not None and bound is not None:
+                    yield place, bound, one.root and (frame.call is None or frame.call.root)
+            if one.opcode == "fusion":
+                for called in _called(one):
+                    yield from self._bounds(_Frame(self.computations.get(called, {}), one, frame))
 
-def _place(counter: Instruction | None) -> int | None:
-    if counter is None or counter.opcode != "get-tuple-element":
-        return None
-    return int(counter.attribute(r"index=(\d+)"))
+    def _step(self, place: int) -> int | None:
+        root = next((name for name, one in self.body.own.items() if one.root), "")
+        last = self._look(self.body, root)
+        after = None if last is None or last[1].opcode != "tuple" else self._look(last[0], last[1].operands[place])
+        if after is None or after[1].opcode != "add":
+            return None
+        sides = [self._look(after[0], operand) for operand in after[1].operands]
+        others = [side for side in sides if self._place(side) != place]
+        return self._number(others[0]) if len(others) == 1 else None
 
+    def _look(self, frame: _Frame, name: str) -> tuple[_Frame, Instruction] | None:
+        """What makes a value, past what hands it on and into the fusions that make it."""
+        one = frame.own.get(name)
+        if one is None:
+            return None
+        if one.opcode in _SAME:
+            return self._look(frame, one.operands[0])
+        if one.opcode == "parameter" and frame.call is not None and frame.outer is not None:
+            return self._look(frame.outer, frame.call.operands[int(one.operands[0])])
+        if one.opcode == "fusion":
+            inner = _Frame(self.computations.get(_called(one)[0], {}), one, frame)
+            return self._look(inner, next((key for key, each in inner.own.items() if each.root), ""))
+        if one.opcode == "get-tuple-element":
+            made = self._look(frame, one.operands[0])
+            if made is not None and made[1].opcode == "tuple":
+                return self._look(made[0], made[1].operands[int(one.attribute(r"index=(\d+)"))])
+        return frame, one
 
-def _start(own: dict[str, Instruction], carried: str, place: int | None) -> int:
-    made = own.get(carried)
-    if place is None or made is None or made.opcode != "tuple":
-        return 0
-    first = own.get(made.operands[place])
-    while first is not None and first.opcode in ("copy", "bitcast"):
-        first = own.get(first.operands[0])
-    return _constant(first) or 0
+    def _place(self, found: tuple[_Frame, Instruction] | None) -> int | None:
+        """Where in what is carried a value stands."""
+        if found is None or found[1].opcode != "get-tuple-element":
+            return None
+        made = self._look(found[0], found[1].operands[0])
+        return int(found[1].attribute(r"index=(\d+)")) if made and made[1].opcode == "parameter" else None
+
+    def _number(self, found: tuple[_Frame, Instruction] | None) -> int | None:
+        """A constant, or one that is carried."""
+        place = self._place(found)
+        if place is not None:
+            return self._at_first(place)
+        if found is None or found[1].opcode != "constant" or not re.fullmatch(r"-?\d+", found[1].operands[0]):
+            return None
+        return int(found[1].operands[0])
+
+    def _at_first(self, place: int) -> int | None:
+        """What is carried there into the first turn, if it is a constant."""
+        if self.first is None or self.first[1].opcode != "tuple":
+            return None
+        found = self._look(self.first[0], self.first[1].operands[place])
+        return None if found is None or found[1].opcode != "constant" else self._number(found)
 
 
 # ------------------------------------------------------------------------- groups of devices

@@ -104,7 +104,36 @@ BODY = """
   %x = f32[8]{0} get-tuple-element(%c), index=1
   %g = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups=[2,4]<=[8], to_apply=%add
   %d = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={}, rhs_contracting_dims={}
-  ROOT %t = (s32[], f32[8]{0}) tuple(%i, %g)
+  %k = f32[8]{0} custom-call(%g), custom_call_target="tpu_custom_call"
+  %i = s32[] get-tuple-element(%c), index=0
+  %one = s32[] constant(1)
+  %n = s32[] fusion(%i, %one), kind=kLoop, calls=%next
+  ROOT %t = (s32[], f32[8]{0}) tuple(%n, %k)
+}
+
+%next (a: s32[], b: s32[]) -> s32[] {
+  %a = s32[] parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %sum = s32[] add(%a, %b)
+}
+
+%unrolled (c: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %c = (s32[], f32[8]{0}) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%c), index=1
+  %g = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups=[2,4]<=[8], to_apply=%add
+  %d = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={}, rhs_contracting_dims={}
+  %i = s32[] get-tuple-element(%c), index=0
+  %three = s32[] constant(3)
+  %n = s32[] add(%i, %three)
+  ROOT %t = (s32[], f32[8]{0}) tuple(%n, %g)
+}
+
+%stands (c: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %c = (s32[], f32[8]{0}) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%c), index=1
+  %g = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups=[2,4]<=[8], to_apply=%add
+  %d = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={}, rhs_contracting_dims={}
+  ROOT %t = (s32[], f32[8]{0}) tuple(%other, %g)
 }
 
 %condition (c: (s32[], f32[8])) -> pred[] {
@@ -143,23 +172,26 @@ BODY = """
 
 
 @pytest.mark.parametrize(
-    ("condition", "attributes", "turns", "exact"),
+    ("condition", "body", "attributes", "turns", "exact"),
     [
-        ("condition", "", 10, True),  # from 2 up to 12
-        ("wrapped", "", 10, True),
-        ("early", "", 10, False),
-        ("nobody", "", None, False),
-        ("nobody", ', backend_config={"known_trip_count":{"n":"7"},"other":{"n":"1"}}', 7, True),
+        ("condition", "body", "", 10, True),  # from 2 up to 12
+        ("condition", "unrolled", "", 4, True),  # at 2, 5, 8 and 11
+        ("wrapped", "body", "", 10, True),
+        ("early", "body", "", 10, False),
+        ("nobody", "body", "", None, False),
+        ("condition", "stands", "", None, False),
+        ("nobody", "body", ', backend_config={"known_trip_count":{"n":"7"},"other":{"n":"1"}}', 7, True),
     ],
 )
 def test_what_a_loop_does_counts_as_often_as_it_turns(
-    condition: str, attributes: str, turns: int | None, exact: bool
+    condition: str, body: str, attributes: str, turns: int | None, exact: bool
 ) -> None:
     found = read_program(
         _program(
             "%first = s32[] constant(2)",
-            "%init = (s32[], f32[8]{0}) tuple(%first, %p)",
-            f"%w = (s32[], f32[8]{{0}}) while(%init), condition=%{condition}, body=%body{attributes}",
+            "%moved = s32[] copy(%first)",
+            "%init = (s32[], f32[8]{0}) tuple(%moved, %p)",
+            f"%w = (s32[], f32[8]{{0}}) while(%init), condition=%{condition}, body=%{body}{attributes}",
             before=BODY,
         ),
         AXES,
@@ -168,6 +200,7 @@ def test_what_a_loop_does_counts_as_often_as_it_turns(
     assert (loop.turns, loop.exact) == (turns, exact)
     assert (one.times, one.exact) == (turns or 1, exact)
     assert found.flops == (turns or 1) * 2 * 64
+    assert found.kernels == ((turns or 1) if body == "body" else 0)
 
 
 FUSED = """
