@@ -175,6 +175,27 @@ def test_a_whole_float_kernel_never_stands_in_the_compiled_backward_pass() -> No
     assert compiled.memory_analysis().temp_size_in_bytes < 3 * width * width * 4
 
 
+def test_a_loop_over_tokens_carries_codes_and_no_kernels() -> None:
+    """Sampling unrolls the layers in such a loop, from which the compiler would move what does not change in it."""
+
+    def sample(x: Any, codes: Any, scale: Any) -> Any:
+        def token(_: Any, x: Any) -> Any:
+            for layer in range(3):
+                x = jnp.tanh(quantised_product(x, codes[layer], scale[layer]))
+            return x
+
+        return jax.lax.fori_loop(0, 4, token, x)
+
+    shapes = [((2, 48), jnp.float32), ((3, 48, 48), jnp.int8), ((3, 1, 48), jnp.float32)]
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    text = jax.jit(sample).lower(*(jax.ShapeDtypeStruct(*one) for one in shapes)).compile().as_text()
+    jax.config.update("jax_disable_most_optimizations", before)
+    (carried,) = (line.partition(" while(")[0] for line in text.splitlines() if " while(" in line)
+    assert "s8[3,48,48]" in carried
+    assert "f32[48,48]" not in carried
+
+
 def test_without_the_library_there_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "qwix", None)
     for base in ("int8", "nf4"):
