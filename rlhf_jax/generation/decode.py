@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.generation.sampling import SamplingSpec, sample_token
-from rlhf_jax.models import Cache, DecoderSpec, extend_cache, gathered, init_cache, output_logits, positions_of
+from rlhf_jax.models import Cache, DecoderSpec, extend_cache, fill_cache, gathered, output_logits, positions_of
 from rlhf_jax.objectives.likelihood import token_logprobs
 from rlhf_jax.types import Params
 
@@ -69,10 +69,7 @@ def generate(
     def ended(t: Int[Array, ""], done: Bool[Array, "B"], out: Completions) -> Bool[Array, "B"]:
         return done | (jax.lax.dynamic_slice_in_dim(out.ids, t, 1, axis=1)[:, 0] == eos_id)
 
-    prompt_view = (slot_index[None, None] <= jnp.arange(prompt_length)[None, :, None]) & slot_mask[:, None]
-    hidden, cache = extend_cache(
-        spec, params, prompt_ids, positions_of(prompt_mask), prompt_view, init_cache(spec, rows, slots)
-    )
+    hidden, cache = fill_cache(spec, params, prompt_ids, positions_of(prompt_mask), prompt_mask, slots)
     logits = output_logits(spec, params, hidden[:, -1])
     wide = jnp.promote_types(logits.dtype, jnp.float32)
     out = Completions(

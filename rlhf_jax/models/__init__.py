@@ -1,6 +1,6 @@
 """The decoder and its heads, behind pure ``init`` and ``apply`` functions; nothing outside this room imports flax."""
 
-from rlhf_jax.models.decoder import Cache, apply_decoder, extend_cache, init_cache, init_decoder, output_logits
+from rlhf_jax.models.decoder import Cache, apply_decoder, extend_cache, fill_cache, init_decoder, output_logits
 from rlhf_jax.models.ensemble import (
     apply_reward_members,
     head_of,
@@ -43,10 +43,10 @@ __all__ = [
     "apply_value_model",
     "check_quantiser",
     "extend_cache",
+    "fill_cache",
     "gathered",
     "has_adapters",
     "head_of",
-    "init_cache",
     "init_decoder",
     "init_reward_model",
     "init_scalar_head",

@@ -31,8 +31,9 @@ class Attention(nn.Module):
         frequency: Float[Array, "F"] | None,
         cache: LayerCache | None = None,
         slot: Int[Array, ""] | int = 0,
-    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
-        """``attend`` knows what each token may look at. With a cache the T tokens are written at ``slot`` first.
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        """(what tokens found, keys and values that they looked at). With a cache the T tokens are written at ``slot``
+        first, and the whole of it is looked at; ``attend`` knows which of it by which token.
 
         Queries and keys are rotated by ``frequency``; None: they are not.
         """
@@ -62,9 +63,9 @@ class Attention(nn.Module):
             start = (zero, zero, jnp.asarray(slot, jnp.int32), zero)
             key = jax.lax.dynamic_update_slice(cache[0], key.astype(cache[0].dtype), start)
             value = jax.lax.dynamic_update_slice(cache[1], value.astype(cache[1].dtype), start)
-            cache = (key, value)
-        mixed = attend(query, place_keys(key), place_keys(value)).reshape(rows, length, spec.heads * spec.head_dim)
+        key, value = place_keys(key), place_keys(value)
+        mixed = attend(query, key, value).reshape(rows, length, spec.heads * spec.head_dim)
         out = Dense(
             spec.width, use_bias=spec.out_bias, dtype=spec.compute_dtype, param_dtype=spec.param_dtype, name="o"
         )
-        return out(mixed), cache
+        return out(mixed), (key, value)

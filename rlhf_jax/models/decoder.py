@@ -46,19 +46,19 @@ class Block(nn.Module):
         frequency: Float[Array, "F"] | None,
         cache: LayerCache | None = None,
         slot: Int[Array, ""] | int = 0,
-    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
         spec = self.spec
         y = make_norm(spec, "attention_norm")(x)
-        mixed, cache = Attention(spec, name="attention")(y, positions, attend, frequency, cache, slot)
+        mixed, seen = Attention(spec, name="attention")(y, positions, attend, frequency, cache, slot)
         if spec.post_norms:
             mixed = make_norm(spec, "attention_post_norm")(mixed)
         if spec.parallel:
-            return x + mixed + self._feed_forward(make_norm(spec, "mlp_norm")(x)), cache
+            return x + mixed + self._feed_forward(make_norm(spec, "mlp_norm")(x)), seen
         x = x + mixed
         y = self._feed_forward(make_norm(spec, "mlp_norm")(x))
         if spec.post_norms:
             y = make_norm(spec, "mlp_post_norm")(y)
-        return x + y, cache
+        return x + y, seen
 
     def _feed_forward(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         spec = self.spec
@@ -111,12 +111,6 @@ def init_decoder(spec: DecoderSpec, key: jax.Array) -> Params:
     return params
 
 
-def init_cache(spec: DecoderSpec, rows: int, slots: int) -> Cache:
-    """An empty cache: per layer, keys and values of shape (rows, kv_heads, slots, head_dim)."""
-    empty = place_keys(jnp.zeros((rows, spec.kv_heads, slots, spec.head_dim), spec.compute_dtype))
-    return tuple((empty, empty) for _ in range(spec.depth))
-
-
 def apply_decoder(
     spec: DecoderSpec,
     params: Params,
@@ -130,22 +124,58 @@ def apply_decoder(
     of a segment stand side by side, and ``positions`` counts them from 0. Layers are scanned: one is compiled,
     whatever the depth.
     """
+    return _read(spec, params, ids, positions, segments, keep=False)[0]
+
+
+def fill_cache(
+    spec: DecoderSpec,
+    params: Params,
+    ids: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segments: Int[Array, "B T"] | Bool[Array, "B T"],
+    slots: int,
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """``apply_decoder``, and a cache of so many slots with the T tokens in the first of them.
+
+    Per layer, keys and values of shape (B, kv_heads, slots, head_dim), in the compute dtype.
+    """
+    hidden, kept = _read(spec, params, ids, positions, segments, keep=True)
+    room = [(0, 0), (0, 0), (0, slots - ids.shape[1]), (0, 0)]
+
+    def layer(stacked: Float[Array, "L B G T C"], index: int) -> Float[Array, "B G S C"]:
+        return place_keys(jnp.pad(stacked[index].astype(spec.compute_dtype), room))
+
+    return hidden, tuple((layer(kept[0], index), layer(kept[1], index)) for index in range(spec.depth))
+
+
+def _read(
+    spec: DecoderSpec,
+    params: Params,
+    ids: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segments: Int[Array, "B T"] | Bool[Array, "B T"],
+    *,
+    keep: bool,
+) -> tuple[Float[Array, "B T D"], Any]:
+    """(final hidden states, keys and values of all layers where they are to be kept)."""
     block, kinds = Block(spec), spec.local or (False,) * spec.depth
     attend, frequency = _attends(spec, jnp.asarray(segments, jnp.int32)), _frequencies(spec)
 
-    def layer(x: Float[Array, "B T D"], layer_params: Params, local: bool | Bool[Array, ""]) -> Float[Array, "B T D"]:
+    def layer(
+        x: Float[Array, "B T D"], layer_params: Params, local: bool | Bool[Array, ""]
+    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         applied: Any = block.apply({"params": layer_params}, x, positions, attend(local), _choose(frequency, local))
-        return place_hidden(applied[0])
+        return place_hidden(applied[0]), applied[1] if keep else None
 
     if spec.remat != "none":
-        layer = jax.checkpoint(layer, policy=_POLICIES[spec.remat], prevent_cse=False, static_argnums=())
+        layer = jax.checkpoint(layer, policy=_POLICIES[spec.remat], prevent_cse=False)
     x = _embed(spec, params, ids, positions)
     # A pattern is data of the scan: layers of both kinds are one compiled body.
     if len(set(kinds)) == 1:
-        x, _ = jax.lax.scan(lambda x, one: (layer(x, one, kinds[0]), None), x, params["layers"])
+        x, kept = jax.lax.scan(lambda x, one: layer(x, one, kinds[0]), x, params["layers"])
     else:
-        x, _ = jax.lax.scan(lambda x, one: (layer(x, *one), None), x, (params["layers"], jnp.asarray(kinds)))
-    return _final_norm(spec, params, x)
+        x, kept = jax.lax.scan(lambda x, one: layer(x, *one), x, (params["layers"], jnp.asarray(kinds)))
+    return _final_norm(spec, params, x), kept
 
 
 def extend_cache(

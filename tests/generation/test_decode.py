@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from scipy.special import log_softmax
 
 from rlhf_jax.generation import SamplingSpec, decode, generate, response_logprobs
-from rlhf_jax.models import apply_decoder, extend_cache, output_logits, positions_of
+from rlhf_jax.models import apply_decoder, extend_cache, fill_cache, output_logits, positions_of
 
 PAD, EOS, VOCAB, SLOTS = 0, 1, 11, 8
 WARM = SamplingSpec(temperature=0.7)
@@ -130,11 +132,12 @@ def test_the_token_is_drawn_anew_at_every_slot(constant_spec, constant_policy, m
 def test_decoding_stops_when_every_row_has_ended(constant_spec, constant_policy, prompts, monkeypatch):
     calls = []
 
-    def counted(*args, **kwargs):
+    def counted(function, *args, **kwargs):
         jax.debug.callback(lambda: calls.append(1))
-        return extend_cache(*args, **kwargs)
+        return function(*args, **kwargs)
 
-    monkeypatch.setattr(decode, "extend_cache", counted)
+    for function in (fill_cache, extend_cache):
+        monkeypatch.setattr(decode, function.__name__, partial(counted, function))
     # A program of its own: the other tests' has no counter in it.
     names = ("max_new_tokens", "sampling", "eos_id", "pad_id")
     counting = jax.jit(lambda *args, **kwargs: generate(*args, **kwargs), static_argnums=0, static_argnames=names)

@@ -13,7 +13,7 @@ from rlhf_jax.models import (
     DecoderSpec,
     apply_decoder,
     extend_cache,
-    init_cache,
+    fill_cache,
     init_decoder,
     output_logits,
     positions_of,
@@ -233,12 +233,13 @@ def test_decoding_with_a_cache_is_the_whole_forward_pass(spec):
     whole = hidden_of(spec, params, mask=mask)
     ids, positions = jnp.asarray(IDS), positions_of(jnp.asarray(mask))
     seen = jnp.asarray(np.tril(np.ones((LENGTH, LENGTH), bool)) & mask[:, None])
-    states, cache, slot = [], init_cache(spec, ROWS, LENGTH), 0
-    for size in (5, 1, 1, 1):
-        now = slice(slot, slot + size)
+    start = (leaf[:, :5] for leaf in (ids, positions, jnp.asarray(mask)))
+    hidden, cache = jax.jit(fill_cache, static_argnums=(0, 5))(spec, params, *start, LENGTH)
+    states = [hidden]
+    for slot in range(5, LENGTH):
+        now = slice(slot, slot + 1)
         hidden, cache = extend(spec, params, ids[:, now], positions[:, now], seen[:, now], cache, slot)
         states.append(hidden)
-        slot += size
     cached = np.concatenate(states, axis=1)
     np.testing.assert_allclose(cached[mask], whole[mask], atol=1e-5, rtol=1e-5)
 

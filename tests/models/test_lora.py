@@ -15,8 +15,8 @@ from rlhf_jax.models import (
     add_adapters,
     apply_decoder,
     extend_cache,
+    fill_cache,
     has_adapters,
-    init_cache,
     init_decoder,
     merge,
     overlay,
@@ -149,13 +149,11 @@ def test_with_the_cache_piece_by_piece_is_the_whole_row_at_once(base: Any) -> No
 
     @jax.jit
     def pieces(params: Any) -> jax.Array:
-        cache, found = init_cache(SPEC, 1, 5), []
-        for start, end in ((0, 3), (3, 5)):
-            own = jnp.arange(start, end)
-            seen = (jnp.arange(5) <= own[:, None])[None]
-            out, cache = extend_cache(SPEC, params, IDS[:1, start:end], own[None], seen, cache, start)
-            found.append(out)
-        return jnp.concatenate(found, axis=1)
+        first, own = jnp.arange(3)[None], jnp.arange(3, 5)
+        before, cache = fill_cache(SPEC, params, IDS[:1, :3], first, first >= 0, 5)
+        seen = (jnp.arange(5) <= own[:, None])[None]
+        after, _ = extend_cache(SPEC, params, IDS[:1, 3:5], own[None], seen, cache, 3)
+        return jnp.concatenate([before, after], axis=1)
 
     np.testing.assert_allclose(pieces(params)[0], hidden(SPEC, params)[0], rtol=0, atol=2e-5)
 
