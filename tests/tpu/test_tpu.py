@@ -48,8 +48,8 @@ def test_what_is_sent_goes_along_the_axes_that_split_it(found: dict[str, Any]) -
 
 
 def test_products_are_counted_as_often_as_they_are_made(found: dict[str, Any]) -> None:
-    """Loops over layers, over updates and over tokens: the compiler's own count takes each body once. The product of one
-    query with few keys it may write as a sum.
+    """Loops over layers, over updates and over tokens, where the compiler's own count takes each body once; but the
+    product of one query with few keys it may write as a sum.
     """
     for name, one in found.items():
         assert 0.7 < one["flops"] / one["model_flops"] < 1.3, name
