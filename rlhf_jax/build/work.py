@@ -25,11 +25,11 @@ def reading_rows(spec: DecoderSpec, rows: int, length: int, predicted: int) -> W
 
 
 def decoding(spec: DecoderSpec, rows: int, prompt: int, response: int) -> Work:
-    """The same tokens one after the other after a prompt; each looks at all slots of the cache."""
-    slots = prompt + response
-    attention = 4.0 * spec.depth * spec.heads * spec.head_dim * rows * slots * (prompt + response - 1)
-    body = 2.0 * matrices(spec) * rows * (prompt + response - 1)
-    return body + attention + 2.0 * spec.width * spec.vocab_size * rows * response
+    """A prompt read at once, then one token after the other but the last; each looks at all slots of the cache."""
+    tokens, slots = response - 1, prompt + response
+    attention = 4.0 * spec.depth * spec.heads * spec.head_dim * rows * slots * tokens
+    body = 2.0 * matrices(spec) * rows * tokens
+    return reading_rows(spec, rows, prompt, 1) + body + attention + 2.0 * spec.width * spec.vocab_size * rows * tokens
 
 
 def backward(forward: Work, trained: str) -> Work:
