@@ -49,8 +49,8 @@ from rlhf_jax.metrics import (
 from rlhf_jax.parallel import Stop, Watch, failing_together, heeding_others, is_first, join, wait_for_all, watching
 from rlhf_jax.reports import write_report
 
-# A finished run may be continued with these changed: they do not touch what is computed.
-FREE_SECTIONS = ("log.", "checkpoint.", *(f"model.{key}" for key in MEANS))
+# A run may be continued with these changed: they do not touch what is computed, but for rounding.
+FREE_SECTIONS = ("log.", "checkpoint.", "parallel.", *(f"model.{key}" for key in MEANS))
 SHOWN = (
     "loss",
     "pair_accuracy",

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pytest
@@ -13,14 +14,35 @@ import pytest
 from tests.end_to_end import tiny
 
 DEVICES = 4  # of all processes together
-STAGES = ("sft", "reward", "ppo")
+STAGES = ("sft", "reward", "segments", "ppo", "critique", "dpo", "online")
+# Every stage, and what is read back or put together on the host between two steps.
 COMMAND = (
     f"--config={tiny.ROOT / 'configs' / 'quickstart.py'}",
     *tiny.PIPELINE,
     f"--config.stages={','.join(STAGES)}",
+    "--config.data.task=local",
+    "--config.data.max_response=32",
+    "--config.data.list_size=4",
+    "--config.reward.eval_train=0",
+    "--config.segments.kinds=plain:sub_sentence,short:sequence",
+    "--config.segments.steps=2",
     "--config.ppo.iterations=2",
-    "--config.parallel.fsdp=4",
+    "--config.ppo.rollout_rows=8",
+    "--config.ppo.normalize_reward=True",
+    "--config.ppo.pretraining.coefficient=0.1",
+    "--config.ppo.pretraining.rows=4",
+    "--config.lora.rank=2",
+    "--config.lora.stages=ppo,dpo",
+    "--config.critique.batch_size=8",
+    "--config.critique.steps=2",
+    "--config.critique.first_steps=1",
+    "--config.critique.samples=1",
+    "--config.dpo.steps=3",
+    "--config.dpo.reference=precomputed",
+    "--config.online.iterations=2",
 )
+FSDP = ("--config.parallel.fsdp=4",)
+TENSOR = ("--config.parallel.data=2", "--config.parallel.tensor=2")
 
 
 class Ended(NamedTuple):
@@ -43,20 +65,20 @@ def run_together(
     count: int,
     *words: str,
     heartbeat: int = 10,
-    stall: int = 0,
+    stall: Mapping[int, int] | None = None,
     devices: int = DEVICES,
     left: int | None = None,
 ) -> list[Ended]:
     """``python -m module words`` as ``count`` processes that find each other, in the order of their numbers.
 
-    ``left`` is a process that does not end by itself: it is killed when the others have ended. What is printed comes
-    without what Gloo says of its connections.
+    ``stall`` has the seconds after which a process ends that makes no step; others wait. ``left`` is a process that
+    does not end by itself: it is killed when the others have ended. What is printed comes without what Gloo says of its
+    connections.
     """
     told = {
         "RLHF_JAX_COORDINATOR": f"localhost:{free_port()}",
         "RLHF_JAX_PROCESSES": str(count),
         "RLHF_JAX_HEARTBEAT": str(heartbeat),
-        "RLHF_JAX_STALL": str(stall),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // count}",
         "PYTHONPATH": str(tiny.ROOT),
         "OMP_NUM_THREADS": "1",
@@ -66,7 +88,12 @@ def run_together(
         subprocess.Popen(
             [sys.executable, "-m", module, *words],
             cwd=tiny.ROOT,
-            env={**os.environ, **told, "RLHF_JAX_PROCESS_ID": str(number)},
+            env={
+                **os.environ,
+                **told,
+                "RLHF_JAX_PROCESS_ID": str(number),
+                "RLHF_JAX_STALL": str((stall or {}).get(number, 0)),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -97,6 +124,6 @@ def run_together(
 def alone(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The directory of the whole run in one process with all the devices."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    (ended,) = run_together("tests.multiprocess.child", 1, "", *COMMAND, f"--workdir={workdir}")
+    (ended,) = run_together("tests.multiprocess.child", 1, "", *COMMAND, *FSDP, f"--workdir={workdir}")
     assert ended.code == 0, ended.err
     return workdir

@@ -5,14 +5,13 @@ import json
 import pathlib
 import re
 import signal
-import time
 
 import numpy as np
 import pytest
 
 from tests.end_to_end import tiny
 from tests.multiprocess import placed
-from tests.multiprocess.conftest import COMMAND, STAGES, Ended, run_together
+from tests.multiprocess.conftest import COMMAND, FSDP, STAGES, TENSOR, Ended, run_together
 
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-5
@@ -21,8 +20,10 @@ STALL = 4
 PMAP = ("--config.parallel.mode=pmap",)
 
 
-def launch(count: int, workdir: pathlib.Path, order: str = "") -> list[Ended]:
-    return run_together("tests.multiprocess.child", count, order, *COMMAND, f"--workdir={workdir}")
+def launch(count: int, workdir: pathlib.Path, *words: str, order: str = "", stall: int = 0) -> list[Ended]:
+    patience = dict.fromkeys(range(count), stall)
+    told = (order, *COMMAND, *words, f"--workdir={workdir}")
+    return run_together("tests.multiprocess.child", count, *told, stall=patience)
 
 
 def assert_like(one: pathlib.Path, other: pathlib.Path) -> None:
@@ -38,32 +39,45 @@ def assert_like(one: pathlib.Path, other: pathlib.Path) -> None:
     for row, wanted in zip(mine, theirs, strict=True):
         assert row["metrics"].keys() == wanted["metrics"].keys()
         for name, value in wanted["metrics"].items():
+            if row["stage"] in ("dpo", "online") and name.endswith("pair_accuracy"):
+                continue  # the first gaps are 0 but for rounding, and which is larger is chance
             assert row["metrics"][name] == pytest.approx(value, rel=1e-3, abs=TOLERANCE), (row["stage"], name)
 
 
-def test_two_processes_are_one_and_go_on_where_one_stopped(alone: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """SFT begins in two processes and ends in one; the reward model begins in one, and goes on in two, as PPO does.
+def test_a_run_goes_on_in_other_processes_on_another_mesh_and_is_the_run_in_one(
+    alone: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Begun by two processes until one of them stalls, gone on with by one, by two and by four.
 
-    A signal to one process stops both after the same step, of which there is no other checkpoint.
+    Of the parameters four devices have a quarter each, or two devices a half of each layer. A signal to one process
+    stops all after the same step, of which there is no other checkpoint.
     """
     workdir = tmp_path / "run"
-    first, second = launch(2, workdir, "1:sft:3")
+    ended = launch(2, workdir, *FSDP, order="1:sft:3:stall", stall=40)
+    assert [one.code for one in ended] == [75, 75], ended[0].err + ended[1].err
+    assert "in ordered" in ended[1].err
+    status = tiny.status_of(workdir)
+    assert (status["state"], status["exit_code"]) == ("interrupted", 75)
+    assert status["reason"] == "process 1 made no step" or status["reason"].startswith("no step for")
+
+    (one,) = launch(1, workdir, *TENSOR, order="0:reward:3")
+    assert one.code == 75, one.err
+    assert "sft: going on from step 2\n" in one.out
+    assert tiny.last_step(workdir, "reward") == 3
+
+    first, second = launch(2, workdir, *FSDP, order="1:dpo:1")
     assert (first.code, second.code) == (75, 75), first.err + second.err
+    assert "reward: going on from step 3\n" in first.out
     assert "SIGTERM: stopping after the step under way" in second.err
     assert second.out == "", "one process tells for all"
     stopped = tiny.status_of(workdir)
-    assert (stopped["state"], stopped["reason"], stopped["exit_code"]) == ("interrupted", "SIGTERM", 75)
-    assert stopped["step"] == tiny.last_step(workdir, "sft")
-    assert stopped["step"] in (3, 4, 5)
+    assert (stopped["state"], stopped["stage"], stopped["reason"]) == ("interrupted", "dpo", "SIGTERM")
+    assert stopped["step"] == tiny.last_step(workdir, "dpo")
+    assert stopped["step"] in (1, 2, 3)
 
-    (one,) = launch(1, workdir, "0:reward:3")
-    assert one.code == 75, one.err
-    assert f"sft: going on from step {stopped['step']}\n" in one.out
-    assert tiny.last_step(workdir, "reward") == 3
-
-    first, second = launch(2, workdir)
-    assert (first.code, second.code) == (0, 0), first.err + second.err
-    assert "reward: going on from step 3\n" in first.out
+    ended = launch(4, workdir, *TENSOR)
+    assert [one.code for one in ended] == [0] * 4, "".join(one.err for one in ended)
+    assert f"dpo: going on from step {stopped['step']}\n" in ended[0].out
     assert_like(workdir, alone)
 
 
@@ -95,21 +109,18 @@ def test_no_process_is_left_behind(tmp_path: pathlib.Path, mishap: str, codes: t
         assert f"rlhf-jax: process {other} ends: {reason}" in ended[other].err
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_gets_nowhere_ends_all_and_shows_where_it_stood(tmp_path: pathlib.Path, victim: int) -> None:
-    """It is alive and says so; the other one waits for it in a collective. Either may be the first to notice."""
-    began = time.monotonic()
-    ended = run_together("tests.multiprocess.failing", 2, f"{victim}:stall", str(tmp_path), stall=STALL)
+@pytest.mark.parametrize("noticing", [0, 1])
+def test_a_process_that_gets_nowhere_ends_all_and_shows_where_it_stood(tmp_path: pathlib.Path, noticing: int) -> None:
+    """It is alive and says so; the other one waits for it in a collective. Either may be the one that notices."""
+    stall = {noticing: STALL}
+    ended = run_together("tests.multiprocess.failing", 2, "1:stall", str(tmp_path), stall=stall)
     assert [one.code for one in ended] == [75, 75], ended[0].err + ended[1].err
-    print(f"the processes ended {ended[victim].at - began:.1f} s after they began, stalled for {STALL} of them")
+    print(f"the processes ended {abs(ended[0].at - ended[1].at):.1f} s apart")
     assert abs(ended[0].at - ended[1].at) < 5
-    assert "in befall" in ended[victim].err, "the stack of the thread that sleeps"
-    assert all("Thread 0x" in one.err for one in ended)
+    assert "in befall" in ended[1].err, "the stack of the thread that sleeps"
     words = {int(path.name): path.read_text() for path in tmp_path.iterdir()}
-    assert words.keys() == {0, 1}
-    for number, text in words.items():
-        own = rf"75 no step for \d+ s \(RLHF_JAX_STALL={STALL}\)"
-        assert re.fullmatch(rf"{own}|75 process {1 - number} made no step", text), text
+    assert words[1 - noticing] == f"75 process {noticing} made no step"
+    assert re.fullmatch(rf"75 no step for \d+ s \(RLHF_JAX_STALL={STALL}\)", words[noticing])
 
 
 def test_four_processes_read_every_example_once_a_pass(tmp_path: pathlib.Path) -> None:
