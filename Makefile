@@ -34,7 +34,7 @@ feedback: $(VENV)/.base  ## a reward model from each kind of feedback on the emb
 	done
 
 test: $(VENV)/.dev  ## the tests, on WORKERS=2 processes
-	$(RUN) -m pytest -n $(WORKERS) -m "not slow" tests
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" tests
 
 slow: $(VENV)/.dev  ## the slow ones: killed runs, several processes, eight devices from end to end
 	$(RUN) -m pytest -n $(WORKERS) -m slow tests

@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping
 
+import jaxtyping
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -23,6 +24,8 @@ def _prepare_environment() -> None:
     for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, threads)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # Many programs are compiled here and each runs for an instant: XLA is to spend little on them.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
@@ -32,7 +35,18 @@ def _prepare_environment() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def _check_shapes() -> None:
+    """Have arrays checked against the shapes in signatures, in every module that names shapes, before it is imported.
+
+    In other modules a check would repeat mypy's, and cost more than the functions of the embedded world themselves.
+    """
+    sources = [path for path in sorted((ROOT / "rlhf_jax").rglob("*.py")) if "jaxtyping" in path.read_text()]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in sources]
+    jaxtyping.install_import_hook(names, "beartype.beartype")
+
+
 _prepare_environment()
+_check_shapes()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

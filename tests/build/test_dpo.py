@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +23,6 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.learners.step import init_state
 from rlhf_jax.models import init_decoder
 from tests.end_to_end import tiny
-
-
-@pytest.fixture(autouse=True)
-def _quick_compilation() -> Iterator[None]:
-    """Three programs are compiled here and each runs for an instant."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

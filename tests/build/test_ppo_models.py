@@ -45,7 +45,7 @@ def networks(monkeypatch: pytest.MonkeyPatch, form: EnsembleSpec, nudge: float, 
 @pytest.mark.parametrize("form", [EnsembleSpec(), EnsembleSpec(3, "heads")], ids=["one", "heads"])
 def test_a_head_on_the_reference_needs_no_decoder(monkeypatch: pytest.MonkeyPatch, form: EnsembleSpec) -> None:
     found = networks(monkeypatch, form, 0.0)
-    assert found.rolling.one_trunk
+    assert found.forms.rolling.one_trunk
     assert set(found.reward) == {"head"}
     assert set(found.start["value"]) == {"decoder", "head"}
 
@@ -62,7 +62,7 @@ def test_any_other_reward_model_keeps_its_own(
     monkeypatch: pytest.MonkeyPatch, form: EnsembleSpec, nudge: float, judge: DecoderSpec
 ) -> None:
     found = networks(monkeypatch, form, nudge, judge)
-    assert not found.rolling.one_trunk
+    assert not found.forms.rolling.one_trunk
     assert set(found.reward) == {"decoder", "head"}
 
 

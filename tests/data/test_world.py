@@ -1,6 +1,7 @@
 """The embedded world against its description, by hand and by counting."""
 
 import collections
+import functools
 import math
 import os
 import subprocess
@@ -10,11 +11,18 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data import world
+from rlhf_jax.data.records import Record
 from rlhf_jax.data.world_builder import load_world
 from rlhf_jax.errors import UserError
 
 CLOSED = "question : what is the capital of arvania ?"
 OPEN = "describe the sea in the evening ."
+
+
+@functools.cache
+def records(form: str, split: str) -> tuple[Record, ...]:
+    """All of a split, read once for all tests."""
+    return tuple(load_world(form, split))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +58,7 @@ def test_vocabulary_covers_all_texts_and_is_small() -> None:
     assert len(words) == len(set(words)) < 128
     seen = set()
     for split in ("sft", "lists", "lists_validation", "prompts", "prompts_validation"):
-        for record in load_world("total", split):
+        for record in records("total", split):
             for text in (record.prompt, *(response.text for response in record.responses)):
                 seen.update(text.split())
     assert seen == set(words)
@@ -58,14 +66,13 @@ def test_vocabulary_covers_all_texts_and_is_small() -> None:
 
 def test_splits_are_half_open_half_closed() -> None:
     for split, size in {"sft": 8000, "lists": 2000, "lists_validation": 256, "prompts": 2000}.items():
-        kinds = collections.Counter(record.prompt_type for record in load_world("tiers", split))
+        kinds = collections.Counter(record.prompt_type for record in records("tiers", split))
         assert kinds == {"open": size // 2, "closed": size // 2}
 
 
 def test_demonstrations_have_the_stated_quality() -> None:
-    records = list(load_world("total", "sft"))
     gold: dict[str, list[float]] = {"open": [], "closed": []}
-    for record in records:
+    for record in records("total", "sft"):
         (response,) = record.responses
         gold[record.prompt_type].append(world.gold(record.prompt, response.text))
         assert response.score == gold[record.prompt_type][-1]
@@ -81,7 +88,7 @@ def test_demonstrations_have_the_stated_quality() -> None:
 
 def test_answers_have_the_stated_form() -> None:
     closed_lengths = set()
-    for record in load_world("tiers", "lists"):
+    for record in records("tiers", "lists"):
         for response in record.responses:
             words = response.text.split()
             assert words[-1] == "."
@@ -97,7 +104,7 @@ def test_answers_have_the_stated_form() -> None:
 def test_lists_cover_both_sides_of_the_optimum() -> None:
     vivid = [
         sum(word in world.VIVID for word in response.text.split())
-        for record in load_world("tiers", "lists")
+        for record in records("tiers", "lists")
         if record.prompt_type == "open"
         for response in record.responses
     ]
@@ -107,7 +114,7 @@ def test_lists_cover_both_sides_of_the_optimum() -> None:
 
 @pytest.mark.parametrize("split", ["lists", "lists_validation"])
 def test_both_forms_hold_the_same_lists(split: str) -> None:
-    total, tiers = load_world("total", split), load_world("tiers", split)
+    total, tiers = records("total", split), records("tiers", split)
     ties = 0
     for a, b in zip(total, tiers, strict=True):
         assert (a.id, a.prompt) == (b.id, b.prompt)
@@ -129,8 +136,8 @@ def test_both_forms_hold_the_same_lists(split: str) -> None:
 
 
 def test_validation_prompts_are_new_combinations_of_known_parts() -> None:
-    training = {r.prompt for split in ("sft", "lists", "prompts") for r in load_world("total", split)}
-    validation = {r.prompt for split in ("lists_validation", "prompts_validation") for r in load_world("total", split)}
+    training = {r.prompt for split in ("sft", "lists", "prompts") for r in records("total", split)}
+    validation = {r.prompt for split in ("lists_validation", "prompts_validation") for r in records("total", split)}
     assert not training & validation
     assert len(training) == 40 + 60
     assert len(validation) == 10 + 12
@@ -140,7 +147,7 @@ def test_validation_prompts_are_new_combinations_of_known_parts() -> None:
 
 
 def test_smaller_lists_are_subsets_with_dense_ranks() -> None:
-    full, small = load_world("tiers", "lists_validation"), load_world("tiers", "lists_validation", list_size=3)
+    full, small = records("tiers", "lists_validation"), load_world("tiers", "lists_validation", list_size=3)
     chosen = set()
     for a, b in zip(full, small, strict=True):
         places = [[r.text for r in a.responses].index(r.text) for r in b.responses]

@@ -3,7 +3,6 @@
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 
@@ -92,14 +91,9 @@ def test_an_aggregate_needs_an_ensemble(
 def best_of_n(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
     """Its JSON, on the slice of the world that these tests read."""
     capsys.readouterr()
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rlhf_jax.build.best_of_n.load_data", tiny.load)
-            main(["best-of-n", *words, "--json"])
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlhf_jax.build.best_of_n.load_data", tiny.load)
+        main(["best-of-n", *words, "--json"])
     return json.loads(capsys.readouterr().out)
 
 

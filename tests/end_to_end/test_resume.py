@@ -205,7 +205,7 @@ def test_a_process_killed_by_the_system_goes_on_from_a_checkpoint(tmp_path: path
         "--config.tokenizer.vocab_size=300",
         "--config.reward.steps=9",
     ]
-    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "PYTHONPATH": str(tiny.ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
 
     def process(*python: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, *python, *command, f"--workdir={tmp_path / 'killed'}"]

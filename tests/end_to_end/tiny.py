@@ -15,7 +15,11 @@ import pytest
 
 from rlhf_jax.build.data import Data, load_data
 from rlhf_jax.config import default_config
+from rlhf_jax.data import world_local
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.world_builder import load_world
 from rlhf_jax.data.world_feedback import Annotators, give_feedback
+from rlhf_jax.data.world_local import load_local
 from rlhf_jax.main import main
 from rlhf_jax.metrics import read_jsonl
 
@@ -72,7 +76,10 @@ def small_world(task: str, ties: str, list_size: int) -> Data:
     """A slice of the embedded world: reading all of it takes longer than the steps of these tests."""
     config = default_config()
     config.data.task, config.data.ties, config.data.list_size = task, ties, list_size
-    data = load_data(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlhf_jax.build.data.load_world", _first_of_world)
+        patch.setattr("rlhf_jax.data.world_local.load_local", _first_of_local)
+        data = load_data(config)
     return dataclasses.replace(
         data,
         sft=data.sft[:256],
@@ -82,6 +89,20 @@ def small_world(task: str, ties: str, list_size: int) -> Data:
         prompts=data.prompts[:64],
         prompts_validation=data.prompts_validation[:32],
     )
+
+
+# Enough of each split for the slice above: every tenth demonstration is held out.
+READ = {"sft": 320, "lists": 64, "lists_validation": 32, "prompts": 64, "prompts_validation": 32}
+
+
+def _first_of_world(form: str, split: str, list_size: int) -> list[Record]:
+    return load_world(form, split, list_size)[: READ[split]]
+
+
+def _first_of_local(split: str, list_size: int, *, kept: bool) -> tuple[Record, ...]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(world_local.SPLITS, split, READ[split])
+        return load_local.__wrapped__(split, list_size, kept=kept)  # past the cache, which is for whole splits
 
 
 def load(
@@ -98,21 +119,13 @@ def load(
 
 
 def launch(*words: str, report: bool = True) -> None:
-    """The program on a slice of the embedded world, or on the file that ``words`` name; drawing a report is optional.
-
-    XLA spends little on programs that run for an instant; whoever compares two runs must launch both from here.
-    """
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rlhf_jax.build.context.load_data", load)
-            patch.setattr("rlhf_jax.build.plan.load_data", load)
-            if not report:
-                patch.setattr("rlhf_jax.run.write_report", lambda workdir: workdir / "report.html")
-            main(words)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+    """The program on a slice of the embedded world, or on the file that ``words`` name; the report is optional."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlhf_jax.build.context.load_data", load)
+        patch.setattr("rlhf_jax.build.plan.load_data", load)
+        if not report:
+            patch.setattr("rlhf_jax.run.write_report", lambda workdir: workdir / "report.html")
+        main(words)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

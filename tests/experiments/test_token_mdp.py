@@ -4,9 +4,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -131,16 +129,6 @@ def test_the_sampling_error_is_that_of_the_returns() -> None:
     assert sampling_error(process, policy, BETA, 100) == pytest.approx(expected)
 
 
-@pytest.fixture
-def _quick_compilation() -> Iterator[None]:
-    """These programs run for an instant: XLA is to spend little on them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.mark.usefixtures("_quick_compilation")
 @pytest.mark.parametrize(
     ("learner", "task", "worst"),
     # Neither objective that bootstraps is noisy at the optimum: every advantage, and every Bellman error, is 0 there.
@@ -167,7 +155,6 @@ def test_a_learner_ends_at_its_closed_form(learner: str, task: str, worst: float
             assert distances(process, policy, best)["mean"] > 0.15
 
 
-@pytest.mark.usefixtures("_quick_compilation")
 def test_rotary_positions_cannot_count_equal_words() -> None:
     """After one word and after the same word twice attention reads the same: such a decoder has one policy for both."""
     rows = prefixes(transformer.HORIZON)
@@ -181,7 +168,6 @@ def test_rotary_positions_cannot_count_equal_words() -> None:
         assert bool(np.allclose(law[one], law[two], atol=1e-6)) == same
 
 
-@pytest.mark.usefixtures("_quick_compilation")
 def test_greedy_stays_in_the_trap_and_exploring_leaves_it() -> None:
     trap = exploring.make_trap()
     assert trap.start @ optimum(trap, 0.0).values.state == 1.0

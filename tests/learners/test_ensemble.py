@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import poisson
 
 from rlhf_jax.learners import ensemble, reward
@@ -19,22 +20,16 @@ from tests.learners import tiny
 
 SPEC = reward.RewardSpec(tiny.decoder_spec(), bounded=True, utilities=(LogSigmoid(), Power(gamma=0.5)))
 MEMBERS = 3
+init = jax.jit(init_reward_model, static_argnums=(0, 2))
+logits_of = jax.jit(partial(apply_reward_model, bounded=False), static_argnums=0)
 BATCHES = [jax.tree.map(jnp.asarray, tiny.rank_batch(i)) for i in range(4)]
 KEY = jax.random.key(9)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def stacked(seeds: range) -> Any:
     """Whole models of these seeds along a leading axis, far enough apart."""
     members = [tiny.scored_params("float32", seed) for seed in seeds]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *members)
 
 
 OPTIMIZER = make_optimizer(tiny.OPTIMIZER)
@@ -43,6 +38,11 @@ OPTIMIZER = make_optimizer(tiny.OPTIMIZER)
 def ensemble_loss(kind: str, key: Any = None) -> Any:
     rewards_of = partial(reward.member_rewards, SPEC, EnsembleSpec(MEMBERS, kind))
     return partial(ensemble.loss_sums, rewards_of, partial(reward.loss_of_rewards, SPEC), key)
+
+
+@partial(jax.jit, static_argnums=0)
+def member_rewards(form: EnsembleSpec, params: Any, batch: Any) -> jax.Array:
+    return reward.member_rewards(SPEC, form, params, batch)
 
 
 def alone(own: Any, batch_and_counts: Any) -> Any:
@@ -78,7 +78,7 @@ def test_resampled_losses_are_sums_over_lists() -> None:
     whole = loss(params, BATCHES[0])
     parts = [loss(params, jax.tree.map(lambda leaf, i=i: leaf[i::4], BATCHES[0])) for i in range(4)]
     assert len({float(part.numerator) for part in parts}) == 4
-    total = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    total = jax.tree.map(lambda *leaves: sum(map(np.asarray, leaves)), *parts)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), total, whole)
 
 
@@ -114,28 +114,23 @@ def test_a_member_that_explodes_clips_nobody_else() -> None:
 
 
 def test_each_head_gets_its_own_gradient_and_the_decoder_their_sum() -> None:
-    kernel = jnp.stack([tiny.scored_params("float32", seed)["head"]["kernel"] for seed in range(MEMBERS)])
+    kernel = stacked(range(MEMBERS))["head"]["kernel"]
     decoder = tiny.decoder_params("float32", 1)
-    together = jax.grad(lambda p: ensemble_loss("heads")(p, BATCHES[0]).numerator)(
-        {"decoder": decoder, "head": {"kernel": kernel}}
-    )
-    alone = [
-        jax.grad(lambda p: reward.loss_sums(SPEC, p, BATCHES[0]).numerator)(
-            {"decoder": decoder, "head": {"kernel": one}}
-        )
-        for one in kernel
-    ]
+    gradient_of_all = jax.jit(jax.grad(lambda p: ensemble_loss("heads")(p, BATCHES[0]).numerator))
+    gradient_of_one = jax.jit(jax.grad(lambda p: reward.loss_sums(SPEC, p, BATCHES[0]).numerator))
+    together = gradient_of_all({"decoder": decoder, "head": {"kernel": kernel}})
+    alone = [gradient_of_one({"decoder": decoder, "head": {"kernel": one}}) for one in np.asarray(kernel)]
     np.testing.assert_allclose(
-        together["head"]["kernel"], jnp.stack([one["head"]["kernel"] for one in alone]), rtol=2e-4, atol=1e-5
+        together["head"]["kernel"], np.stack([one["head"]["kernel"] for one in alone]), rtol=2e-4, atol=1e-5
     )
-    total = jax.tree.map(lambda *leaves: sum(leaves), *[one["decoder"] for one in alone])
+    total = jax.tree.map(lambda *leaves: sum(map(np.asarray, leaves)), *[one["decoder"] for one in alone])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), together["decoder"], total)
 
 
 def test_the_spread_is_that_of_the_members_rewards() -> None:
     params = stacked(range(MEMBERS))
-    sums = ensemble_loss("models")(params, BATCHES[0])
-    rewards = reward.member_rewards(SPEC, EnsembleSpec(MEMBERS, "models"), params, BATCHES[0])
+    sums = jax.jit(ensemble_loss("models"))(params, BATCHES[0])
+    rewards = member_rewards(EnsembleSpec(MEMBERS, "models"), params, BATCHES[0])
     total, weight = sums.metrics["spread"]
     real = BATCHES[0].response_mask
     np.testing.assert_allclose(total / weight, np.std(rewards, axis=0)[real].mean(), rtol=1e-5)
@@ -157,8 +152,7 @@ def test_resampling_counts_are_poisson_and_belong_to_member_and_list_alone() -> 
 @pytest.mark.parametrize("kind", ["models", "heads"])
 def test_members_begin_apart_and_the_first_is_the_single_model(kind: str) -> None:
     spec = tiny.decoder_spec()
-    single = init_reward_model(spec, KEY)
-    params = init_reward_model(spec, KEY, EnsembleSpec(MEMBERS, kind))
+    single, params = init(spec, KEY), init(spec, KEY, EnsembleSpec(MEMBERS, kind))
     kernels = np.asarray(params["head"]["kernel"])
     assert kernels.shape == (MEMBERS, spec.width)
     np.testing.assert_allclose(kernels[0], single["head"]["kernel"], rtol=1e-6)
@@ -173,19 +167,17 @@ def test_members_begin_apart_and_the_first_is_the_single_model(kind: str) -> Non
 def test_from_another_decoder_and_to_one_model(kind: str) -> None:
     spec, form = tiny.decoder_spec(), EnsembleSpec(MEMBERS, kind)
     decoder = tiny.decoder_params("float32", 5)
-    params = with_decoder(init_reward_model(spec, KEY, form), decoder, form)
+    params = with_decoder(init(spec, KEY, form), decoder, form)
     batch = BATCHES[0]
     ids, mask = batch.ids[:, 0], batch.mask[:, 0]
     one = representative(params, form)
     jax.tree.map(np.testing.assert_array_equal, one["decoder"], decoder)
     logits = [
-        apply_reward_model(
-            spec, {"decoder": decoder, "head": {"kernel": kernel}}, jnp.asarray(ids), jnp.asarray(mask), bounded=False
-        )
-        for kernel in params["head"]["kernel"]
+        logits_of(spec, {"decoder": decoder, "head": {"kernel": kernel}}, ids, mask)
+        for kernel in np.asarray(params["head"]["kernel"])
     ]
     wanted = logits[0] if kind == "models" else np.mean(logits, axis=0)
-    found = apply_reward_model(spec, one, jnp.asarray(ids), jnp.asarray(mask), bounded=False)
+    found = logits_of(spec, one, ids, mask)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
-    members = jnp.asarray(reward.member_rewards(SPEC, form, params, batch))[:, :, 0]
-    np.testing.assert_allclose(members, jax.nn.sigmoid(jnp.stack(logits)), atol=1e-5)
+    members = np.asarray(member_rewards(form, params, batch))[:, :, 0]
+    np.testing.assert_allclose(members, expit(np.stack(logits)), atol=1e-5)

@@ -14,9 +14,10 @@ from tests.learners import tiny
 
 
 def test_a_mesh_must_use_every_device() -> None:
-    with pytest.raises(ValueError, match="data 3 x fsdp 2 x tensor 1 is not the 8 devices"):
+    with pytest.raises(ValueError, match="data 3 x fsdp 2 x sequence 1 x tensor 1 is not the 8 devices"):
         MeshExecutor(jax.devices(), data=3, fsdp=2)
-    assert MeshExecutor(jax.devices(), fsdp=2, tensor=2).mesh.shape == {"data": 2, "fsdp": 2, "tensor": 2}
+    shape = MeshExecutor(jax.devices(), fsdp=2, tensor=2).mesh.shape
+    assert shape == {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
 
 
 @pytest.mark.parametrize(
