@@ -26,7 +26,10 @@ CHAT = (
 def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     here = tmp_path_factory.mktemp("chat")
     path = folder(here / "tokenizer")
-    main(["prepare", str(rows(here / "rows.jsonl")), f"--out={here / 'ready'}", f"--tokenizer={path}", "--chat"])
+    data = rows(here / "rows.jsonl")
+    # Each prompt is answered in two ways, so that no policy is of one mind.
+    data.write_text(data.read_text() + data.read_text().replace("chosen answer", "chosen reply"))
+    main(["prepare", str(data), f"--out={here / 'ready'}", f"--tokenizer={path}", "--chat"])
     tiny.launch(
         f"--config={tiny.ROOT / 'configs' / 'hh_file.py'}",
         f"--workdir={here / 'run'}",
@@ -36,7 +39,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         f"--config.data.path={here / 'ready'}",
         "--config.data.format=auto",
         "--config.stages=sft,reward,ppo",
-        "--config.sft.steps=60",
+        "--config.sft.steps=200",
+        "--config.sft.optimizer.learning_rate=0.02",
         "--config.sft.row_length=128",
         "--config.reward.steps=2",
         "--config.ppo.iterations=2",
@@ -46,8 +50,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def test_the_policy_learns_to_end_its_turn(run: pathlib.Path) -> None:
-    answers = [row["response"] for row in read_jsonl(run / "samples" / "sft" / "60.jsonl")]
-    assert answers.count("chosen answer") > len(answers) // 2
+    answers = [row["response"] for row in read_jsonl(run / "samples" / "sft" / "200.jsonl")]
+    assert set(answers) == {"chosen answer", "chosen reply"}
     assert read_summary(run)["ppo.eos_fraction"] > 0.5
     assert not any("<|im" in answer for answer in answers)
 
