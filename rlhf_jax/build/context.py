@@ -17,7 +17,16 @@ from rlhf_jax.build.pretrained import take_over_sizes
 from rlhf_jax.build.sizes import check_lengths, check_model, check_rows, notes_on
 from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, ensemble_spec
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import MEANS, aggregate_problems, default_config, from_json, leaves, needed_parents, validate
+from rlhf_jax.config import (
+    MEANS,
+    adapter_problems,
+    aggregate_problems,
+    default_config,
+    from_json,
+    leaves,
+    needed_parents,
+    validate,
+)
 from rlhf_jax.data.prepared import check_tokenizer
 from rlhf_jax.data.tokenizers import Tokenizer, chat_template_in, save_tokenizer
 from rlhf_jax.errors import UserError
@@ -152,6 +161,8 @@ def inherit_model(config: ConfigDict) -> None:
                     raise UserError(f"config.model.{key}: {own}, but {parent} was trained with {other}")
         config.model.update({key: theirs[key] for key in compared})
     validate(config)
+    for key, text in adapter_problems(config):
+        raise UserError(f"config.{key}: {text}")
     _check_chat(config)
     _check_ensembles(config)
 

@@ -6,6 +6,7 @@ section of settings has a file of its own, with its defaults, its rules and the 
 """
 
 from rlhf_jax.config.groups import optimizer, utility
+from rlhf_jax.config.lora import adapter_problems
 from rlhf_jax.config.names import (
     ADVANTAGES,
     AGGREGATES,
@@ -47,6 +48,7 @@ __all__ = [
     "UNBOUNDED",
     "UTILITIES",
     "WORLD_PROMPT_TYPES",
+    "adapter_problems",
     "aggregate_problems",
     "check_keys",
     "default_config",

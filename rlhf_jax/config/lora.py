@@ -50,11 +50,18 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             yield "lora.stages", f"{stage} would go unused: it is not one of config.stages"
     if "online" in lora.stages and c.online.reference_every:
         yield "lora.stages", "online, but with config.online.reference_every its reference is not the frozen model"
+    if not (c.model.path or c.parents.sft or c.parents.reward_start):  # else config.model has their sizes later
+        yield from adapter_problems(c)
+    if "gate" in lora.targets and "glu" not in c.model.activation:
+        yield "lora.targets", f"gate, but a layer with config.model.activation={c.model.activation} has no such kernel"
+
+
+def adapter_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Keys and reasons where adapters do not fit the sizes in ``config.model``, once those are the model's."""
+    lora = c.lora
     if lora.rank > c.model.width:
         yield "lora.rank", f"{lora.rank} is more than config.model.width={c.model.width}; no kernel has a higher rank"
     for key, axis in (("width", "fsdp"), ("mlp_width", "tensor")):
-        if lora.base == "nf4" and c.model[key] % (2 * c.parallel[axis]):
+        if lora.rank and lora.base == "nf4" and c.model[key] % (2 * c.parallel[axis]):
             why = f"config.model.{key}={c.model[key]} is not divisible by 2 x config.parallel.{axis}={c.parallel[axis]}"
             yield "lora.base", f"nf4 keeps two inputs in a byte, but {why}"
-    if "gate" in lora.targets and "glu" not in c.model.activation:
-        yield "lora.targets", f"gate, but a layer with config.model.activation={c.model.activation} has no such kernel"

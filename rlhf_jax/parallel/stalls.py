@@ -55,7 +55,7 @@ class Watch:
     def step(self) -> None:
         """A boundary between two steps is passed, the one before the first among them."""
         self._steps += 1
-        self._progress(1 if self._steps > COMPILING else PATIENCE)
+        self._progress(self._patience())
 
     def patiently(self, function: Callable[..., Result]) -> Callable[..., Result]:
         """The function, which may take longer than a step."""
@@ -65,7 +65,7 @@ class Watch:
             try:
                 return function(*args)
             finally:
-                self._progress(1)
+                self._progress(self._patience())
 
         return called
 
@@ -80,6 +80,9 @@ class Watch:
         self._looked = now
         waited = now - self._since
         return waited if waited > self._allowed else 0.0
+
+    def _patience(self) -> int:
+        return 1 if self._steps > COMPILING else PATIENCE
 
     def _progress(self, times: int) -> None:
         self._since, self._allowed = self._clock(), times * self._seconds

@@ -77,11 +77,26 @@ def test_sizes_are_those_of_the_folder(folder: pathlib.Path) -> None:
     inherit_model(config)  # a run that goes on has them already
 
 
+def test_adapters_are_judged_by_the_folders_sizes(folder: pathlib.Path) -> None:
+    """Before those are known nothing is said: the defaults' width of 64 is not divisible by 3."""
+    config = _config(folder)
+    config.lora.rank, config.lora.stages, config.lora.base, config.parallel.fsdp = 2, ("sft",), "nf4", 3
+    validate(config)
+    with pytest.raises(UserError, match=r"^config\.lora\.base: nf4 .* config\.model\.width=16 is not divisible"):
+        inherit_model(config)
+    config.parallel.fsdp = 2
+    inherit_model(config)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"model.width": 32}, r"^config\.model\.width: 32, but .*qwen3 has 16$"),
         ({"data.max_prompt": 30, "sft.row_length": 64}, r"^config\.model\.max_positions: 40 in .* = 50 tokens$"),
+        (
+            {"lora.rank": 17, "lora.stages": ("sft",)},
+            r"^config\.lora\.rank: 17 is more than config\.model\.width=16; no kernel",
+        ),
         (
             {"model.path": "nobody/has-this"},
             r"^config\.model\.path: nobody/has-this: no such folder, and not to be had",

@@ -74,6 +74,14 @@ def test_an_evaluation_may_take_longer_and_what_follows_may_not() -> None:
     assert clock.watch.patiently(clock.waits)(PATIENCE * LIMIT + 1)
 
 
+def test_an_evaluation_between_steps_that_compile_leaves_them_their_time() -> None:
+    clock = Clock()
+    clock.watch.begin()
+    clock.watch.step()
+    clock.watch.patiently(clock.waits)(LIMIT)
+    assert not clock.waits(PATIENCE * LIMIT)
+
+
 def test_time_in_which_the_process_was_suspended_does_not_count() -> None:
     clock = settled()
     assert not clock.waits(LIMIT / 2)
