@@ -190,7 +190,8 @@ def _fits(spec: DecoderSpec, name: str, shards: int, size: int) -> bool:
     if name == "width":
         return size % math.lcm(shards, spec.heads * (2 if spec.positions == "rotary" else 1)) == 0
     if name == "heads":
-        return size % math.lcm(shards, spec.kv_heads) == 0 and spec.width % size == 0
+        parts = size * (2 if spec.positions == "rotary" else 1)  # a rotary head is of pairs
+        return size % math.lcm(shards, spec.kv_heads) == 0 and spec.width % parts == 0
     if name == "kv_heads":
         return spec.heads % size == 0 and _divides(spec, name, size, shards)
     return size % shards == 0

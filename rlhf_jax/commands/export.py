@@ -22,6 +22,7 @@ from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import did_you_mean, from_json
 from rlhf_jax.data.chat import Chat
 from rlhf_jax.data.prepared import sha256_of
+from rlhf_jax.data.records import Message, Prompt
 from rlhf_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rlhf_jax.data.world_builder import PreferenceWorld
 from rlhf_jax.errors import UserError
@@ -62,6 +63,12 @@ _HOW = ("steps", "batch_size", "init", "optimizer", "eval_every", "eval_train")
 _WORLD = ("task", "ties", "feedback", "noise", "judges", "list_size")
 # Texts on which the tokenizer that was written has to agree with the run's own.
 _PROBES = ("a b", " two  spaces\n\nlines\t", "Zürich, 東京 and 🙂", "0123456789 ... ?! ()", "")
+# Dialogues on which its chat template has to agree, as far as it takes them.
+_DIALOGUES: tuple[tuple[Prompt, tuple[str, ...]], ...] = (
+    ("a b", ("c d",)),
+    ((Message("user", "e"), Message("assistant", "f"), Message("user", "g")), ("h", "i")),
+    ((Message("system", "j"), Message("user", "k")), ("l",)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,6 +300,10 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int, *, paddin
     plain.post_processor = None
     chat = tokenizer.chat
     end = {} if chat is None else {"eos_token": tokenizer.backend.convert_ids_to_tokens(tokenizer.eos_id)}
+    template = None if chat is None else chat.template
+    if template and "eos_token" in template and end["eos_token"] != tokenizer.backend.eos_token:
+        # What the template calls so stays what it was. The line after a block is not to be trimmed.
+        template = f"{{% set eos_token = {json.dumps(tokenizer.backend.eos_token)} +%}}{template}"
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=plain,
         **{**tokenizer.backend.special_tokens_map, **end},
@@ -301,7 +312,7 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int, *, paddin
         model_max_length=longest,
         padding_side=padding_side,
     )
-    made.chat_template = None if chat is None else chat.template
+    made.chat_template = template
     made.save_pretrained(str(folder))
     back = transformers.AutoTokenizer.from_pretrained(str(folder))
     spelled = () if chat is not None else (" ".join(["x", *back.all_special_tokens, "y"]),)
@@ -313,9 +324,9 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int, *, paddin
     if (back.pad_token_id, back.eos_token_id) != (tokenizer.pad_id, tokenizer.eos_id):
         raise UserError("export: the tokenizer as AutoTokenizer reads it has other special tokens than the run's")
     if chat is not None:
-        trial = [("a b", ("c d",)), ("e", ("f",))]
         read = Chat(back, back.eos_token_id, back.pad_token_id, str(folder))
-        if list(read.encode(trial)) != list(chat.encode(trial)):
+        trial = [one for one, refused in zip(_DIALOGUES, chat.refusals(_DIALOGUES), strict=True) if not refused]
+        if any(read.refusals(trial)) or list(read.encode(trial)) != list(chat.encode(trial)):
             raise UserError("export: the chat template as AutoTokenizer reads it gives other ids than the run's")
 
 

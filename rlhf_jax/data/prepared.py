@@ -31,7 +31,8 @@ class Fingerprint:
 
     ``source`` is the name of what was read, ``source_sha256`` of its bytes (empty where it is no file), then the
     settings it was read with, and what was counted: rows, rows left out, repeated responses, judgements skipped,
-    records. ``tokenizer_sha256`` is empty unless a tokenizer was named, ``chat``, the sha256 of a chat template, unless
+    records. ``tokenizer_sha256`` is empty unless a tokenizer was named, ``chat``, the sha256 of a chat template and
+    the special tokens it may name, unless
     records are to be rendered by it. ``size`` in bytes and ``sha256`` are of the records file.
     """
 

@@ -1,7 +1,9 @@
 """Text to token ids and back, with padding and end-of-sequence tokens that are never the same."""
 
 import dataclasses
+import json
 import os
+import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -111,13 +113,13 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:
     return _pretrained(str(directory))
 
 
-def chat_template_in(directory: str | os.PathLike[str]) -> str:
-    """The chat template that ``save_tokenizer`` left in a folder, "" if there is none."""
-    path = os.path.join(directory, "chat_template.jinja")
-    if not os.path.isfile(path):
-        return ""
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+def chat_template_in(directory: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """The chat template that ``save_tokenizer`` left in a folder, "" if there is none, and the special tokens that it
+    may call by their names."""
+    folder = pathlib.Path(directory)
+    template, settings = folder / "chat_template.jinja", json.loads((folder / "tokenizer_config.json").read_text())
+    named = {name: token for name, token in settings.items() if name.endswith(("_token", "special_tokens"))}
+    return template.read_text(encoding="utf-8") if template.is_file() else "", named
 
 
 def texts_of(records: Sequence[Record]) -> Iterator[str]:

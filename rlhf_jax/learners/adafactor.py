@@ -33,7 +33,7 @@ def _per_layer(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     """``optimizer``, which must treat leaves apart, on each layer of stacked leaves and on other leaves as they are.
 
     Left to itself Optax factors the two longest axes, one of which may be that of the layers, and measures one root
-    mean square for all layers of a stack.
+    mean square for all layers of a stack. All stacks must have one depth: they are mapped over at once.
     """
 
     def init(params: Params) -> optax.OptState:

@@ -166,6 +166,12 @@ def mesh(fsdp: int = 1, tensor: int = 1) -> ConfigDict:
             "config.model.heads: 12 cannot be split evenly over config.parallel.tensor=8; tensor 1, 2 or 4 would, "
             "or heads 24",
         ),
+        (  # 24 heads would have a width of 3, which are no pairs to rotate
+            {"width": 72, "heads": 18, "kv_heads": 2},
+            mesh(tensor=4),
+            "config.model.heads: 18 cannot be split evenly over config.parallel.tensor=4; tensor 1 or 2 would, "
+            "or heads 12 or 36",
+        ),
         (
             {"kv_heads": 3},
             mesh(tensor=4),

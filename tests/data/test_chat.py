@@ -133,6 +133,26 @@ def test_a_template_that_refuses_or_mangles_a_dialogue_says_so() -> None:
         assert "that depend on what is said" in refused[1], change
 
 
+def test_answers_end_alike_whoever_spoke_before() -> None:
+    # With a system in front, turns end by another token than the one that sampling would stop at.
+    ends = "('<|end|>' if messages[0].role == 'system' else '<|im_end|>')"
+    made = chat("bytes", CHATML.replace("'<|im_end|>'", ends))
+    (fine, why) = made.refusals([(turns("a"), ["b"]), (turns("a", system="s"), ["b"])])
+    assert not fine
+    assert why == ("messages: the chat template ends an answer to system, user otherwise than one to a question alone")
+
+
+def test_its_identity_has_the_special_tokens_that_it_may_name() -> None:
+    made = backend("bytes", "last")
+    renamed = type(made)(
+        tokenizer_object=made.backend_tokenizer, pad_token="<pad>", eos_token="</turn>", bos_token="<bos>",
+        additional_special_tokens=list(SPECIALS),
+    )  # fmt: skip
+    renamed.chat_template = made.chat_template
+    assert chat("bytes", "last").template == renamed.chat_template
+    assert Chat(renamed, renamed.eos_token_id, renamed.pad_token_id, "").sha256 != chat("bytes", "last").sha256
+
+
 def test_a_template_without_an_answer_that_can_be_told_is_refused() -> None:
     made = backend("bytes", "chatml")
     for template, why in {

@@ -95,7 +95,26 @@ def test_escapes_lead_nowhere(tmp_path: pathlib.Path) -> None:
         assert not canary.exists()
 
 
-def test_the_process_knows_nothing_of_this_one() -> None:
+def test_it_finds_what_this_process_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An interpreter that has no packages of its own, as one whose packages are in PYTHONPATH or a user's folder.
+    monkeypatch.setattr(sys, "executable", sys._base_executable)
+    assert render("{{ messages[0].content }}")[0] == ("hello", "")
+
+
+def test_a_process_that_does_not_start_is_not_the_templates_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho one >&2; echo 'libpython.so: cannot open shared object file' >&2; exit 127\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(UserError, match=r"templates does not start \(libpython\.so: cannot open shared object file\)$"):
+        render("{{ messages }}")
+
+
+def test_the_process_knows_nothing_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DYLD_LIBRARY_PATH", raising=False)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
     program = pathlib.Path(process.__file__).with_name("child.py")
     code = f"import runpy, sys; runpy.run_path({str(program)!r}, run_name='child'); print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout
@@ -104,7 +123,7 @@ def test_the_process_knows_nothing_of_this_one() -> None:
         environment = pathlib.Path(f"/proc/{made._pipes.pid}/environ")
         if not environment.exists():
             pytest.skip("no /proc")
-        assert environment.read_bytes() == b""
+        assert environment.read_bytes() == b"LD_LIBRARY_PATH=/nowhere\0"
         limits = (
             resource.prlimit(made._pipes.pid, resource.RLIMIT_AS),
             resource.prlimit(made._pipes.pid, resource.RLIMIT_FSIZE),

@@ -1,8 +1,9 @@
 """The program of the process that renders chat templates, which are code out of a folder: jinja2 and the standard
 library alone, in a sandbox, and within limits that it sets itself before it reads the template.
 
-Standard input and output carry messages of JSON, each after its length in bytes as eight bytes, big end first. The
-first is ``{"template", "variables", "seconds"}``, the last of which are of processor time for the template and for
+Its arguments are the folders that jinja2 and what it needs are found in. Standard input and output carry messages of
+JSON, each after its length in bytes as eight bytes, big end first. This process says ``{}`` when it is ready; until
+then what goes wrong is no template's fault, and stands on standard error. The first message to it is ``{"template", "variables", "seconds"}``, the last of which are of processor time for the template and for
 each batch, and has the answer ``{}``. Each one after it is ``[[messages, generate], ...]``,
 a batch of dialogues, and has the answer ``[[text, null] or [null, why not], ...]``. An answer ``{"failed": why}``, or
 none, is the template's fault.
@@ -10,10 +11,13 @@ none, is the template's fault.
 
 import json
 import math
+import os
 import resource
 import struct
 import sys
 from typing import Any, BinaryIO
+
+sys.path += sys.argv[1:]
 
 import jinja2
 import jinja2.debug  # what is first used when a template fails, or while one is compiled, is loaded before the limits
@@ -79,6 +83,8 @@ def main() -> None:
     """Answer until the input ends."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     _limit()
+    _write(sink, {})
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     order = _read(source)
     seconds: int = order["seconds"]
     _allow(seconds)

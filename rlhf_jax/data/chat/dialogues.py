@@ -18,6 +18,7 @@ which ends a response in training and in sampling. A template without one leaves
 
 import dataclasses
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,11 @@ class Frame:
     end: int | None
     after: str
 
+    @property
+    def ending(self) -> str | None:
+        """The special token that ends an answer."""
+        return None if self.end is None else self.whole[self.end]
+
 
 class Chat:
     """A tokenizer's chat template: from dialogues to ids, and which of these ends an answer."""
@@ -70,10 +76,11 @@ class Chat:
         """
         self.named = named
         self.template = _template(backend, named)
-        self.sha256 = hashlib.sha256(self.template.encode()).hexdigest()
         special = {i: token for i, token in backend.added_tokens_decoder.items() if token.special}
         self._ids = {token.content: i for i, token in special.items()}
         self._variables = dict(backend.special_tokens_map)
+        # What the template writes depends on these, too.
+        self.sha256 = hashlib.sha256(json.dumps([self.template, self._variables], sort_keys=True).encode()).hexdigest()
         self._special = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))))
         # Nobody can have written what was drawn a moment ago.
         nonce = "".join(chr(0xE000 + secrets.randbelow(0x1900)) for _ in range(8))
@@ -211,7 +218,11 @@ class Chat:
             requests += [(turns, True), ([*turns, Message("assistant", WORD)], False)]
         rendered = process.render(requests)
         for roles, prompt, whole in zip(new, rendered[::2], rendered[1::2], strict=True):
-            self._frames[roles] = self._frame(prompt, whole)
+            frame = self._frame(prompt, whole)
+            usual = self._frames.get(_roles(_QUESTION))  # learnt first of all; ``end_id`` is of it
+            if isinstance(frame, Frame) and isinstance(usual, Frame) and frame.ending != usual.ending:
+                frame = f"the chat template ends an answer to {', '.join(roles)} otherwise than one to a question alone"
+            self._frames[roles] = frame
 
     def _frame(self, prompt: Rendered, whole: Rendered) -> Frame | str:
         if prompt[0] is None or whole[0] is None:
@@ -250,7 +261,7 @@ class Chat:
         if self._encoded(trial.prompt) != backend(text, add_special_tokens=False, split_special_tokens=False).input_ids:
             what = "reads the special tokens of its chat template in a way of its own"
             raise UserError(f"tokenizer.path: the tokenizer of {self.named} {what}")
-        end = eos_id if frame.end is None else self._ids[self._back[frame.whole[frame.end]]]
+        end = eos_id if frame.ending is None else self._ids[self._back[frame.ending]]
         if end == pad_id:
             raise UserError(f"tokenizer.path: the chat template of {self.named} ends an answer by the padding token")
         return end

@@ -20,6 +20,7 @@ CPU_SECONDS = 2  # of processor time for the template, and for each batch
 WALL_SECONDS = 30.0  # for an answer, on the clock: the process may have to wait for a processor
 BATCH_DIALOGUES, BATCH_CHARACTERS = 256, 2**20  # of one batch, at most; a longer dialogue is a batch of its own
 MOST_BYTES = 2**28  # of an answer
+LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 # A dialogue to render, and whether the beginning of the assistant's next turn is to follow.
 Request = tuple[Sequence[Message], bool]
@@ -33,6 +34,16 @@ class Process:
     def __init__(self, pipes: subprocess.Popen[bytes], named: str) -> None:
         self._pipes, self._named = pipes, named
         self._source, self._sink = cast(IO[bytes], pipes.stdin), cast(IO[bytes], pipes.stdout)
+
+    def wait(self) -> None:
+        """Until the process is ready. Raises UserError if it ends before, with what it said last."""
+        try:
+            self._read(8 + len("{}"), time.monotonic() + WALL_SECONDS)
+        except UserError as error:
+            self._pipes.kill()
+            _, said = self._pipes.communicate()
+            last = said.decode(errors="replace").strip().rpartition("\n")[2] or str(error)
+            raise UserError(f"data.chat: the process that renders chat templates does not start ({last})") from None
 
     def render(self, requests: Sequence[Request]) -> list[Rendered]:
         """One answer to each request, in order. Raises UserError if the template goes beyond its limits."""
@@ -100,17 +111,19 @@ def renderer(template: str, variables: dict[str, Any], named: str) -> Iterator[P
     ``named`` is where the template is from. Raises UserError if it cannot be compiled.
     """
     program = Path(__file__).with_name("child.py")
-    # Isolated: no paths and settings of the user's, no variables of the environment, none of this process's files.
+    # Isolated: no paths and settings of the user's but where jinja2 is, no variables of the environment but those by
+    # which the interpreter finds its libraries, none of this process's files.
     pipes = subprocess.Popen(  # noqa: S603 this package's own program
-        [sys.executable, "-I", str(program)],
+        [sys.executable, "-I", str(program), *_folders()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         cwd="/",
-        env={},
+        env={name: os.environ[name] for name in LIBRARIES if name in os.environ},
     )
     try:
         process = Process(pipes, named)
+        process.wait()
         process.ask({"template": template, "variables": variables, "seconds": CPU_SECONDS})
         yield process
     finally:
@@ -130,3 +143,11 @@ def _batches(requests: Sequence[Request]) -> Iterator[list[Request]]:
         size += own
     if batch:
         yield batch
+
+
+def _folders() -> list[str]:
+    """Where this process found jinja2 and what it imports, which need not be where an isolated one looks."""
+    import jinja2
+    import markupsafe
+
+    return sorted({str(Path(str(module.__file__)).resolve().parents[1]) for module in (jinja2, markupsafe)})
