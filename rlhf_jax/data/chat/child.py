@@ -1,12 +1,12 @@
 """The program of the process that renders chat templates, which are code out of a folder: jinja2 and the standard
 library alone, in a sandbox, and within limits that it sets itself before it reads the template.
 
-Its arguments are the folders that jinja2 and what it needs are found in. Standard input and output carry messages of
+Its arguments are the folders in which jinja2 and what it needs are found. Standard input and output carry messages of
 JSON, each after its length in bytes as eight bytes, big end first. This process says ``{}`` when it is ready; until
-then what goes wrong is no template's fault, and stands on standard error. The first message to it is ``{"template", "variables", "seconds"}``, the last of which are of processor time for the template and for
-each batch, and has the answer ``{}``. Each one after it is ``[[messages, generate], ...]``,
-a batch of dialogues, and has the answer ``[[text, null] or [null, why not], ...]``. An answer ``{"failed": why}``, or
-none, is the template's fault.
+then what goes wrong is no template's fault, and is told on standard error. The first message to it is ``{"template",
+"variables", "seconds"}``, the last of which are of processor time for the template and for each batch, and has the
+answer ``{}``. Each one after it is ``[[messages, generate], ...]``, a batch of dialogues, and has the answer
+``[[text, null] or [null, why not], ...]``. An answer ``{"failed": why}``, or none, is the template's fault.
 """
 
 import json
