@@ -31,7 +31,11 @@ from rlhf_jax.flags import override
 from rlhf_jax.types import PreferenceBatch, PromptBatch, RankBatch, TokenBatch
 
 # Dense bfloat16 FLOP/s and bytes of memory a second, as their maker publishes them, where rlhf_jax has no use for them.
-PEAKS = {"NVIDIA H100 80GB HBM3": (989e12, 3.35e12), "NVIDIA H200": (989e12, 4.8e12), "NVIDIA A100": (312e12, 2.0e12)}
+PEAKS = {
+    "NVIDIA H100 80GB HBM3": (989e12, 3.35e12),
+    "NVIDIA H200": (989e12, 4.8e12),
+    "NVIDIA A100-SXM4-80GB": (312e12, 2.039e12),
+}
 
 
 def configuration(folder: Path, args: argparse.Namespace) -> ConfigDict:
@@ -148,19 +152,22 @@ def measure(one: Planned, executor: Any, vocabulary: int, rounds: int) -> dict[s
         "seconds_range": [min(seconds[1:]), max(seconds[1:])],
         "tokens_per_second": tokens_of(one.resident["batch"]) / middle or None,
         "model_flops_utilisation": peak and one.work / middle / peak / len(jax.devices()),
-        "peak_GiB": stats.get("peak_bytes_in_use", 0) / 2**30 or None,
+        "largest_peak_GiB_so_far": stats.get("peak_bytes_in_use", 0) / 2**30 or None,
         "total_seconds": time.perf_counter() - start,
     }
     if one.cache is not None:
-        found |= sampling(one, middle, bandwidth)
+        found |= sampling(one, middle, bandwidth, executor.row_shards)
     return found
 
 
-def sampling(one: Planned, seconds: float, bandwidth: float | None) -> dict[str, Any]:
-    """Tokens sampled a second, scoring included, and what the memory's bandwidth allows if nothing else took time."""
+def sampling(one: Planned, seconds: float, bandwidth: float | None, replicas: int) -> dict[str, Any]:
+    """Tokens sampled a second, scoring included, and what the memory's bandwidth allows if nothing else took time.
+
+    Each of ``replicas`` groups of devices has rows of its own and reads the whole policy.
+    """
     prompts, cache, policy = one.resident["batch"], one.cache, one.arguments[0]
     rows, slots = prompts.ids.shape[0], cache.shape[2]
-    read = sum(leaf.size for leaf in jax.tree.leaves(policy)) * cache.dtype.itemsize
+    read = replicas * sum(leaf.size for leaf in jax.tree.leaves(policy)) * cache.dtype.itemsize
     layers = policy["layers"]["attention_norm"]["scale"].shape[0]
     read += 2 * layers * cache.size * cache.dtype.itemsize
     sampled = rows * (slots - prompts.ids.shape[1])
@@ -188,7 +195,7 @@ def main() -> None:
             for one in planned(context, stage)
         ]
     print(json.dumps({**vars(args), "device": jax.devices()[0].device_kind, "measured": rows}))
-    names = ("seconds", "tokens_per_second", "model_flops_utilisation", "peak_GiB")
+    names = ("seconds", "tokens_per_second", "model_flops_utilisation", "largest_peak_GiB_so_far")
     for row in rows:
         told = {name: row.get(name) for name in (*names, "sampled_tokens_per_second", "bandwidth_allows")}
         print(f"{row['program']:16}" + "  ".join(f"{name} {value:,.3g}" for name, value in told.items() if value))

@@ -291,6 +291,8 @@ def _ppo(context: Context, stage: str) -> Iterator[Planned]:
     rows = arguments[-2].ids.shape[0]
     work = decoding(forms.policy, rows, *_lengths(config))
     work += reading_rows(forms.policy, rows, length, config.data.max_response)
+    if forms.rolling.divergence is not None:  # of whole laws, for which both models' logits are made once more
+        work += reading_rows(forms.policy, rows, length, 2 * config.data.max_response)
     if not forms.rolling.one_trunk:
         members = forms.ensemble.members if forms.ensemble.kind == "models" else 1
         work += reading_rows(forms.reward, rows * members, length, 0)
@@ -312,6 +314,9 @@ def _ppo(context: Context, stage: str) -> Iterator[Planned]:
         work += backward(reading_rows(forms.value, seen, length, 0), how)
     if mixed is not None:
         work += backward(reading_rows(forms.policy, number, config.sft.row_length, config.sft.row_length), how)
+    regulariser = programs.spec.kl.regulariser
+    if regulariser.estimator == "exact" and regulariser.in_loss:  # the reference is read at every update
+        work += reading_rows(forms.policy, seen, length, config.data.max_response)
     asked = frozen[0] if programs.takes_reference else None
     yield Planned(programs.update, (state, rollout, mixed, asked), resident((rollout, mixed)), work)
 

@@ -103,9 +103,12 @@ def check_sizes(config: ConfigDict, executor: Executor) -> None:
     check_lengths(config)
     models = {"model": decoder_spec(config.model, 1)}
     if config.parents.reward:
-        models["parents.reward"] = decoder_spec(stage_config(config, "reward").model, 1)
-    if problem := unable(config.model.attention, models["model"], executor.mesh.devices.flat[0].platform):
-        raise UserError(f"config.model.attention: {config.model.attention} {problem}")
+        models["parents.reward"] = decoder_spec(stage_model(config, "reward"), 1)
+    kernel, here = config.model.attention, executor.mesh.devices.flat[0].platform
+    for key, spec in models.items():
+        if problem := unable(kernel, spec, here, executor.mesh.shape):
+            of = "" if key == "model" else f" for config.{key}"
+            raise UserError(f"config.model.attention: {kernel}{of} {problem}")
     fresh = not (config.model.path or config.parents.sft or config.parents.reward_start)
     check_model(models, config.parallel, executor.mesh.size, fresh=fresh)
 
@@ -222,6 +225,13 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
     return from_json(path.read_text())
 
 
+def stage_model(config: ConfigDict, stage: str) -> ConfigDict:
+    """``config.model`` of a stage (of its parent, where it is taken from another run), by this run's own means."""
+    model = stage_config(config, stage).model
+    model.update({key: config.model[key] for key in MEANS})
+    return model
+
+
 def checked_run(context: Context, run: Path, key: str) -> ConfigDict:
     """The configuration of another run whose model is to read what this run samples.
 
@@ -239,12 +249,13 @@ def checked_run(context: Context, run: Path, key: str) -> ConfigDict:
     asked, own_asked = config.data.chat, context.config.data.chat
     if asked != own_asked or (asked and chat_template_in(theirs.parent) != chat_template_in(own.parent)):
         raise UserError(f"{key}: {run} was trained with another config.data.chat or another chat template")
+    config.model.update({name: context.config.model[name] for name in MEANS})
     return config
 
 
 def stage_decoder(context: Context, stage: str) -> DecoderSpec:
     """The decoder of a stage (of its parent, where the stage is taken from another run)."""
-    return decoder_spec(stage_config(context.config, stage).model, context.tokenizer.vocab_size)
+    return decoder_spec(stage_model(context.config, stage), context.tokenizer.vocab_size)
 
 
 def init_scored(spec: DecoderSpec, key: jax.Array) -> Params:

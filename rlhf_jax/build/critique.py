@@ -47,7 +47,7 @@ def critique_task(context: Context) -> Task:
     sizes = (section.batch_size, data.list_size, length)
 
     def init() -> Params:
-        params = jax.jit(partial(init_scored, decoder))(key)
+        params: Params = executor.make(partial(init_scored, decoder), key)
         return {**params, "decoder": load_parent(context, "sft", decoder)} if section.init == "sft" else params
 
     state, step, finish = task_parts(

@@ -20,11 +20,11 @@ class Chip(NamedTuple):
     flops: float
 
 
-# Published by the maker for a chip; a chip of v2, v3, v4 and TPU7x is two devices, which share it.
+# Published by the maker for a chip; a chip of v2, v3 and TPU7x is two devices, which share it.
 CHIPS = {
     "TPU v2": Chip(8, 22.5e12),
     "TPU v3": Chip(16, 61.5e12),
-    "TPU v4": Chip(16, 137.5e12),
+    "TPU v4": Chip(32, 275e12),
     "TPU v5 lite": Chip(16, 197e12),
     "TPU v5": Chip(95, 459e12),
     "TPU v6 lite": Chip(32, 918e12),
@@ -43,8 +43,10 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     Raises:
       UserError: libtpu is not installed or in use elsewhere, or there is no such topology.
     """
+    # jax takes the two cores of a v4 for one device, which libtpu does if it is asked to.
+    cores = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
     try:
-        return topologies.get_topology_desc(topology_name=name, platform="tpu").devices
+        return topologies.get_topology_desc(topology_name=name, platform="tpu", **cores).devices
     except Exception as error:
         text = " ".join(str(error).split())
     if "not installed" in text or "libtpu.so" in text:

@@ -9,6 +9,7 @@ from rlhf_jax.data.critiques import refinement_demonstrations, refinement_pairs
 from rlhf_jax.data.tokenizers import Tokenizer
 from rlhf_jax.data.world_critiques import with_critiques
 from rlhf_jax.errors import UserError
+from rlhf_jax.types import SEQUENCE
 
 
 def with_language(config: ConfigDict, data: Data) -> Data:
@@ -55,8 +56,16 @@ def check_separator(config: ConfigDict, tokenizer: Tokenizer) -> None:
     """See that the separator of the critique stage can be read back from its tokens.
 
     Raises:
-      UserError: it cannot; a vocabulary of words may lack it.
+      UserError: it cannot; a vocabulary of words may lack it. Or rows with it cannot be shared by the sequence axis.
     """
     separator = config.critique.separator
     if "critique" in config.stages and tokenizer.decode(tokenizer.encode(separator)).split() != separator.split():
         raise UserError(f"config.critique.separator: {separator!r} has words that the tokenizer does not know")
+    data, shards = config.data, config.parallel[SEQUENCE]
+    length = data.max_prompt + data.max_response + len(tokenizer.encode(separator)) + config.critique.max_tokens
+    if "critique" in config.stages and length % shards:
+        own, near = config.critique.max_tokens, config.critique.max_tokens + shards - length % shards
+        raise UserError(
+            f"config.critique.max_tokens: {own}: rows of {length} tokens cannot be shared evenly by "
+            f"config.parallel.{SEQUENCE}={shards}; try {near}"
+        )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.context import check_parents, parents_tokenizer, stage_config, stage_ensemble
+from rlhf_jax.build.context import check_parents, parents_tokenizer, stage_ensemble, stage_model
 from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.feedback import check_feedback, check_judgements
 from rlhf_jax.build.lora import adapted, check_base, lora_spec
@@ -147,7 +147,7 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             episodes = ppo.prompts_per_iteration * ppo.samples_per_prompt
             steps = f"{ppo.iterations} iterations of {episodes} episodes, {ppo.epochs * ppo.minibatches} updates each"
             rows = episodes // ppo.minibatches // ppo.accumulate
-            reward = decoder_spec(stage_config(config, "reward").model, spec.vocab_size)
+            reward = decoder_spec(stage_model(config, "reward"), spec.vocab_size)
             held = _held(config, stage, partial(_actors, config, spec, reward))
             kept = _kept_by_ppo(config, count, count_parameters(reward), reward.width)
             yield stage, text(steps, held, kept, rows, length, data.max_response)
@@ -222,7 +222,7 @@ def _judge(config: ConfigDict, policy: DecoderSpec) -> int:
     """Parameters of the reward model that a run has, from a stage or a parent; 0 without one."""
     if not config.parents.reward and "reward" not in config.stages:
         return 0
-    reward = decoder_spec(stage_config(config, "reward").model, policy.vocab_size)
+    reward = decoder_spec(stage_model(config, "reward"), policy.vocab_size)
     return _members(config, "reward", count_parameters(reward), reward.width)
 
 

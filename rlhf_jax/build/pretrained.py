@@ -86,7 +86,8 @@ def start_decoder(config: ConfigDict, executor: Executor, spec: DecoderSpec, key
       UserError: the folder is not what its ``config.json`` says.
     """
     if not config.model.path:
-        return jax.jit(partial(init_decoder, spec))(key)
+        made: Params = executor.make(partial(init_decoder, spec), key)
+        return made
     shapes = jax.eval_shape(partial(init_decoder, spec), key)
     placed = executor.shardings(shapes, "state")
     places = {hf.path_of(path): place for path, place in jax.tree_util.tree_leaves_with_path(placed)}

@@ -63,11 +63,14 @@ def reward_task(context: Context, stage: str) -> Task:
     def init() -> Params:
         if config.reward.init == "reward":
             return load_parent(context, "reward_start", decoder)
-        params = jax.jit(partial(init_reward_model, decoder, ensemble=form))(key)
+        fresh = partial(init_reward_model, decoder, ensemble=form)
+        if config.reward.init == "scratch" and not config.model.path:
+            made: Params = executor.make(fresh, key)
+            return made
+        head = executor.make(lambda key: head_of(fresh(key)), key)
         if config.reward.init == "sft":
-            return with_decoder(params, load_parent(context, "sft", decoder), form)
-        read = config.model.path  # of a fresh model that starts from a folder all but the head is there
-        return with_decoder(params, start_decoder(config, executor, decoder, key), form) if read else params
+            return with_decoder(head, load_parent(context, "sft", decoder), form)
+        return with_decoder(head, start_decoder(config, executor, decoder, key), form)
 
     held_out_loss = _losses(spec, form, None)[1]
     state, step, finish = task_parts(

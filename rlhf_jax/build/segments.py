@@ -64,7 +64,7 @@ def segments_task(context: Context) -> Task:
     key = context.stage_key("segments")
 
     def init() -> Params:
-        params = jax.jit(partial(init_judge, spec.decoder, len(aspects)))(key)
+        params: Params = executor.make(partial(init_judge, spec.decoder, len(aspects)), key)
         from_sft = section.init == "sft"
         return {**params, "decoder": load_parent(context, "sft", spec.decoder)} if from_sft else params
 

@@ -22,7 +22,7 @@ from rlhf_jax.types import Params
 Cache: TypeAlias = tuple[LayerCache, ...]
 
 # What a layer keeps for its backward pass, where that is not everything: full, nothing but its input; dots, also the
-# results of its products with parameters (and what a fused kernel needs), but no attention weights.
+# results of its products with parameters (and what splash needs), but no attention weights.
 _POLICIES: dict[str, Callable[..., Any] | None] = {
     "full": None,
     "dots": jax.checkpoint_policies.save_from_both_policies(

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.models.decoder import apply_decoder, init_decoder
 from rlhf_jax.models.heads import apply_reward_model, init_scalar_head, read_reward
+from rlhf_jax.models.kernels import kernel_of
 from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
 from rlhf_jax.types import Params
@@ -68,7 +69,11 @@ def apply_reward_members(
     if ensemble.members == 1:
         return apply_reward_model(spec, params, ids, mask, bounded=bounded)[None]
     if ensemble.kind == "models":
-        return jax.vmap(lambda member: apply_reward_model(spec, member, ids, mask, bounded=bounded))(params)
+        # cuDNN's kernel has no rule by which rows of several models would be one batch under one mask.
+        def one(member: Params) -> Float[Array, "B"]:
+            return apply_reward_model(spec, member, ids, mask, bounded=bounded)
+
+        return jax.lax.map(one, params) if kernel_of(spec) == "cudnn" else jax.vmap(one)(params)
     hidden = apply_decoder(spec, params["decoder"], ids, positions_of(mask), mask)
     return read_members(ensemble, params["head"], hidden, mask, bounded=bounded)
 

@@ -4,7 +4,7 @@ All compute softmax(scale * q k + what may be seen) v, each for what it can: ``p
 ``cudnn`` is cuDNN's fused attention (Nvidia, 16-bit floats), ``splash`` JAX's own for TPUs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
 import jax
@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.mesh import ROWS, mesh_in_use, platform
+from rlhf_jax.models.precision import wide_einsum
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import SEQUENCE, TENSOR
 
@@ -28,11 +29,22 @@ def kernel_of(spec: DecoderSpec) -> str:
     if spec.attention != "auto":
         return spec.attention
     fused = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform(), "plain")
-    return "plain" if unable(fused, spec, platform()) else fused
+    mesh = mesh_in_use()
+    cannot = unable(fused, spec, platform(), mesh.shape if mesh else {})
+    return "plain" if cannot or (fused == "cudnn" and not _is_ampere()) else fused
 
 
-def unable(kernel: str, spec: DecoderSpec, here: str) -> str | None:
-    """Why a kernel cannot compute this decoder's attention on the platform ``here``; None if it can."""
+def _is_ampere() -> bool:
+    """Whether this machine's GPU, if it has one, is an Nvidia of compute capability 8 at least, as cuDNN asks."""
+    device = jax.local_devices()[0]
+    if device.platform != "gpu":  # what is traced here is for another machine
+        return True
+    return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8
+
+
+def unable(kernel: str, spec: DecoderSpec, here: str, mesh: Mapping[str, int]) -> str | None:
+    """Why a kernel cannot compute this decoder's attention on the platform ``here`` over a ``mesh`` of axes of these
+    sizes; None if it can."""
     if kernel == "cudnn":
         if here not in ("gpu", "cuda"):
             return f"needs an Nvidia GPU, and this is a {here}"
@@ -42,6 +54,10 @@ def unable(kernel: str, spec: DecoderSpec, here: str) -> str | None:
             return f"takes heads of a multiple of 8 channels up to 128, and these have {spec.head_dim}"
         if spec.attention_softcap:
             return "has no caps of scores"
+        if mesh.get(SEQUENCE, 1) > 1:
+            return f"cannot be split over config.parallel.{SEQUENCE}={mesh[SEQUENCE]}"
+        if spec.kv_heads % mesh.get(TENSOR, 1):
+            return f"cannot split {spec.kv_heads} key-value heads over config.parallel.{TENSOR}={mesh[TENSOR]}"
     if kernel == "splash" and here == "tpu" and spec.head_dim % 64:
         return f"takes heads of a multiple of 64 channels, and these have {spec.head_dim}"
     return None
@@ -55,8 +71,7 @@ def plain(spec: DecoderSpec, mask: Bool[Array, "B T S"]) -> Attend:
     ) -> Float[Array, "B T H C"]:
         rows, length, heads, size = query.shape
         grouped = query.reshape(rows, length, key.shape[1], heads // key.shape[1], size)
-        scores = jnp.einsum("btkgc,bksc->bkgts", grouped, key) * spec.attention_scale
-        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        scores = wide_einsum("btkgc,bksc->bkgts", grouped, key) * spec.attention_scale
         if spec.attention_softcap:
             scores = spec.attention_softcap * jnp.tanh(scores / spec.attention_softcap)
         # A large finite number, not -inf: a padding row sees no slot at all and must stay finite.
@@ -73,14 +88,17 @@ def cudnn(spec: DecoderSpec, mask: Bool[Array, "B T S"], implementation: Literal
     def attend(
         query: Float[Array, "B T H C"], key: Float[Array, "B G S C"], value: Float[Array, "B G S C"]
     ) -> Float[Array, "B T H C"]:
-        return jax.nn.dot_product_attention(
-            query,
-            key.swapaxes(1, 2),
-            value.swapaxes(1, 2),
-            mask=mask[:, None],
+        odd = query.shape[1] % 2  # gradients are made of even lengths alone; the token more is seen by nobody
+        rows = ((0, 0), (0, odd), (0, 0), (0, 0))
+        mixed = jax.nn.dot_product_attention(
+            jnp.pad(query, rows),
+            jnp.pad(key.swapaxes(1, 2), rows),
+            jnp.pad(value.swapaxes(1, 2), rows),
+            mask=jnp.pad(mask, rows[:1] + ((0, odd),) * 2)[:, None],
             scale=spec.attention_scale,
             implementation=implementation,
         )
+        return mixed[:, : query.shape[1]]
 
     return attend
 

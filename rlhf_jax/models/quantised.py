@@ -98,13 +98,13 @@ def quantised_product(
     x: Float[Array, "*S I"], codes: Integer[Array, "P O"], scale: Float[Array, "N O"]
 ) -> Float[Array, "*S O"]:
     """x W in the type of ``x``. Codes and scales have no gradient, and of W nothing is kept for that of ``x``."""
-    # Bound to x, or the compiler would make every layer's kernel before a loop over tokens, and hold them all.
-    x, codes, scale = jax.lax.optimization_barrier((x, codes, scale))
-    return x @ dequantised(codes, scale).astype(x.dtype)
+    return _forward(x, codes, scale)[0]
 
 
 def _forward(x: jax.Array, codes: jax.Array, scale: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return quantised_product(x, codes, scale), (codes, scale)
+    # Bound to x, or the compiler would make every layer's kernel before a loop over tokens, and hold them all.
+    bound, own, sizes = jax.lax.optimization_barrier((x, codes, scale))
+    return bound @ dequantised(own, sizes).astype(x.dtype), (codes, scale)
 
 
 def _backward(kept: tuple[jax.Array, jax.Array], out: jax.Array) -> tuple[jax.Array, None, None]:

@@ -32,6 +32,9 @@ class Executor(Protocol):
     def shardings(self, tree: Any, kind: Kind) -> Any:
         """The sharding of each leaf of a tree of arrays or shapes."""
 
+    def make(self, function: Callable[..., Any], *args: Any) -> Any:
+        """A state that a pure function makes, each leaf made where it belongs: no device ever holds all of it."""
+
     def compile(
         self, function: Callable[..., Any], inputs: Sequence[Kind], outputs: Sequence[Kind], donate: Sequence[int] = ()
     ) -> Callable[..., Any]:
@@ -63,6 +66,10 @@ class MeshExecutor:
             return tree_shardings(tree, self.mesh)
         spec = PartitionSpec((DATA, FSDP)) if kind == "rows" else PartitionSpec()
         return jax.tree.map(lambda _: NamedSharding(self.mesh, spec), tree)
+
+    def make(self, function: Callable[..., Any], *args: Any) -> Any:
+        shardings = self.shardings(jax.eval_shape(function, *args), "state")
+        return jax.jit(function, out_shardings=shardings)(*args)
 
     def place(self, tree: Any, kind: Kind) -> Any:
         if jax.process_count() > 1:
@@ -112,6 +119,9 @@ class PmapExecutor:
     def shardings(self, tree: Any, kind: Kind) -> Any:
         spec = PartitionSpec(DATA) if kind == "rows" else PartitionSpec()
         return jax.tree.map(lambda _: NamedSharding(self.mesh, spec), tree)
+
+    def make(self, function: Callable[..., Any], *args: Any) -> Any:
+        return jax.jit(function)(*args)
 
     def place(self, tree: Any, kind: Kind) -> Any:
         return jax.device_put(tree, self.shardings(tree, kind))

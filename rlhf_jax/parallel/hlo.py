@@ -1,7 +1,8 @@
 """What a compiled program does, read off its optimized HLO text: collectives by mesh axis, FLOPs of products, caches.
 
 The text is that of one device, so every shape is a device's own. A loop's body is written once: what it does counts as
-often as the loop turns. Loops that may end early count at their bound, and loops without a known bound once.
+often as the loop turns. Loops that may end early count at their bound, and loops without a known bound once; of the
+branches of a choice, the largest counts.
 """
 
 import dataclasses
@@ -186,12 +187,26 @@ class _Walk:
                     self.loops.append(loop)
                     body = instruction.attribute(r"\bbody=%?([\w.\-]+)")
                     self.visit(body, times * (1 if loop.turns is None else loop.turns), exact and loop.exact)
-                elif instruction.opcode in ("call", "conditional"):
+                elif instruction.opcode == "call":
                     for called in _called(instruction):
-                        self.visit(called, times, exact and instruction.opcode == "call")
+                        self.visit(called, times, exact)
+                elif instruction.opcode == "conditional":
+                    self._one_of(_called(instruction), times)
                 else:
                     self.flops += times * product_flops(instruction, own)
                     self.kernels += times * bool(_KERNEL.search(instruction.attributes))
+
+    def _one_of(self, names: Sequence[str], times: int) -> None:
+        """What the largest of some computations does, of which one is chosen when the program runs."""
+        walks = [_Walk(self.computations, self.axes) for _ in names]
+        for walk, name in zip(walks, names, strict=True):
+            walk.visit(name, times, False)
+            self.loops += walk.loops
+        self.flops += max(walk.flops for walk in walks)
+        self.kernels += max(walk.kernels for walk in walks)
+        self.collectives += max(
+            (walk.collectives for walk in walks), key=lambda own: sum(o.times * o.sent for o in own)
+        )
 
     def _fused(self, name: str) -> Iterator[tuple[dict[str, Instruction], str]]:
         own = self.computations.get(name, {})
@@ -237,6 +252,9 @@ def _called(instruction: Instruction) -> list[str]:
 def _results(instruction: Instruction) -> tuple[Array, ...]:
     """What comes of a collective; an asynchronous one is started with a tuple of operands, results and more."""
     arrays = instruction.arrays
+    if instruction.opcode.endswith("-start") and instruction.result.startswith("(("):
+        rest = instruction.result[_closing(instruction.result, 1) + 1 :].lstrip(", ")
+        return arrays_of(rest[: _closing(rest, 0) + 1]) if rest.startswith("(") else arrays_of(rest)[:1]
     if instruction.opcode == "all-gather-start":
         return arrays[len(arrays) // 2 :]
     return arrays[1:2] if instruction.opcode == "collective-permute-start" else arrays

@@ -11,11 +11,13 @@ from ml_collections import ConfigDict
 from rlhf_jax.build import inherit_model
 from rlhf_jax.build.context import (
     Context,
+    check_sizes,
     init_scored,
     make_context,
     make_executor,
     parents_tokenizer,
     stage_config,
+    stage_decoder,
     stage_directory,
 )
 from rlhf_jax.build.data import Data, fresh_tokenizer
@@ -153,6 +155,22 @@ def test_the_model_of_the_parent_is_taken_over(tmp_path: pathlib.Path) -> None:
     config = _child(sft=_parent(tmp_path / "a", width=16, heads=2, kv_heads=1), reward=_parent(tmp_path / "b"))
     inherit_model(config)
     assert (config.model.width, config.model.heads, config.model.kv_heads) == (16, 2, 1)
+
+
+def test_models_of_parents_are_computed_by_the_means_of_this_run(tmp_path: pathlib.Path) -> None:
+    theirs = {"width": 16, "attention": "splash", "remat": "full"}
+    config = _child(sft=_parent(tmp_path / "a", **theirs), reward=_parent(tmp_path / "b", **theirs))
+    config.model.attention, config.model.remat = "plain", "dots"
+    inherit_model(config)
+    context = Context(config, tmp_path, make_executor(config.parallel), _data("a", "b"), build_tokenizer("byte"))
+    for stage in ("sft", "reward", "ppo"):
+        spec = stage_decoder(context, stage)
+        assert (spec.width, spec.attention, spec.remat) == (16, "plain", "dots")
+    config.model.attention = "cudnn"
+    with pytest.raises(UserError, match=r"^config\.model\.attention: cudnn needs an Nvidia GPU, and this is a cpu$"):
+        check_sizes(config, context.executor)
+    config.model.attention = "plain"
+    check_sizes(config, context.executor)
 
 
 def test_another_model_than_the_parents_is_refused(tmp_path: pathlib.Path) -> None:

@@ -78,10 +78,10 @@ def test_only_where_a_save_may_still_read_it_a_state_is_kept() -> None:
 
 
 def test_memory_of_devices() -> None:
-    """A chip of v4 or TPU7x is two devices, as jax counts them, which share its 32 or 192 GiB."""
-    kinds = ("TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite", "TPU7x")
+    """A chip of v3 or TPU7x is two devices, as jax counts them, which share its 32 or 192 GiB; one of v4 is one."""
+    kinds = ("TPU v3", "TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite", "TPU7x")
     found = [memory_of(SimpleNamespace(device_kind=kind, platform="tpu")) / GIB for kind in kinds]
-    assert found == [16, 16, 95, 32, 96]
+    assert found == [16, 32, 16, 95, 32, 96]
     told = SimpleNamespace(device_kind="H", platform="gpu", memory_stats=lambda: {"bytes_limit": 7})
     assert memory_of(told) == 7
     with pytest.raises(UserError, match=r"^plan: devices of kind 'X' do not say how much memory they have$"):

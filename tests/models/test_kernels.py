@@ -1,14 +1,25 @@
 """Attention by fused kernels is attention by the plain one, gradients too; and the decoder around them."""
 
 import dataclasses
+import re
+import types
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import print_saved_residuals
 
-from rlhf_jax.models import DecoderSpec, apply_decoder, init_decoder, positions_of
+from rlhf_jax.models import (
+    DecoderSpec,
+    EnsembleSpec,
+    apply_decoder,
+    apply_reward_members,
+    init_decoder,
+    init_reward_model,
+    positions_of,
+)
 from rlhf_jax.models.kernels import cudnn, kernel_of, plain, splash, unable
 from rlhf_jax.models.masks import segment_mask, window_mask
 from rlhf_jax.parallel import MeshExecutor
@@ -63,23 +74,58 @@ def test_splash_with_rows_heads_and_tokens_on_different_devices(axes):
     assert_close(found, run(plain(SPEC, segment_mask(SEGMENTS))))
 
 
-def test_what_is_handed_to_cudnn_is_plain_attention():
+@pytest.mark.parametrize("length", [LENGTH, LENGTH - 1])
+def test_what_is_handed_to_cudnn_is_plain_attention(length):
     """By the computation that JAX has for the same arguments on other platforms."""
-    mask, scaled = segment_mask(SEGMENTS), dataclasses.replace(SPEC, query_scale=0.4)
-    assert_close(run(cudnn(scaled, mask, "xla")), run(plain(scaled, mask)))
+    mask, scaled = segment_mask(SEGMENTS[:, :length]), dataclasses.replace(SPEC, query_scale=0.4)
+    query, weight = QUERY[:, :length], WEIGHT[:, :length]
+    found, expected = (
+        jax.jit(partial(value_and_gradients, attend))(query, KEY[:, :, :length], VALUE[:, :, :length], weight)
+        for attend in (cudnn(scaled, mask, "xla"), plain(scaled, mask))
+    )
+    assert_close(found, expected)
 
 
-def test_a_program_for_nvidia_has_cudnns_kernel_both_ways(monkeypatch):
+@pytest.fixture
+def cuda(monkeypatch):
+    """Programs are made for a machine with cuDNN."""
     from jax._src.cudnn import fused_attention_stablehlo as private
 
     monkeypatch.setattr(private, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(private, "check_compute_capability", lambda _: True)
-    arrays = [jax.ShapeDtypeStruct(one.shape, jnp.bfloat16) for one in (QUERY, KEY, VALUE, WEIGHT)]
-    attend = cudnn(dataclasses.replace(SPEC, dtype="bfloat16"), segment_mask(SEGMENTS))
-    traced = jax.jit(partial(value_and_gradients, attend)).trace(*arrays)
-    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    monkeypatch.setattr("rlhf_jax.models.kernels.platform", lambda: "cuda")
+
+    def lowered(function, *arrays):
+        return jax.jit(function).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+
+    return lowered
+
+
+@pytest.mark.parametrize("length", [LENGTH, LENGTH - 1])
+def test_a_program_for_nvidia_has_cudnns_kernel_both_ways(cuda, length):
+    spec = dataclasses.replace(SPEC, dtype="bfloat16")
+    heads, keys = (ROWS, length, 4, 16), (ROWS, 2, length, 16)
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in (heads, keys, keys, heads)]
+    text = cuda(partial(value_and_gradients, cudnn(spec, segment_mask(SEGMENTS[:, :length]))), *arrays)
     assert "__cudnn$fmha" in text
     assert "SoftmaxBackward" in text
+
+
+def test_an_ensemble_for_nvidia_calls_the_kernel_with_the_rows_of_one_model(cuda):
+    """Its rule for a batch of batches would put the rows of all models under the mask of one."""
+    spec, form = dataclasses.replace(SPEC, dtype="bfloat16"), EnsembleSpec(3, "models")
+    params = jax.eval_shape(partial(init_reward_model, spec, ensemble=form), jax.random.key(0))
+    ids = jax.ShapeDtypeStruct((ROWS, 8), jnp.int32)
+
+    def total(params, ids):
+        rewards = apply_reward_members(spec, form, params, ids, jnp.ones(ids.shape, bool), bounded=True)
+        assert rewards.shape == (3, ROWS)
+        return jnp.sum(rewards)
+
+    text = cuda(jax.value_and_grad(total), params, ids)
+    calls = re.findall(r"__cudnn\$fmha.*?: \(([^)]*)\)", text)
+    assert len(calls) == 2  # forward and backward
+    assert all(one.startswith(f"tensor<{ROWS}x8x4x16xbf16>") for one in calls)
 
 
 def test_auto_takes_the_kernel_of_the_platform_where_it_can(monkeypatch):
@@ -95,10 +141,59 @@ def test_auto_takes_the_kernel_of_the_platform_where_it_can(monkeypatch):
         specs = (SPEC, half, wide, dataclasses.replace(wide, attention_softcap=2.0))
         assert tuple(map(kernel_of, specs)) == kernels
     assert kernel_of(dataclasses.replace(SPEC, attention="plain")) == "plain"
-    assert unable("cudnn", half, "cpu") == "needs an Nvidia GPU, and this is a cpu"
+    assert unable("cudnn", half, "cpu", {}) == "needs an Nvidia GPU, and this is a cpu"
+    assert unable("cudnn", half, "gpu", {"tensor": 2, "sequence": 1}) is None
+    for axis, why in (
+        ("tensor", "cannot split 2 key-value heads over config.parallel.tensor=4"),
+        ("sequence", "cannot be split over config.parallel.sequence=4"),
+    ):
+        assert unable("cudnn", half, "gpu", {axis: 4}) == why
+
+
+def test_auto_leaves_cudnn_to_the_gpus_that_have_it(monkeypatch):
+    half = dataclasses.replace(SPEC, dtype="bfloat16")
+    monkeypatch.setattr("rlhf_jax.models.kernels.platform", lambda: "gpu")
+    for version, capability, kernel in (
+        ("cuda 12080", "9.0", "cudnn"),
+        ("cuda 12080", "7.5", "plain"),
+        ("rocm 6", "gfx90a", "plain"),
+    ):
+        client = types.SimpleNamespace(platform_version=version)
+        device = types.SimpleNamespace(platform="gpu", client=client, compute_capability=capability)
+        monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
+        assert kernel_of(half) == kernel
+
+
+def test_scores_are_not_rounded_to_the_type_of_queries():
+    """256 and 257 are one number in bfloat16; the weights of scores a unit apart are 0.269 and 0.731."""
+    spec = DecoderSpec(
+        vocab_size=2, width=2, depth=1, heads=1, kv_heads=1, mlp_width=2, dtype="bfloat16", query_scale=1.0
+    )
+    query = jnp.asarray([[[[16.0, 1.0]]]], jnp.bfloat16)
+    key = jnp.asarray([[[[16.0, 0.0], [16.0, 1.0]]]], jnp.bfloat16)
+    value = jnp.asarray([[[[1.0, 0.0], [0.0, 1.0]]]], jnp.bfloat16)
+    mixed = jax.jit(plain(spec, jnp.ones((1, 1, 2), bool)))(query, key, value)
+    np.testing.assert_allclose(np.asarray(mixed[0, 0, 0], np.float32), [0.2689, 0.7311], rtol=4e-3)
 
 
 # ------------------------------------------------------------------------- the decoder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dots_keeps_what_the_products_of_a_layer_give(dtype, capsys):
+    spec = dataclasses.replace(
+        SPEC, depth=1, dtype=dtype, remat="dots", vocab_size=7, heads=4, kv_heads=4, mlp_width=48
+    )
+    params = jax.eval_shape(partial(init_decoder, spec), jax.random.key(0))
+
+    def small(params):
+        segments = jnp.ones((1, 3), jnp.int32)
+        return jnp.sum(apply_decoder(spec, params, segments, segments, segments))
+
+    print_saved_residuals(small, params)
+    kept = re.findall(rf"{'bf16' if dtype == 'bfloat16' else 'f32'}\[1,1,3,(\d+)\]", capsys.readouterr().out)
+    # The layer's input; queries, keys, values, what attention gives; the hidden units, twice.
+    assert sorted(kept) == ["48"] * 2 + ["64"] * 5
 
 
 IDS = jnp.asarray(np.random.default_rng(4).integers(0, 11, (ROWS, LENGTH)), jnp.int32)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.ad_checkpoint import print_saved_residuals
 from scipy.stats import norm
 
 from rlhf_jax.errors import UserError
@@ -202,3 +203,11 @@ def test_without_the_library_there_is_one_error(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(UserError, match=r"^config\.lora\.base: int8 and nf4 .* pip install 'rlhf_jax\[quant\]'"):
             check_quantiser(base)
     check_quantiser("bfloat16")
+
+
+def test_what_a_product_gives_can_be_kept_where_layers_are_computed_again(capsys: pytest.CaptureFixture[str]) -> None:
+    _, codes, scale = kept("int8", layers((10, 6)))
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    layer = jax.checkpoint(lambda x: jnp.sin(quantised_product(x, codes, scale)), policy=policy)
+    print_saved_residuals(lambda x: layer(x).sum(), jnp.ones((5, 10)))
+    assert "f32[5,6] " in capsys.readouterr().out

@@ -83,6 +83,9 @@ def test_collectives_with_their_bytes_and_axes_plain_or_asynchronous() -> None:
             "%d = f32[32]{0} all-gather-done(%s)",
             f"%c = (f32[8]{{0}}, f32[8]{{0}}, u32[], u32[]) collective-permute-start(%p), channel_id=4, {PAIRS}",
             "%e = f32[8]{0} collective-permute-done(%c)",
+            f"%h = ((f32[32]{{0}}), f32[8]{{0}}) reduce-scatter-start(%x), channel_id=7, {ALONG}, dimensions={{0}}",
+            "%i = f32[8]{0} reduce-scatter-done(%h)",
+            f"%j = ((f32[8], f32[8]), (f32[8], f32[8])) all-to-all-start(%p, %q), channel_id=8, {ALONG}",
             "%alone = f32[8]{0} all-reduce(%p), channel_id=5, replica_groups=[8,1]<=[8], to_apply=%add",
             f"ROOT %t = f32[2]{{0}} reduce-scatter(%p), channel_id=6, {ALONG}, dimensions={{0}}, to_apply=%add",
         ),
@@ -93,6 +96,8 @@ def test_collectives_with_their_bytes_and_axes_plain_or_asynchronous() -> None:
         ("all-reduce", ("tensor",), 1, 32 + 16, 72),
         ("all-gather", ("tensor",), 1, 128, 96),
         ("collective-permute", ("fsdp",), 1, 32, 32),
+        ("reduce-scatter", ("tensor",), 1, 32, 96),
+        ("all-to-all", ("tensor",), 1, 64, 48),
         ("reduce-scatter", ("tensor",), 1, 8, 24),
     ]
     assert found.collectives[0].source == "a/b"
@@ -201,6 +206,26 @@ def test_what_a_loop_does_counts_as_often_as_it_turns(
     assert (one.times, one.exact) == (turns or 1, exact)
     assert found.flops == (turns or 1) * 2 * 64
     assert found.kernels == ((turns or 1) if body == "body" else 0)
+
+
+def test_of_the_branches_of_a_choice_the_largest_counts() -> None:
+    branches = """
+%small (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  ROOT %k = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call"
+}
+
+%large (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %d = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={}, rhs_contracting_dims={}
+  %g = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups=[2,4]<=[8], to_apply=%add
+  ROOT %k = f32[8]{0} custom-call(%g), custom_call_target="tpu_custom_call"
+}
+"""
+    chosen = "%c = f32[8]{0} conditional(%which, %p, %p), true_computation=%small, false_computation=%large"
+    found = read_program(_program(chosen, before=branches), AXES)
+    assert (found.flops, found.kernels) == (2 * 64, 1)
+    assert [(one.kind, one.exact) for one in found.collectives] == [("all-reduce", False)]
 
 
 FUSED = """

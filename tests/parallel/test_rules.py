@@ -4,6 +4,7 @@ import dataclasses
 from functools import partial
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -59,8 +60,16 @@ def test_what_cannot_be_split_is_never_left_whole_in_silence(path: str, shape: t
 def test_a_large_parameter_is_split_in_memory_and_its_moments_with_it() -> None:
     executor = MeshExecutor(jax.devices(), fsdp=4, tensor=2)
     spec = dataclasses.replace(tiny.decoder_spec(), tied=False, positions="learned", max_positions=8)
-    params = jax.jit(partial(init_decoder, spec))(jax.random.key(0))
-    state = executor.place(init_state(params, make_optimizer(tiny.OPTIMIZER), jax.random.key(0)), "state")
+    made = executor.make(partial(init_decoder, spec), jax.random.key(0))
+    alone = jax.jit(partial(init_decoder, spec))(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, made, alone)
+    first = init_state(made, make_optimizer(tiny.OPTIMIZER), jax.random.key(0))
+    state = executor.place(first, "state")
+    # Already before it is placed no device has more than its share.
+    for leaf, placed in zip(
+        *(jax.tree.leaves((one.params, one.opt_state[1][0].mu)) for one in (first, state)), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(placed.sharding, leaf.ndim)
     adam = state.opt_state[1][0]
     seen = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
