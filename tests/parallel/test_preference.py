@@ -44,7 +44,7 @@ def trained(loss: str, executor: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize(
     ("loss", "executor"),
-    [("kto", "pmap"), ("kto", "data2_fsdp2_tensor2"), ("preference", "pmap"), ("expert", "data2_fsdp2_tensor2")],
+    [("kto", "pmap"), ("preference", "data2_fsdp2_tensor2"), pytest.param("expert", "pmap", marks=pytest.mark.slow)],
 )
 def test_eight_devices_are_one_device(loss: str, executor: str) -> None:
     one, many = trained(loss, "one"), trained(loss, executor)
