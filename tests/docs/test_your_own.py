@@ -1,17 +1,26 @@
 """The page on one's own model and data, followed from its first line to its last, without a network."""
 
-import json
 import os
 import pathlib
 import re
+import shlex
 import socket
 import subprocess
 import sys
 
 import pytest
+import transformers
+from ml_collections import ConfigDict
+
+from rlhf_jax.config import default_config
+from rlhf_jax.flags import parse
+from rlhf_jax.metrics import read_jsonl, read_summary
+from rlhf_jax.models import hf
+from tests.end_to_end import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "your_own.md").read_text()
+FIGURES = {"reward.pair_accuracy", "reward.w1.count.fact", "ppo.reward.mean", "ppo.kl"}
 
 
 def blocks(language: str) -> str:
@@ -28,7 +37,7 @@ def clone(path: pathlib.Path) -> pathlib.Path:
 
 
 def offline() -> dict[str, str]:
-    """One device, nobody behind the proxy, no word to the libraries that they should not try, and a port of its own."""
+    """One device, a proxy that nobody answers for, libraries that do not know of it, and a port of its own."""
     env = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "HF_HUB_OFFLINE")}
     with socket.socket() as asked:
         asked.bind(("localhost", 0))
@@ -37,17 +46,70 @@ def offline() -> dict[str, str]:
     return {**env, **proxies, "no_proxy": "localhost", "PYTHONPATH": str(ROOT), "PORT": port}
 
 
+def bash(script: str, *options: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
+    words = ["bash", *options, "-c", script]
+    return subprocess.run(words, cwd=cwd, env=offline(), capture_output=True, text=True, timeout=600, check=False)
+
+
 @pytest.mark.slow
-def test_the_page_leads_from_a_folder_and_a_file_to_exported_models(tmp_path: pathlib.Path) -> None:
-    here = clone(tmp_path)
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", blocks("bash")],
-        cwd=here,
-        env=offline(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+def test_the_page_leads_from_a_folder_and_a_file_to_exported_models(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = bash(blocks("bash"), "-euo", "pipefail", cwd=clone(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    print(done.stdout, done.stderr)
+    monkeypatch.chdir(tmp_path)
+
+    # Every figure that the page names, and both kinds of prompt under a utility of their own.
+    summary = read_summary(pathlib.Path("runs/ours"))
+    assert {*FIGURES, "ppo.reward.mean.before"} <= summary.keys()
+
+    # Interrupted in its first step, and gone on with by others to the end.
+    assert "exit code 75\n" in done.stdout
+    assert "sft: going on from step 1\n" in done.stdout
+    assert tiny.last_step(pathlib.Path("runs/mesh"), "sft") == 20
+    assert [row["step"] for row in read_jsonl(pathlib.Path("runs/mesh/metrics.jsonl"))][-1] == 20
+
+    # What came out can be begun with again, and ends its turns.
+    for name in ("policy", "reward"):
+        back = transformers.AutoTokenizer.from_pretrained(f"exported/{name}")
+        assert back.eos_token == "<|im_end|>"
+        assert back.chat_template
+    spec, _ = hf.load("exported/policy")
+    assert spec == hf.read_spec("ours/model")
+    assert hf.load_reward_model("exported/reward")
+
+    # The commands for clusters are those of a run.
+    for command in commands():
+        given = [word.removeprefix("ARGS=") for word in shlex.split(command)]
+        given = [word.replace("/mnt/runs/ours", "ours") for word in given if word.startswith("--config")]
+        parse(["--config=ours/config.py", "--workdir=runs/x", *given])
+
+
+def commands() -> list[str]:
+    """The commands that need a cluster."""
+    return blocks("console").replace("\\\n", " ").splitlines()
+
+
+def test_commands_for_clusters_are_bash_and_name_what_their_launchers_read() -> None:
+    assert bash(blocks("console"), "-n").stderr == ""
+    launched = set()
+    for command in commands():
+        for launcher in re.findall(r"launch/\w+(?:\.\w+)?", command):
+            launched.add(launcher.removeprefix("launch/"))
+            read = (ROOT / launcher).read_text()
+            for name in re.findall(r"\b([A-Z]+)=", command):
+                assert re.search(rf"\b{name}\b", read), (launcher, name)
+    assert launched == {path.name for path in (ROOT / "launch").iterdir()} - {
+        "README.md", "Dockerfile.dockerignore", "local.sh", "until_done.sh"
+    }  # fmt: skip
+
+
+def test_every_setting_that_the_page_names_exists() -> None:
+    sections = "|".join(name for name, node in default_config().items() if isinstance(node, ConfigDict))
+    named = set(re.findall(rf"`(?:config\.)?((?:{sections})\.\w[\w.]*)", PAGE))
+    assert named > FIGURES
+    for key in named - FIGURES:
+        node = default_config()
+        for part in key.split("."):
+            assert part in node, key
+            node = node[part]
