@@ -65,9 +65,9 @@ def test_the_page_leads_from_a_folder_and_a_file_to_exported_models(
     for run, named in FIGURES.items():
         assert named <= read_summary(pathlib.Path("runs") / run).keys()
 
-    # Interrupted in its first step, and gone on with by others to the end.
+    # Interrupted in its first step (or soon after), and gone on with by others to the end.
     assert "exit code 75\n" in done.stdout
-    assert "sft: going on from step 1\n" in done.stdout
+    assert re.search(r"^sft: going on from step \d$", done.stdout, re.MULTILINE)
     assert tiny.last_step(pathlib.Path("runs/mesh"), "sft") == 20
     assert [row["step"] for row in read_jsonl(pathlib.Path("runs/mesh/metrics.jsonl"))][-1] == 20
 
