@@ -75,11 +75,12 @@ def plan_context(config: ConfigDict, devices: Sequence[jax.Device]) -> Context:
     check_utilities(config)
     check_divergence(config)
     check_parents(config)
-    data = load_data(config, limit=HEAD_ROWS)
-    return Context(config, Path(), executor, data, _tokenizer(config, data))
+    tokenizer = _tokenizer(config, None) if config.data.chat else None  # whose template the rows are read by
+    data = load_data(config, limit=HEAD_ROWS, tokenizer=tokenizer)
+    return Context(config, Path(), executor, data, tokenizer or _tokenizer(config, data))
 
 
-def _tokenizer(config: ConfigDict, data: Data) -> Tokenizer:
+def _tokenizer(config: ConfigDict, data: Data | None) -> Tokenizer:
     """The tokenizer of a run, or something of its size: the head of the data is too short to learn one from, and a
     folder may hold a configuration alone.
     """

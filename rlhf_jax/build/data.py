@@ -92,8 +92,10 @@ def _file_data(config: ConfigDict, rejects_path: Path | None, limit: int | None,
         annotators=data.annotators,
         chat=chat,
     )
-    if limit is None:
+    whole = limit is None or found.rows < limit
+    if whole:
         _check_prompt_types(config, found.records)
+    if limit is None:
         train, validation = split_records(found.records, data.validation_fraction, SPLIT_SEED)
         parts = f"{len(train)} for training and {len(validation)} held out by their prompts"
         notes = [f"{data.path}: {found.rows} rows of format {found.format}, {parts}"]
@@ -118,7 +120,7 @@ def _file_data(config: ConfigDict, rejects_path: Path | None, limit: int | None,
         prompts_validation=validation,
         gold=None,
         notes=tuple(notes),
-        whole=limit is None or found.rows < limit,
+        whole=whole,
     )
 
 

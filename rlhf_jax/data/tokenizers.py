@@ -182,7 +182,7 @@ def _pretrained(path: str) -> Tokenizer:
     try:
         backend = transformers.AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"tokenizer.path: no tokenizer in {path!r} ({str(error).splitlines()[0]})") from error
+        raise UserError(f"tokenizer.path: no tokenizer in {path!r} ({' '.join(str(error).split())})") from error
     if backend.eos_token_id is None:
         raise UserError(f"tokenizer.path: the tokenizer in {path!r} has no end-of-sequence token")
     if backend.pad_token_id is None or backend.pad_token_id == backend.eos_token_id:

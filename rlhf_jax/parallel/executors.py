@@ -51,11 +51,13 @@ class MeshExecutor:
         self, devices: Sequence[jax.Device], *, data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1
     ) -> None:
         """``data`` = -1 takes what the others leave. Raises ValueError when the devices do not fill the mesh."""
+        taken, sizes = fsdp * sequence * tensor, f"fsdp {fsdp} x sequence {sequence} x tensor {tensor}"
         if data == -1:
-            data = len(devices) // (fsdp * sequence * tensor)
-        if data * fsdp * sequence * tensor != len(devices):
-            sizes = f"data {data} x fsdp {fsdp} x sequence {sequence} x tensor {tensor}"
-            raise ValueError(f"{sizes} is not the {len(devices)} devices there are")
+            data, left = divmod(len(devices), taken)
+            if left:
+                raise ValueError(f"{sizes} = {taken} does not divide the number of devices, {len(devices)}")
+        elif data * taken != len(devices):
+            raise ValueError(f"data {data} x {sizes} = {data * taken}, but the number of devices is {len(devices)}")
         # The last axis has the nearest devices, and tensor the most to tell between them.
         shape = data, fsdp, sequence, tensor
         self.mesh = Mesh(np.asarray(devices).reshape(shape), (DATA, FSDP, SEQUENCE, TENSOR))

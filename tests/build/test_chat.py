@@ -4,12 +4,15 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
 from rlhf_jax.build import inherit_model
+from rlhf_jax.build.ahead import plan_context
 from rlhf_jax.build.context import checked_run, make_context, parents_tokenizer
 from rlhf_jax.build.plan import describe_plan
+from rlhf_jax.commands import prepare
 from rlhf_jax.config import default_config, to_json, validate
 from rlhf_jax.data.examples import list_examples, sft_examples
 from rlhf_jax.data.tokenizers import load_tokenizer
@@ -69,6 +72,15 @@ def test_a_run_reads_dialogues_by_the_template(tmp_path: pathlib.Path) -> None:
     shown, _ = sft_examples(made.data.sft, tokenizer, 96, 20)
     assert {tuple(one.prompt.tolist()) for one in shown} == {tuple(one.prompt.tolist()) for one in lists}
     assert "head read without fault" in describe_plan(config, None)
+
+
+def test_a_plan_reads_a_prepared_folder_by_the_template_too(tmp_path: pathlib.Path) -> None:
+    config = chat_config(tmp_path)
+    prepare.main([config.data.path, f"--out={tmp_path / 'ready'}", f"--tokenizer={config.tokenizer.path}", "--chat"])
+    config.data.path = str(tmp_path / "ready")
+    planned = plan_context(config, jax.devices()[:1])
+    assert planned.tokenizer.eos_id == planned.tokenizer.backend.convert_tokens_to_ids("<|im_end|>")
+    assert len(planned.data.lists) == 40
 
 
 def test_runs_that_read_dialogues_otherwise_do_not_go_together(tmp_path: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build import describe_plan, inherit_model
 from rlhf_jax.build.plan import activation_bytes, count_parameters
-from rlhf_jax.config import default_config, to_json
+from rlhf_jax.config import default_config, to_json, utility
 from rlhf_jax.data.tokenizers import build_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import DecoderSpec, init_decoder
@@ -177,6 +177,19 @@ def test_a_head_of_which_nothing_would_be_held_out_is_no_fault(tmp_path: pathlib
     plan = describe_plan(config, None)
     assert "48 rows of format lists looked at" in plan
     assert _vocabulary(plan) == 999
+
+
+def test_a_misspelt_prompt_type_is_told_once_all_of_a_file_was_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"{n}?", "prompt_type": "fact", "responses": [{"text": "a"}, {"text": "b"}]} for n in range(9)]
+    config = default_config()
+    config.data.path, config.tokenizer.kind = str(tiny.write_jsonl(tmp_path / "lists.jsonl", rows)), "byte"
+    config.reward.utility_by_type.facts = utility("log")
+    with pytest.raises(UserError, match=r"^config\.reward\.utility_by_type\.facts: no prompt .*; did you mean fact\?$"):
+        describe_plan(config, None)
+    monkeypatch.setattr("rlhf_jax.build.plan.HEAD_ROWS", 9)  # such a prompt may come later
+    assert "9 rows of format lists looked at" in describe_plan(config, None)
 
 
 def test_critiques_of_a_models_own_take_rows_of_their_own() -> None:

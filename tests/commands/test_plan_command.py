@@ -53,7 +53,7 @@ def test_jax_is_told_of_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_devices_that_do_not_fill_the_mesh_and_a_mode_that_is_not_planned() -> None:
-    with pytest.raises(UserError, match=r"^config\.parallel: data 2 x fsdp 3 .* is not the 8 devices there are$"):
+    with pytest.raises(UserError, match=r"^config\.parallel: fsdp 3 .* = 3 does not divide the number of devices, 8$"):
         plan.main((CONFIG, "--config.parallel.fsdp=3"))
     with pytest.raises(UserError, match=r"^config\.parallel\.mode: pmap is not planned"):
         plan.main((CONFIG, "--config.parallel.mode=pmap"))

@@ -86,10 +86,12 @@ def test_what_cannot_be_built_is_refused(tmp_path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     PreTrainedTokenizerFast(tokenizer_object=build("byte").backend.backend_tokenizer).save_pretrained(tmp_path)
+    (tmp_path / "empty").mkdir()
     for kind, path, message in [
         ("char", "", "tokenizer.kind"),
         ("pretrained", "", "tokenizer.path: empty"),
         ("pretrained", str(tmp_path / "absent"), "tokenizer.path: no tokenizer"),
+        ("pretrained", str(tmp_path / "empty"), r"no tokenizer in .*empty' \(.* a `tokenizers` library .*\)$"),
         ("pretrained", str(tmp_path), "no end-of-sequence"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -14,8 +14,13 @@ from tests.learners import tiny
 
 
 def test_a_mesh_must_use_every_device() -> None:
-    with pytest.raises(ValueError, match="data 3 x fsdp 2 x sequence 1 x tensor 1 is not the 8 devices"):
+    wrong = r"^data 3 x fsdp 2 x sequence 1 x tensor 1 = 6, but the number of devices is 8$"
+    with pytest.raises(ValueError, match=wrong):
         MeshExecutor(jax.devices(), data=3, fsdp=2)
+    for fsdp in (3, 16):  # data takes what they leave
+        wrong = rf"^fsdp {fsdp} x sequence 1 x tensor 1 = {fsdp} does not divide the number of devices, 8$"
+        with pytest.raises(ValueError, match=wrong):
+            MeshExecutor(jax.devices(), fsdp=fsdp)
     shape = MeshExecutor(jax.devices(), fsdp=2, tensor=2).mesh.shape
     assert shape == {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
 
