@@ -28,7 +28,7 @@ from rlhf_jax.models import (
     init_reward_model,
     silent_value_head,
 )
-from rlhf_jax.objectives.aggregation import Aggregation, aggregate
+from rlhf_jax.objectives.aggregation import worst
 from rlhf_jax.objectives.utilities import LogSigmoid
 from rlhf_jax.types import Params, PromptBatch, RankBatch, Rollout, TokenBatch, TrainState
 
@@ -178,16 +178,13 @@ def log_probabilities(
     return jnp.sum(jnp.where(mask[:, form.prompt :], found, 0.0), axis=1)
 
 
-def reward_score(form: Form, members: int = 1, how: Aggregation = "mean") -> Score:
-    """The score that reward models give: (aggregate - bias) x gain, their parameters being ``scaled``."""
-    return _reward_score(form, members, how)
-
-
 @functools.cache  # the same function each time, so that one program of PPO serves all reward models
-def _reward_score(form: Form, members: int, how: Aggregation) -> Score:
+def reward_score(form: Form, members: int) -> Score:
+    """The score by the worst of so many reward models: (reward - bias) x gain, their parameters being ``scaled``."""
+
     def score(params: Any, ids: Array, mask: Array) -> Array:
         found = apply_reward_members(form.model, EnsembleSpec(members), params["models"], ids, mask, bounded=False)
-        return params["gain"] * (aggregate(found, how, 0.0) - params["bias"])
+        return params["gain"] * (worst(found) - params["bias"])
 
     return score
 

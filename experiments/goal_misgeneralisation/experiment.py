@@ -70,9 +70,9 @@ def _true(_: Any, ids: Array, mask: Array) -> Array:
     return world.pays(*_said(ids, mask))
 
 
-@functools.cache  # the same function each time, so that one program of PPO serves all reward models
+@functools.cache  # as ``stages.reward_score``
 def _learned(members: int) -> stages.Score:
-    score = stages.reward_score(FORM, members, "worst")
+    score = stages.reward_score(FORM, members)
 
     def judged(judge: Any, ids: Array, mask: Array) -> Array:
         return jnp.where(world.taken(*_said(ids, mask)) >= 0, score(judge, ids, mask), FALL)

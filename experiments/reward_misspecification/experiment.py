@@ -106,7 +106,7 @@ def judge_of(arm: str, seed: int, reference: Laws, exploited: Laws | None) -> tu
     each = np.asarray(stages.member_rewards(FORM, members, params, IDS, MASK), float).reshape(members, *GOLD.shape)
     used = each.min(axis=0)
     judge = stages.scaled(params, used, reference)
-    score = stages.reward_score(FORM, members, "worst")
+    score = stages.reward_score(FORM, members)
     return score, judge, np.asarray(judge["gain"] * (used - judge["bias"]), float)
 
 
