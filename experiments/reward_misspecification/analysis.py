@@ -106,6 +106,7 @@ def table_text(runs: dict[str, list[Run]]) -> str:
         "KL": lambda run: run["end"]["unchecked.kl"],
         "TV from optimum": lambda run: run["end"]["unchecked.tv"],
         "gold of optimum": lambda run: run["end"]["optimum.unchecked.gold"],
+        "highest of any beta": lambda run: max(run["frontier"]["unchecked.gold"]),
         "gold, checked": lambda run: run["end"]["checked.gold"],
     }
     before = interval([run["end"]["before.unchecked.gold"] for run in runs[BASE]])
@@ -121,6 +122,19 @@ def table_text(runs: dict[str, list[Run]]) -> str:
     for arm, own in runs.items():
         cells = ["{:.3f} ± {:.3f}".format(*interval([read(run) for run in own])) for read in columns.values()]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Gold by seed.",
+        "",
+        "| arm | at the end | of the exact optimum of its proxy |",
+        "| --- | --- | --- |",
+    ]
+    for arm, own in runs.items():
+        cells = [
+            ", ".join(f"{run['end'][name]:.2f}" for run in own) for name in ("unchecked.gold", "optimum.unchecked.gold")
+        ]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    lines.append(f"| {STOPPED} | {', '.join(f'{value:.2f}' for value in ends(runs)[STOPPED])} | |")
     lines += ["", f"What `{BASE}` writes, seed {SEEDS[0]}: drawn, not chosen.", "", "| prompt | before | after |"]
     lines.append("| --- | --- | --- |")
     told = runs[BASE][0]["texts"]
@@ -159,14 +173,10 @@ def figure(runs: dict[str, list[Run]]) -> bytes:
                 axes[3].plot(course["unchecked.kl"], course["unchecked.gold"], marker=".", label=own, **marks)
                 best = "exact optima of its proxy" if seed == 0 else None
                 axes[3].plot(exact["unchecked.kl"], exact["unchecked.gold"], ls=":", label=best, **marks)
-        furthest = max(max(run["curves"]["unchecked.kl"]) for arm in (BASE, "counter_0.2") for run in runs[arm])
-        axes[3].set(
-            title="Gold by distance",
-            xlabel="KL, nats per answer",
-            ylabel="gold, unchecked",
-            xlim=(-0.1, furthest + 0.5),
-        )
-        axes[3].legend(fontsize=7.5, labelcolor=INK)
+        furthest = 0.5 + max(max(run["curves"]["unchecked.kl"]) for arm in (BASE, "counter_0.2") for run in runs[arm])
+        axes[3].set(title="Gold by distance", xlabel="KL, nats per answer", ylabel="gold, unchecked")
+        axes[3].set(xlim=(-0.1, furthest), ylim=(-0.2, 1.03))
+        axes[3].legend(fontsize=7.5, labelcolor=INK, loc="lower left")
 
         shown = (BASE, "ensemble", "beta_1", "experts_0.2", "counter_0.2")
         colours = (GOLD_COLOUR, NEUTRAL, CHECKED_COLOUR, OTHER_COLOURS[1], OTHER_COLOURS[0])
@@ -175,8 +185,8 @@ def figure(runs: dict[str, list[Run]]) -> bytes:
             axes[4].plot(iterations, each.mean(axis=0), color=colour, label=arm, lw=1.4)
             axes[4].fill_between(iterations, each.min(axis=0), each.max(axis=0), color=colour, alpha=0.12, lw=0)
         axes[4].set(title="Gold, mean and range of seeds", xlabel="iterations of PPO", ylabel="gold, unchecked")
-        axes[4].set_ylim(0, 1.02)
-        axes[4].legend(fontsize=7.5, labelcolor=INK, loc="lower left", bbox_to_anchor=(0.3, 0.0))
+        axes[4].set_ylim(0, 1.35)  # room for the legend
+        axes[4].legend(fontsize=7.5, labelcolor=INK, loc="upper right", ncol=2)
 
         found = ends(runs)
         names = list(reversed(found))
@@ -184,7 +194,7 @@ def figure(runs: dict[str, list[Run]]) -> bytes:
             axes[5].plot(found[arm], [place] * len(found[arm]), "o", color=GOLD_COLOUR, ms=4, alpha=0.8)
         before = np.mean([run["end"]["before.unchecked.gold"] for run in base])
         axes[5].axvline(before, color=NEUTRAL, lw=1, ls="--")
-        axes[5].text(before, len(names) - 0.4, "SFT", fontsize=8, color=NEUTRAL, ha="center")
+        axes[5].text(before + 0.01, -0.4, "SFT", fontsize=8, color=NEUTRAL)
         axes[5].set(title="Gold at the end, each seed", xlabel="gold, unchecked", xlim=(0, 1.02))
         axes[5].set_yticks(range(len(names)), labels=names, fontsize=8)
         return to_png(drawing)
