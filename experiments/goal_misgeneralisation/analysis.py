@@ -112,6 +112,10 @@ def table_text(runs: dict[str, list[Run]]) -> str:
     for arm in runs:
         cells = ["{:.3f} ± {:.3f}".format(*interval(of(runs, arm, name))) for name in columns]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
+    lines += ["", "By seed.", "", f"| arm | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
+    for arm in runs:
+        cells = [", ".join(f"{value:.2f}" for value in of(runs, arm, name)) for name in columns]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     names = ("judge.goal", "judge.cue", "detector.auroc", "detector.spread_apart", "detector.spread_together")
     lines += ["", "The ensembles.", "", f"| share apart | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
     for share in SHARES:
@@ -143,7 +147,8 @@ def figure(runs: dict[str, list[Run]]) -> bytes:
             iterations = EVERY * np.arange(len(runs[arm][0]["curves"]["apart.goal"]))
             for name, colour in COLOURS.items():
                 each = np.array([run["curves"][f"apart.{name}"] for run in runs[arm]])
-                ax.plot(iterations, each.mean(axis=0), color=colour, label=name)
+                wide = 4.0 if name == "capability" else 1.8  # it is to be seen beneath the cue
+                ax.plot(iterations, each.mean(axis=0), color=colour, label=name, lw=wide)
                 ax.fill_between(iterations, each.min(axis=0), each.max(axis=0), color=colour, alpha=0.15, lw=0)
             ax.set(title=title, xlabel="iterations of PPO", ylabel="probability, rows apart", ylim=(-0.03, 1.03))
         axes[0].legend(fontsize=8, labelcolor=INK)
@@ -172,9 +177,10 @@ def figure(runs: dict[str, list[Run]]) -> bytes:
             (axes[4], "Policies paid by reward models"),
             (axes[5], "The reward models themselves"),
         ):
-            ax.set(title=title, xlabel="share of training rows with goal and cue apart", ylim=(-0.03, 1.03))
+            ax.set(title=title, xlabel="share of training rows with goal and cue apart", ylim=(-0.03, 1.42))
             ax.set_xticks(places, labels=labels)
-            ax.legend(fontsize=7, labelcolor=INK)
+            ax.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])  # above them is room for the legend
+            ax.legend(fontsize=7, labelcolor=INK, loc="upper right", ncol=2)
         axes[3].set_ylabel("probability, rows apart")
         return to_png(drawing)
 

@@ -162,8 +162,8 @@ def run(setting: str, folder: Path) -> None:
     exploited = np.load(folder.parent / f"annotators.{seed}" / "laws.npy") if "counter" in ARMS[arm] else None
     score, judge, proxy = judge_of(arm, seed, reference, exploited)
     beta = float(ARMS[arm].get("beta", BETA))
-    shares = np.full(len(world.PROMPTS), 1 / len(world.PROMPTS))
-    policies = stages.optimise(FORM, COURSE, score, judge, world.PROMPTS, shares, before, beta, seed)
+    asked = UNCHECKED if "prompts" in ARMS[arm] else np.ones(len(UNCHECKED))
+    policies = stages.optimise(FORM, COURSE, score, judge, world.PROMPTS, asked / asked.sum(), before, beta, seed)
     found = [laws(policy) for policy in policies]
     rng = np.random.default_rng([seed, 4])
     rows = [measure(law, reference, proxy) | {"probe": probe(rng, law)} for law in found]

@@ -20,6 +20,7 @@ ARMS: dict[str, dict[str, float | str]] = {
     "ensemble": {"reward": "ensemble"},
     **{f"experts_{share:g}": {"experts": share} for share in EXPERT_SHARES},  # on writers' responses
     **{f"counter_{share:g}": {"counter": share} for share in EXPERT_SHARES},  # on what the policy came to write
+    "unchecked_alone": {"prompts": "unchecked"},  # PPO meets no checked prompt
 }
 
 # The arms of counter-examples read what the policy of ``annotators`` wrote: it comes first.
