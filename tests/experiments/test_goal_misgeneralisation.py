@@ -180,7 +180,7 @@ def test_each_kind_of_arm_runs_and_leaves_its_records(tmp_path: pathlib.Path, mo
     caches = (experiment.walker, experiment.judges)
     for cached in caches:
         cached.cache_clear()
-    for arm in ("true_0.05_beta_0.5", "first_0.01", "worst_0.01"):
+    for arm in ("true_0.05_beta_0.5", "worst_0.01"):
         folder = tmp_path / f"{arm}.0"
         folder.mkdir()
         experiment.run(f"goal_misgeneralisation/{arm}.0", folder)

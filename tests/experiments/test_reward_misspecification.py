@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.reward_misspecification import analysis, experiment, world
-from experiments.reward_misspecification.sweep import ARMS, MEMBERS, SEEDS, SETTINGS
+from experiments.reward_misspecification.sweep import ARMS, SEEDS, SETTINGS
 from experiments.stages import Course
 
 CHECKED, UNCHECKED = world.CHECKED, world.UNCHECKED
@@ -190,7 +190,7 @@ def test_each_kind_of_arm_runs_and_leaves_its_records(tmp_path: pathlib.Path, mo
     monkeypatch.setattr(experiment, "SFT_STEPS", 3)
     monkeypatch.setattr(experiment, "REWARD_STEPS", 3)
     experiment.writer.cache_clear()
-    for arm in ("annotators", "coded", "ensemble", "counter_0.05"):
+    for arm in ("annotators", "coded", "counter_0.05"):
         folder = tmp_path / f"{arm}.0"
         folder.mkdir()
         experiment.run(f"reward_misspecification/{arm}.0", folder)
@@ -199,5 +199,4 @@ def test_each_kind_of_arm_runs_and_leaves_its_records(tmp_path: pathlib.Path, mo
         assert np.load(folder / "laws.npy").shape == (8, 781)
         assert all(np.isfinite(value) for value in run["end"].values())
         assert run["end"]["before.unchecked.kl"] == pytest.approx(0.0, abs=1e-6)
-    assert MEMBERS > 1
     experiment.writer.cache_clear()

@@ -6,11 +6,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments import stages
 from experiments.measures import tilted
-from rlhf_jax.models import init_decoder
+from rlhf_jax.learners.step import init_state
+from rlhf_jax.models import init_decoder, silent_value_head
 from rlhf_jax.types import Params
 
 FORM = stages.make_form(vocab=3, prompt=1, horizon=2)
@@ -55,7 +57,7 @@ def test_fine_tuning_ends_at_the_shares_of_the_demonstrations(tuned: Params) -> 
     assert 0.5 * np.abs(found - LAW[::-1]).sum(axis=1).min() > 0.3  # each prompt has its own
 
 
-@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_reward_model_ends_at_the_log_odds_of_the_judgements(members: int) -> None:
     """Of each ten lists a response won w: Bradley-Terry is best where rewards differ by log(w / (10 - w))."""
     wins = {0: 8, 1: 3}  # of (1, 0) over (2, 1), by prompt
@@ -93,6 +95,7 @@ def paid(judge: jax.Array, ids: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(ids[:, 0] == 1, judge[which], judge[::-1][which])
 
 
+@pytest.mark.slow
 def test_ppo_ends_at_the_tilted_reference_of_each_prompt(tuned: Params) -> None:
     course = stages.Course(records=2, every=40, episodes=256, rate=5e-3)
     policies = stages.optimise(
@@ -101,23 +104,29 @@ def test_ppo_ends_at_the_tilted_reference_of_each_prompt(tuned: Params) -> None:
     reference, found = law(policies[0]), law(policies[-1])
     best = np.stack([tilted(pay, p / p.sum(), 0.5) for pay, p in zip((PAID, PAID[::-1]), reference, strict=True)])
     assert len(policies) == 3
-    assert (0.5 * np.abs(reference - best).sum(axis=1)).min() > 0.4
+    assert (0.5 * np.abs(reference - best).sum(axis=1)).min() > 0.3
     assert (0.5 * np.abs(found - best).sum(axis=1)).max() < 0.06
 
 
-def test_prompts_are_drawn_by_their_shares(tuned: Params) -> None:
-    """Under a share of 0 a prompt keeps what the other's training leaves it; nothing is paid for it."""
-    seen: list[int] = []
-
-    def spy(judge: jax.Array, ids: jax.Array, mask: jax.Array) -> jax.Array:
-        jax.debug.callback(lambda row: seen.extend(row.tolist()), ids[:, 0])
-        return jnp.zeros(len(ids))
-
-    course = stages.Course(records=1, every=1, episodes=64)
-    stages.optimise(FORM, course, spy, None, PROMPTS, np.array([0.0, 1.0]), tuned, beta=0.5, seed=0)
-    jax.effects_barrier()
-    assert len(seen) == 64
-    assert set(seen) == {2}
+@pytest.mark.slow
+def test_a_rollout_asks_by_the_shares_and_scores_what_was_said(tuned: Params) -> None:
+    """Of 400 prompts a quarter are the first; scores are of the table, the references' log-probabilities their own."""
+    params = {"policy": tuned, "value": {"decoder": tuned, "head": silent_value_head(FORM.model)}}
+    state = init_state(params, optax.sgd(0.0), jax.random.key(1))
+    reference = init_decoder(FORM.model, jax.random.key(3))
+    judge, shares = jnp.asarray(PAID, jnp.float32), jnp.array([0.25, 0.75])
+    found = jax.jit(lambda *given: stages.roll(FORM, 400, paid, *given))(
+        jnp.asarray(PROMPTS), shares, reference, judge, state
+    )
+    asked, told = np.asarray(found.prompt_ids)[:, 0], np.asarray(found.response_ids)
+    assert 70 < (asked == 1).sum() < 130
+    which = (told[:, None] == TOLD).all(axis=2).argmax(axis=1)
+    np.testing.assert_allclose(found.scores, np.where(asked == 1, PAID[which], PAID[::-1][which]))
+    for policy, logprobs in ((tuned, found.logprobs), (reference, found.ref_logprobs)):
+        expected = np.log(law(policy))[asked - 1, which]
+        np.testing.assert_allclose(np.asarray(logprobs).sum(axis=1), expected, atol=1e-4)
+    shown = np.bincount(which[asked == 2], minlength=7) / (asked == 2).sum()
+    np.testing.assert_allclose(shown, law(tuned)[1], atol=0.08)
 
 
 def test_every_response_is_listed() -> None:
