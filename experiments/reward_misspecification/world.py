@@ -65,7 +65,7 @@ def seen(prompts: Int[Array, "*S P"], told: Int[Array, "*S R"]) -> Float[Array, 
 
 def text(words: Int[np.ndarray, "R"]) -> str:
     """A response in words; nothing said is a dash."""
-    return " ".join(WORDS.get(int(word), "?") for word in words if word != END) or "-"
+    return " ".join(WORDS[int(word)] for word in words if word != END) or "-"
 
 
 def writing(prompt: Int[np.ndarray, "P"]) -> dict[tuple[int, ...], float]:
