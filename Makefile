@@ -19,7 +19,10 @@ TORCH_FROM  ?= $(if $(PIP_FIND_LINKS),,--extra-index-url $(TORCH_INDEX))
 # The TPU compiler stays out of $(VENV) likewise: where it is found, jax asks for TPUs.
 TPU := .venv-tpu
 
-.PHONY: help quickstart feedback test slow parity test-parity tpu check smoke reproduce golden bench lock clean
+# Sphinx and its friends likewise: nothing of them is needed to run or to test the program.
+DOCS := .venv-docs
+
+.PHONY: help quickstart feedback test slow parity test-parity tpu docs check smoke reproduce golden bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -46,6 +49,10 @@ test-parity: parity
 
 tpu: $(TPU)/.done  ## a tiny run compiled for TPUs that are not there (installs libtpu into .venv-tpu)
 	$(TPU)/bin/python -m pytest -n 0 tests/tpu
+
+docs: $(DOCS)/.done  ## the site into build/site: a dead link is an error, the notebook is run (installs Sphinx into .venv-docs)
+	$(DOCS)/bin/python -m sphinx -W --keep-going -n -q -c docs . build/site
+	@echo "build/site/index.html"
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts; changes nothing
 	$(RUN) -m ruff format --check .
@@ -77,13 +84,15 @@ lock:  ## resolve requirements/*.txt anew from setup.py (needs uv); UPGRADE=--up
 	  $(LOCK_FLAGS) --output-file requirements/parity.txt
 	$(UV) pip compile setup.py --extra tpu --constraints requirements/dev.txt \
 	  $(LOCK_FLAGS) --output-file requirements/tpu.txt
+	$(UV) pip compile setup.py --extra docs --constraints requirements/dev.txt \
+	  $(LOCK_FLAGS) --output-file requirements/docs.txt
 
 # One version of each package for all Pythons from 3.11 on: the lock is what is tested.
 LOCK_FLAGS = --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command "make lock" --quiet $(UPGRADE)
 
 clean:  ## remove the environment and every cache; runs/ stays
-	rm -rf $(VENV) $(PARITY) $(TPU) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(PARITY) $(TPU) $(DOCS) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -124,4 +133,11 @@ $(TPU)/.done: $(VENV)/.dev requirements/tpu.txt
 	@$(RUN) -m venv --clear $(TPU)
 	@$(SEES_BASE)
 	@$(TPU)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/tpu.txt
+	@touch $@
+
+$(DOCS)/.done: $(VENV)/.base requirements/docs.txt
+	@echo "installing Sphinx of requirements/docs.txt into $(DOCS) (about 0.2 GB)"
+	@$(RUN) -m venv --clear $(DOCS)
+	@$(SEES_BASE)
+	@$(DOCS)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/docs.txt
 	@touch $@

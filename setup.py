@@ -54,6 +54,7 @@ setup(
         "wandb": ["wandb>=0.31.0"],
         "quant": ["qwix>=0.1.8"],  # config.lora.base=int8 and nf4
         "sweep": ["optuna>=5.0.0"],
+        "docs": ["furo>=2025.12.19", "myst-nb>=1.4.0", "sphinx>=8.2"],
         "parity": ["peft>=0.21.2", "torch==2.13.0"],
         "test": [
             "beartype>=0.23.1",
