@@ -1,7 +1,8 @@
-"""How the site is built. Sphinx reads every page where it lies, so that a link which works in the repository works there.
+"""How the site is built: Sphinx reads every page where it lies, so that links work there as in the repository.
 
 ``make docs`` runs it with warnings as errors: a link to a page, a heading or a file that is not there is one. A link to
-a source file leads to a copy of that file, one to a folder is its text alone. The site is of one piece: no page asks another server for anything.
+a source file leads to a copy of that file, one to a folder is its text alone. The site is of one piece: no page asks
+another server for anything.
 """
 
 import os

@@ -4,7 +4,6 @@ Values are parsed by ml_collections' flags; keys, types and leftovers are looked
 one line that names the key and its nearest neighbour. Nothing here imports JAX.
 """
 
-import ast
 import contextlib
 import copy
 import dataclasses
@@ -34,35 +33,11 @@ from rlhf_jax.config import (
     validate,
 )
 from rlhf_jax.errors import UserError
+from rlhf_jax.help import explain, help_text
 
 _OPTIONS = ("--config", "--workdir", "--dry_run", "--help")
 _BY_TYPE = "reward.utility_by_type."
 _ANNOTATORS = "reward.annotator_weights."
-_HELP = """Train a language model with reinforcement learning from human feedback: SFT, reward model, PPO.
-
-usage: python -m rlhf_jax --config=FILE.py[:ARG] --workdir=DIR [--dry_run] [--config.KEY=VALUE ...]
-
-  --config=FILE     a config file with get_config(), or the config.json of an earlier run
-  --workdir=DIR     the run directory; the same command again goes on from its last checkpoint
-  --dry_run         check everything, print the plan, train nothing (rlhf-jax plan says exactly what it needs)
-  --config.KEY=V    set one setting; true/false settings also as --config.KEY and --noconfig.KEY
-
-commands (each with a --help of its own):
-  theory            the rewards that a utility asks for, without training: rlhf-jax theory --utility=power:0.5 --n=8
-  collapse          whether types of prompt share one reward distribution: rlhf-jax collapse FILE.jsonl
-  evaluate          how far a reward model can be trusted: rlhf-jax evaluate runs/a
-  best-of-n         what the best of n answers is worth: rlhf-jax best-of-n runs/a --n=16
-  labels            what to ask people, and what they said: rlhf-jax labels to-labelstudio runs/a --out=DIR
-  prepare           a file of feedback, read and checked once: rlhf-jax prepare FILE --out=DIR
-  export            a trained model as a Hugging Face folder: rlhf-jax export runs/a --stage=reward --out=DIR
-  plan              what each program of a run needs, on devices that need not be there: rlhf-jax plan --config=FILE
-
-examples:
-  python -m rlhf_jax --config=configs/quickstart.py --workdir=runs/a
-  python -m rlhf_jax --config=configs/reward_pairwise.py --workdir=runs/b --config.reward.utility.sigma=0.5
-  python -m rlhf_jax --config=runs/a/config.json --dry_run --config.reward.utility_by_type.open.name=log
-
-Every key, with its unit and what it does, is a commented line of rlhf_jax/config/ (default_config)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +63,7 @@ def parse(argv: Sequence[str]) -> Launch:
     """
     options, overrides = _split(argv)
     if "help" in options:
-        print(help_text())
+        print(explain(options["help"]) if options["help"] else help_text())
         raise SystemExit(0)
     if "config" not in options:
         raise UserError(f"--config: missing; name a file{_configs_hint()}")
@@ -101,16 +76,6 @@ def parse(argv: Sequence[str]) -> Launch:
     validate(lock(config))
     given = [f"config.{key}={text}" for key, text in overrides]
     return Launch(config, options.get("workdir", ""), "dry_run" in options, given)
-
-
-def help_text() -> str:
-    """The help, with the config files that are at hand and the first line of each."""
-    lines = [_HELP]
-    for path in _config_files():
-        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        lines += ["", "configs:"] if len(lines) == 1 else []
-        lines.append(f"  {path!s:34}{doc.split(chr(10), 1)[0]}")
-    return "\n".join(lines)
 
 
 # ------------------------------------------------------------------------- words to options
@@ -127,7 +92,8 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
         if not word.startswith("--"):
             _leftover(word)
         elif name in ("help", "helpfull", "helpshort"):
-            options["help"] = "true"
+            asked = bool(words) and (not words[0].startswith("--") or words[0].startswith("--config."))
+            options["help"] = text or (words.pop(0) if asked else "")
         elif name in ("dry_run", "nodry_run"):
             wanted = _boolean(f"--{name}", text if equals else "true") == (name == "dry_run")
             options.pop("dry_run", None)

@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     words, trains = list(sys.argv[1:] if argv is None else argv), False
     try:
+        if words[:1] == ["--help"] and words[1:2] and words[1] in NAMES:
+            words = [words[1], "--help"]
         if words and words[0] in NAMES:
             # Imported here: most of them need JAX, and none needs another.
             importlib.import_module(f"rlhf_jax.commands.{words[0].replace('-', '_')}").main(words[1:])

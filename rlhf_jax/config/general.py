@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.config import optimizers
 from rlhf_jax.config.groups import optimizer
 from rlhf_jax.config.names import DATA_FORMATS, FEEDBACK
-from rlhf_jax.config.rules import BOOL, COUNT, NATURAL, NOT_NEGATIVE, OPEN_UNIT, Rule, one_of
+from rlhf_jax.config.rules import ANY_TEXT, BOOL, COUNT, NATURAL, NOT_NEGATIVE, OPEN_UNIT, Rule, one_of
 
 
 def add_defaults(c: ConfigDict) -> None:
@@ -98,7 +98,6 @@ def add_defaults(c: ConfigDict) -> None:
     c.sft.eval_every = 250  # steps between evaluations on held-out data
 
 
-ANY_TEXT = Rule(lambda v: True, "a text")
 RULES: dict[str, Rule] = {
     "seed": Rule(lambda v: 0 <= v < 2**32, "in [0, 2^32)"),
     "model.path": ANY_TEXT,

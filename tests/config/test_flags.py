@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from rlhf_jax.commands import NAMES
 from rlhf_jax.config import default_config, to_json
 from rlhf_jax.errors import UserError
-from rlhf_jax.flags import Launch, help_text, parse
+from rlhf_jax.flags import Launch, parse
+from rlhf_jax.help import help_text
 
 ROOT = Path(__file__).parents[2]
 BASE = ["--config=configs/quickstart.py", "--workdir=runs/a"]
