@@ -30,7 +30,7 @@ Texts in a list are given as `a,b`, true/false settings also as `--config.KEY` a
 type, one that is not allowed, and a combination that no run could honour are refused before anything is computed.
 The defaults are a tiny model on the embedded world; the files of `configs/` start from them."""
 
-PER_TYPE = """`reward.utility_by_type.TYPE` has the same keys, a group for each type of prompt, which starts as a copy of
+PER_TYPE = """`reward.utility_by_type.TYPE` has the same keys, a group for each type of prompt that starts as a copy of
 `reward.utility`; `reward.annotator_weights.NAME` is a number."""
 
 

@@ -20,7 +20,8 @@ from typing import Any, SupportsFloat
 from rlhf_jax.errors import UserError
 
 UNITS: dict[str, str] = {
-    "loss": "nats per token (sft), negative mean utility per list (reward), surrogate + value loss per token (ppo)",
+    "loss": "nats per token (sft), negative mean utility per list (reward), cross-entropy in nats per response "
+    "(segments; by kind: per part), loss of the method per list (dpo, online), surrogate + value loss per token (ppo)",
     "grad_norm": "global norm before clipping",
     "learning_rate": "step size",
     "steps_per_second": "updates (ppo: iterations) per second of wall time",
@@ -65,6 +66,13 @@ UNITS: dict[str, str] = {
     "validation.ece_calibrated": "expected calibration error at that temperature",
     "validation.length_correlation": "Spearman correlation of reward with tokens of the response",
     "validation.accuracy_at_distance": "share of pairs in the right order, by difference of ranks",
+    "implicit.chosen": "mean implicit reward of the better response of each pair (kto: of good responses)",
+    "implicit.rejected": "mean implicit reward of the worse response of each pair (kto: of bad responses)",
+    "logprob.chosen": "nats, mean log-probability of the better response of each pair (kto: of good responses)",
+    "logprob.rejected": "nats, mean log-probability of the worse response of each pair (kto: of bad responses)",
+    "log_ratio": "nats, log of policy over reference, mean over given responses",
+    "nll": "nats per token of the better response of each pair",
+    "baseline": "z of kto, in units of implicit reward",
     "spread": "standard deviation of the reward over the members of an ensemble, mean over responses",
     "validation.spread": "standard deviation of the reward over the members of an ensemble, mean over responses",
     "validation.spread_error_correlation": "Spearman correlation of a pair's spread with its error 1 - sigma(mean gap)",
@@ -80,6 +88,7 @@ UNITS: dict[str, str] = {
     "critique_unique": "share of distinct texts among own critiques",
     "reward.mean": "mean proxy reward per response",
     "reward.mean.before": "mean proxy reward per response of the SFT policy",
+    "reward.best": "mean over lists of the largest score in each",
     "reward.std": "standard deviation of the proxy reward over responses",
     "score.mean": "mean proxy reward per response after normalisation and the missing-EOS rule",
     "gold.open": "mean gold reward in [0, 1], open prompts",
@@ -111,7 +120,9 @@ UNITS: dict[str, str] = {
 }
 
 BY_TYPE = (
+    "loss",
     "reward.part",
+    "validation.pair_accuracy",
     "validation.w1",
     "validation.ks",
     "validation.r_star_distance",
@@ -131,12 +142,13 @@ def unit_of(name: str) -> str:
     for candidate in (name, tail):
         if candidate.startswith("bayes."):
             unit = unit_of(f"validation.{candidate.removeprefix('bayes.')}")
-            return f"{unit}; expected of one who knows the truth and the annotators' noise"
+            return unit and f"{unit}; expected of one who knows the truth and the annotators' noise"
         if candidate.startswith("train."):
             return unit_of(f"validation.{candidate.removeprefix('train.')}").replace("held-out", "training")
     for candidate in (name, f"validation.{name}", tail, f"validation.{tail}"):
-        family = ".".join(candidate.split(".")[:2])  # w1.TYPE.TYPE, ks.TYPE.TYPE, r_star_distance.TYPE
-        for known in (candidate, family if family in BY_TYPE else ""):
+        words = candidate.split(".")
+        families = (".".join(words[:2]), words[0])  # w1.TYPE.TYPE, r_star_distance.TYPE; loss.KIND
+        for known in (candidate, *(family for family in families if family in BY_TYPE)):
             if known in UNITS:
                 return UNITS[known]
     return ""

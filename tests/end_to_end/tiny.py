@@ -21,7 +21,7 @@ from rlhf_jax.data.world_builder import load_world
 from rlhf_jax.data.world_feedback import Annotators, give_feedback
 from rlhf_jax.data.world_local import load_local
 from rlhf_jax.main import main
-from rlhf_jax.metrics import read_jsonl
+from rlhf_jax.metrics import read_jsonl, unit_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Rates are of the clock, not of the run.
@@ -126,6 +126,15 @@ def launch(*words: str, report: bool = True) -> None:
         if not report:
             patch.setattr("rlhf_jax.run.write_report", lambda workdir: workdir / "report.html")
         main(words)
+    for word in words:
+        if word.startswith("--workdir="):
+            assert_every_metric_has_a_unit(pathlib.Path(word.removeprefix("--workdir=")))
+
+
+def assert_every_metric_has_a_unit(workdir: pathlib.Path) -> None:
+    """Whatever a run has written, docs/reference/metrics.md has it."""
+    names = {name for row in read_jsonl(workdir / "metrics.jsonl") for name in row["metrics"]}
+    assert not {name for name in names if not unit_of(name)}, "no unit in rlhf_jax/metrics.py"
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -148,6 +148,10 @@ def test_a_bad_line_is_named(tmp_path):
         ("reward.bayes.label_log_loss", "nats per held-out verdict; expected of one who knows"),
         ("validation.bayes.pair_accuracy", "right order; expected of one who knows"),
         ("reward.gold_accuracy", "order of gold"),
+        ("reward.pair_accuracy.sums", "pairs"),
+        ("loss.wrong_city", "cross-entropy"),
+        ("dpo.implicit.chosen", "implicit reward"),
+        ("validation.nll", "nats per token"),
     ],
 )
 def test_unit_of_finds_summary_names(name, word):
@@ -156,3 +160,4 @@ def test_unit_of_finds_summary_names(name, word):
 
 def test_unit_of_an_unknown_name_is_empty():
     assert metrics.unit_of("ppo.colour") == ""
+    assert metrics.unit_of("reward.bayes.colour") == ""
