@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.answers import Answerer
 from rlhf_jax.build.common import task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, load_parent, stage_decoder
+from rlhf_jax.build.divergences import divergence
 from rlhf_jax.build.lora import adapt, reference_of
 from rlhf_jax.build.programs import Learning, learning
 from rlhf_jax.build.reference import make_reader, reference_logprobs
@@ -21,7 +22,6 @@ from rlhf_jax.learners import preference
 from rlhf_jax.learners.step import sum_over_devices
 from rlhf_jax.loop import Evaluation, Task
 from rlhf_jax.models import DecoderSpec
-from rlhf_jax.objectives.divergences import make_divergence
 from rlhf_jax.types import Params, PreferenceBatch, TrainState
 
 OF_PAIRS = ("pair_accuracy", "gap_mean")
@@ -35,7 +35,9 @@ def preference_spec(section: ConfigDict, decoder: DecoderSpec, temperature: floa
         loss=section.loss,
         beta=section.beta,
         label_smoothing=section.label_smoothing,
-        divergence=make_divergence(section.divergence, section.alpha) if section.loss == "f_dpo" else None,
+        divergence=divergence(section.divergence, section.alpha, "dpo.divergence", direct=True)
+        if section.loss == "f_dpo"
+        else None,
         gamma=section.gamma,
         nll=section.nll,
         lambda_=section.lambda_,

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from rlhf_jax.build.divergences import divergence
 from rlhf_jax.build.pretrained import folder_spec
+from rlhf_jax.config import dpo
 from rlhf_jax.data.tokenizers import Tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation import RolloutSpec, SamplingSpec
@@ -13,7 +15,6 @@ from rlhf_jax.learners.optimizer import OptimizerSpec
 from rlhf_jax.learners.ppo import KLSpec, PPOSpec, RewardRules
 from rlhf_jax.learners.reward import FeedbackSpec, RewardSpec
 from rlhf_jax.models import ONE_MODEL, DecoderSpec, EnsembleSpec
-from rlhf_jax.objectives.divergences import make_divergence
 from rlhf_jax.objectives.regularisers import Regulariser, contradiction
 from rlhf_jax.objectives.utilities import Quantile, Utility, make_utility, unit_range
 
@@ -164,7 +165,11 @@ def regulariser(ppo: ConfigDict) -> Regulariser:
     if problem:
         raise UserError(f"config.ppo.kl.{'importance' if kl.importance else 'estimator'}: {problem}")
     made = Regulariser(
-        make_divergence(kl.divergence, kl.alpha), kl.estimator, kl.placement, kl.level, importance=kl.importance
+        divergence(kl.divergence, kl.alpha, "ppo.kl.divergence"),
+        kl.estimator,
+        kl.placement,
+        kl.level,
+        importance=kl.importance,
     )
     if made.useless():
         raise UserError(
@@ -174,13 +179,15 @@ def regulariser(ppo: ConfigDict) -> Regulariser:
 
 
 def check_divergence(config: ConfigDict) -> None:
-    """See that PPO's price of divergence means something, before anything is trained.
+    """See that PPO's price of divergence, and that of f-DPO, mean something, before anything is trained.
 
     Raises:
       UserError: it does not; names the key.
     """
     if "ppo" in config.stages:
         regulariser(config.ppo)
+    if dpo.used(config) and config.dpo.loss == "f_dpo":
+        divergence(config.dpo.divergence, config.dpo.alpha, "dpo.divergence", direct=True)
 
 
 def stop_token(config: ConfigDict, tokenizer: Tokenizer) -> int | None:

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.config.groups import optimizer
 from rlhf_jax.config.names import DIRECT_DIVERGENCES, DIRECT_LOSSES
-from rlhf_jax.config.rules import ANY, BOOL, COUNT, NOT_NEGATIVE, POSITIVE, Rule, one_of
+from rlhf_jax.config.rules import ANY, BOOL, COUNT, NOT_NEGATIVE, POSITIVE, Rule, missing_file, one_of, one_of_or_own
 
 # Losses that compare log-probabilities alone, and those that are nothing without a reference.
 FREE, BOUND = ("orpo", "simpo"), ("kto", "f_dpo", "chi_po")
@@ -22,7 +22,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.dpo.beta = 0.1  # reward per nat of log-ratio; ipo: half the inverse of the gap aimed at; simpo: per nat and token
     c.dpo.label_smoothing = 0.0  # share of judgements taken to be wrong; dpo, f_dpo, simpo: cautious, rdpo: corrected
     c.dpo.divergence = "reverse_kl"  # f_dpo: the price of leaving the reference, one of reverse_kl, forward_kl,
-    #                                  jensen_shannon, alpha, chi_po, hellinger; others: unused
+    #                                  jensen_shannon, alpha, chi_po, hellinger, FILE.py:CLASS; others: unused
     c.dpo.alpha = 0.5  # of the divergence alpha, in (0, 1): near 0 the reverse KL, near 1 the forward KL
     c.dpo.gamma = 0.0  # simpo: the gap aimed at, in units of reward; others: unused
     c.dpo.nll = 0.0  # weight of the likelihood of the best responses beside the loss (RPO), in nats per response
@@ -43,7 +43,7 @@ RULES: dict[str, Rule] = {
     "dpo.loss": one_of(*DIRECT_LOSSES),
     "dpo.beta": POSITIVE,
     "dpo.label_smoothing": Rule(lambda v: 0 <= v < 0.5, "in [0, 0.5)"),
-    "dpo.divergence": one_of(*DIRECT_DIVERGENCES),
+    "dpo.divergence": one_of_or_own(*DIRECT_DIVERGENCES),
     "dpo.alpha": Rule(lambda v: 0 < v < 1, "in (0, 1)"),
     "dpo.gamma": NOT_NEGATIVE,
     "dpo.nll": NOT_NEGATIVE,
@@ -88,7 +88,10 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
     for key, default, losses in READERS:
         if dpo[key] != default and dpo.loss not in losses:
             yield f"dpo.{key}", f"{dpo[key]} would go unused: config.dpo.loss is {dpo.loss}"
-    if dpo.alpha != 0.5 and (dpo.loss, dpo.divergence) != ("f_dpo", "alpha"):
+    if missing_file(dpo.divergence):
+        yield "dpo.divergence", f"no such file: {missing_file(dpo.divergence)}"
+    takes_alpha = dpo.loss == "f_dpo" and (dpo.divergence == "alpha" or ":" in dpo.divergence)
+    if dpo.alpha != 0.5 and not takes_alpha:
         yield "dpo.alpha", f"{dpo.alpha} would go unused: neither loss f_dpo nor divergence alpha"
     if dpo.loss == "rdpo" and not dpo.label_smoothing:
         yield "dpo.label_smoothing", "0, but config.dpo.loss=rdpo corrects for a share of wrong judgements above 0"

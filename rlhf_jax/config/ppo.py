@@ -21,7 +21,9 @@ from rlhf_jax.config.rules import (
     different,
     is_number,
     leaves,
+    missing_file,
     one_of,
+    one_of_or_own,
 )
 
 UNCERTAINTY, ALPHA, SCORE, ROWS, VALUE_RATE = 1.0, 0.5, -1.0, 8, 1e-3
@@ -97,8 +99,10 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.kl = ConfigDict()
     c.ppo.kl.coefficient = 0.05  # reward lost per nat of KL to the SFT policy (adaptive: at first)
     c.ppo.kl.divergence = "reverse_kl"  # what is priced: reverse_kl, forward_kl, jensen_shannon, alpha, chi_squared,
-    #                                     half_chi_squared, chi_po, hellinger or total_variation
-    c.ppo.kl.alpha = ALPHA  # of the divergence alpha, in (0, 1): near 0 the reverse KL, near 1 the forward KL
+    #                                     half_chi_squared, chi_po, hellinger, total_variation, or FILE.py:CLASS
+    c.ppo.kl.alpha = (
+        ALPHA  # of the divergence alpha, or of your own; in (0, 1): near 0 the reverse KL, near 1 the forward
+    )
     c.ppo.kl.estimator = "k1"  # of the divergence from sampled tokens, k1, k2 or k3, or exact: over the vocabulary
     c.ppo.kl.placement = "reward"  # where its price stands: reward, loss or both
     c.ppo.kl.level = "token"  # whose ratio of probabilities is priced: that of each token, or of the whole sequence
@@ -178,7 +182,7 @@ RULES: dict[str, Rule] = {
     "ppo.rewards.whiten": BOOL,
     "ppo.rewards.centre": BOOL,
     "ppo.pretraining.coefficient": NOT_NEGATIVE,
-    "ppo.kl.divergence": one_of(*DIVERGENCES),
+    "ppo.kl.divergence": one_of_or_own(*DIVERGENCES),
     "ppo.kl.alpha": OPEN_UNIT,
     "ppo.kl.estimator": one_of("k1", "k2", "k3", "exact"),
     "ppo.kl.placement": one_of("reward", "loss", "both"),
@@ -286,7 +290,9 @@ def _advantage_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
         for key, default in CONTROLLER.items():
             if ppo.kl[key] != default:
                 yield f"ppo.kl.{key}", f"{ppo.kl[key]} would go unused: config.ppo.kl.controller is fixed"
-    if ppo.kl.alpha != ALPHA and ppo.kl.divergence != "alpha":
+    if missing_file(ppo.kl.divergence):
+        yield "ppo.kl.divergence", f"no such file: {missing_file(ppo.kl.divergence)}"
+    if ppo.kl.alpha != ALPHA and ppo.kl.divergence != "alpha" and ":" not in ppo.kl.divergence:
         yield "ppo.kl.alpha", f"{ppo.kl.alpha} would go unused: config.ppo.kl.divergence is {ppo.kl.divergence}"
 
 

@@ -1,13 +1,24 @@
 """The reward-model stages."""
 
-import os
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from rlhf_jax.config.groups import optimizer, utility
 from rlhf_jax.config.names import QUANTILE_EPSILON, UNBOUNDED, UTILITIES, WORLD_PROMPT_TYPES
-from rlhf_jax.config.rules import ANY, BOOL, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, Rule, did_you_mean, one_of
+from rlhf_jax.config.rules import (
+    ANY,
+    BOOL,
+    COUNT,
+    NATURAL,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Rule,
+    did_you_mean,
+    missing_file,
+    one_of,
+    one_of_or_own,
+)
 
 
 def add_defaults(c: ConfigDict) -> None:
@@ -67,7 +78,7 @@ RULES: dict[str, Rule] = {
     "reward.ensemble.kind": one_of("models", "heads"),
     "reward.ensemble.bootstrap": BOOL,
     "reward.balance_utilities": BOOL,
-    "reward.utility*.name": Rule(lambda v: v in UTILITIES or ":" in v, "|".join((*UTILITIES, "FILE.py:CLASS"))),
+    "reward.utility*.name": one_of_or_own(*UTILITIES),
     "reward.utility*.extension": one_of("tangent", "shift"),
     "reward.utility*": ANY,  # the ranges depend on the name: _utility_problems
     "reward.*": COUNT,
@@ -107,9 +118,9 @@ def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
     named = {f"utility_by_type.{kind}": u for kind, u in reward.utility_by_type.items()}
     for key, u in {"utility": reward.utility, **named}.items():
         key = f"reward.{key}"
-        path, own, _ = u.name.rpartition(":")
-        if own and not os.path.isfile(path):
-            yield f"{key}.name", f"no such file: {path}"
+        own = ":" in u.name
+        if missing_file(u.name):
+            yield f"{key}.name", f"no such file: {missing_file(u.name)}"
         if u.name == "power" and not 0 < u.gamma <= 1:
             yield f"{key}.gamma", f"{u.gamma} is not allowed, must be in (0, 1] for power"
         if u.name == "negative_power" and u.gamma <= 0:

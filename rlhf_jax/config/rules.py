@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -34,6 +35,17 @@ class Rule(NamedTuple):
 
 def one_of(*names: str) -> Rule:
     return Rule(lambda v: v in names, "|".join(names))
+
+
+def one_of_or_own(*names: str) -> Rule:
+    """One of the names, or a class in a user's file."""
+    return Rule(lambda v: v in names or ":" in v, "|".join((*names, "FILE.py:CLASS")))
+
+
+def missing_file(name: str) -> str:
+    """The path of ``FILE.py:CLASS`` if there is no such file; empty for one that is there, or a plain name."""
+    path, own, _ = name.rpartition(":")
+    return path if own and not os.path.isfile(path) else ""
 
 
 COUNT = Rule(lambda v: v >= 1, "at least 1")

@@ -9,8 +9,10 @@ Policies are known by their log-probabilities, so each member also speaks of log
 small. An exponent above ``largest_exponent`` counts as that, 71 in float32 and bfloat16 (TRL: 80) and 567 in float64,
 and its gradient there is 0: values are exact below the clamp and finite for every log u of some thousands of nats.
 
-A member of one's own is a frozen dataclass that derives from ``Divergence`` and gives the six functions. Sources: Wang
-et al. 2023 (arXiv 2309.16240) for the first four, Huang et al. 2024 (arXiv 2407.13399) for chi-PO; Csiszar 1967.
+A member of one's own is a frozen dataclass that derives from ``Divergence`` and gives ``value``, and ``slope_at_one``
+where that is not 0; the rest follows from these, clamped at half that exponent so that an f which grows like u^2 stays
+finite, and with the rounding of f(u) near u = 1. Sources: Wang et al. 2023 (arXiv 2309.16240) for the first four,
+Huang et al. 2024 (arXiv 2407.13399) for chi-PO; Csiszar 1967.
 """
 
 import dataclasses
@@ -21,6 +23,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float
+
+from rlhf_jax.objectives.members import elementwise_derivative, load_own
 
 Ratio = Float[Array, "*S"]
 LogRatio = Float[Array, "*S"]
@@ -69,7 +73,7 @@ class Divergence:
 
     def slope(self, u: Ratio) -> Slope:
         """f'(u) for u > 0."""
-        raise NotImplementedError(f"{type(self).__name__} defines no slope(u)")
+        return elementwise_derivative(self.value)(u)
 
     def inverse_slope(self, z: Slope) -> Ratio:
         """The u with f'(u) = z: 0 for z <= ``slope_at_zero``, infinite for z >= ``slope_supremum``."""
@@ -77,11 +81,11 @@ class Divergence:
 
     def value_of_log(self, log_u: LogRatio) -> Ratio:
         """f(e^l)."""
-        raise NotImplementedError(f"{type(self).__name__} defines no value_of_log(l)")
+        return self.value(_half_clamped_exp(log_u))
 
     def slope_of_log(self, log_u: LogRatio) -> Slope:
         """f'(e^l)."""
-        raise NotImplementedError(f"{type(self).__name__} defines no slope_of_log(l)")
+        return self.slope(_half_clamped_exp(log_u))
 
     def centred_slope_of_log(self, log_u: LogRatio) -> Slope:
         """f'(e^l) - f'(1); members with f'(1) other than 0 give it without that difference."""
@@ -89,7 +93,8 @@ class Divergence:
 
     def per_sample(self, log_u: LogRatio) -> Ratio:
         """f(u) / u at u = e^l, whose mean over samples of pi is D_f."""
-        raise NotImplementedError(f"{type(self).__name__} defines no per_sample(l)")
+        u = _half_clamped_exp(log_u)
+        return self.value(u) / u
 
 
 def largest_exponent(x: Float[Array, "*S"]) -> float:
@@ -105,6 +110,11 @@ def clamped_exp(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
 def clamped_expm1(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
     """e^x - 1, likewise."""
     return jnp.expm1(jnp.minimum(x, largest_exponent(x)))
+
+
+def _half_clamped_exp(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    most = 0.5 * largest_exponent(x)
+    return jnp.exp(jnp.clip(x, -most, most))
 
 
 def _expm1_squared(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
@@ -459,11 +469,13 @@ ALL_DIVERGENCES: tuple[Divergence, ...] = (
 
 
 def make_divergence(name: str, alpha: float = 0.5) -> Divergence:
-    """The member ``name``; ``alpha`` in (0, 1) is used by the member ``alpha`` alone.
+    """The member ``name``, or ``path/to/file.py:ClassName`` of a user's own; ``alpha`` is used by one that has a field
+    of that name, the member ``alpha`` among them.
 
     Raises:
       KeyError: no member has that name.
-      ValueError: alpha lies outside (0, 1).
+      ValueError: alpha lies outside (0, 1), or the file has no such class derived from ``Divergence``.
     """
-    member = DIVERGENCES[name]
-    return Alpha(alpha=alpha) if member is Alpha else member()
+    member = load_own(name, Divergence) if ":" in name else DIVERGENCES[name]
+    takes_alpha = any(field.name == "alpha" for field in dataclasses.fields(member))
+    return member(alpha=alpha) if takes_alpha else member()  # type: ignore[call-arg]

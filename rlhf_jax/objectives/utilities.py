@@ -19,18 +19,17 @@ slope and the curvature follow by differentiation unless they are given.
 """
 
 import dataclasses
-import inspect
 import math
-import runpy
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from scipy.special import betaincinv
+
+from rlhf_jax.objectives.members import elementwise_derivative, load_own
 
 Gap = Float[Array, "*S"]
 
@@ -68,11 +67,11 @@ class Utility:
 
     def raw_slope(self, x: Gap) -> Gap:
         """U'(x) inside the domain."""
-        return _elementwise_derivative(self.raw)(x)
+        return elementwise_derivative(self.raw)(x)
 
     def raw_curvature(self, x: Gap) -> Gap:
         """U''(x) inside the domain."""
-        return _elementwise_derivative(self.raw_slope)(x)
+        return elementwise_derivative(self.raw_slope)(x)
 
     def limit_law(self) -> LimitLaw | None:
         """The law to which n best rewards tend as n grows, under U without its continuation; None: no closed form."""
@@ -113,13 +112,6 @@ class Utility:
         above = shifted >= at
         # The unused branch is evaluated at the knee, not at a pole, or its NaN would reach the gradient.
         return jnp.where(above, inside(jnp.where(above, shifted, at)), tangent(at, shifted - at))
-
-
-def _elementwise_derivative(function: Callable[[Gap], Gap]) -> Callable[[Gap], Gap]:
-    def derivative(x: Gap) -> Gap:
-        return jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
-
-    return derivative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,15 +304,7 @@ def load_member(name: str) -> type[Utility]:
       KeyError: no member has that name.
       ValueError: the file has no such class, or it is no Utility.
     """
-    path, colon, title = name.rpartition(":")
-    if not colon:
-        return FAMILY[name]
-    if not Path(path).is_file():
-        raise ValueError(f"no such file: {path}")
-    found: Any = runpy.run_path(path).get(title)
-    if not inspect.isclass(found) or not issubclass(found, Utility):
-        raise ValueError(f"{path} defines no class {title} derived from rlhf_jax.objectives.utilities.Utility")
-    return found
+    return load_own(name, Utility) if ":" in name else FAMILY[name]
 
 
 def make_utility(name: str, **parameters: float | str) -> Utility:

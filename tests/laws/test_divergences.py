@@ -1,5 +1,6 @@
 """What every divergence has to obey, over the whole family."""
 
+import dataclasses
 import math
 
 import jax
@@ -250,6 +251,60 @@ def test_make_divergence():
             make_divergence("alpha", alpha)
 
 
-def test_a_member_of_ones_own_needs_six_functions():
+@dataclasses.dataclass(frozen=True)
+class Cubic(Divergence):
+    """u^3 / 6 - u / 2 + 1 / 3: f'(1) = 0, f''(1) = 1, and f grows faster than u^2."""
+
+    def value(self, u):
+        return u**3 / 6.0 - u / 2.0 + 1.0 / 3.0
+
+    @property
+    def slope_at_zero(self):
+        return -0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(Divergence):
+    """(u - 1)^2 / 2 + u log u once more, by its value alone."""
+
+    @property
+    def slope_at_one(self):
+        return 1.0
+
+    def value(self, u):
+        return 0.5 * (u - 1.0) ** 2 + u * jnp.log(u)
+
+
+def test_a_member_of_ones_own_needs_its_value_alone():
+    """And is then what the member of the same f is, whose functions are worked out by hand."""
+    u, l = jnp.asarray(RATIOS), jnp.asarray(LOGS)  # noqa: E741
+    for name, argument in (
+        *((name, u) for name in ("value", "slope")),
+        *((name, l) for name in ("value_of_log", "slope_of_log", "centred_slope_of_log", "per_sample")),
+    ):
+        ours, theirs = (getattr(one, name)(argument) for one in (Own(), ChiPO()))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11, err_msg=name)
+    test_in_logarithms_the_same(Own())
+    for dtype in ("float32", "bfloat16"):
+        l = jnp.array([-3000.0, -60.0, -1.0, 0.0, 1.0, 60.0, 3000.0], dtype)  # noqa: E741
+        for function in (Own().value_of_log, Own().slope_of_log, Own().per_sample):
+            values, slopes = jax.vmap(jax.value_and_grad(function))(l)
+            assert np.all(np.isfinite(np.asarray(values, float)))
+            assert np.all(np.isfinite(np.asarray(slopes, float)))
+    np.testing.assert_allclose(Cubic().slope(u), (u**2 - 1.0) / 2.0, rtol=1e-12, atol=1e-12)
     with pytest.raises(NotImplementedError, match="defines no value"):
         Divergence().value(jnp.ones(()))
+
+
+def test_a_member_of_ones_own_is_read_from_its_file(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\nfrom rlhf_jax.objectives.divergences import Divergence\n\n\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Mine(Divergence):\n    alpha: float = 2.0\n\n"
+        "    def value(self, u):\n        return self.alpha * (u - 1.0) ** 2\n"
+    )
+    made = make_divergence(f"{tmp_path}/mine.py:Mine", 0.25)
+    np.testing.assert_allclose(made.value(jnp.asarray(3.0)), 1.0)
+    with pytest.raises(ValueError, match="no such file"):
+        make_divergence(f"{tmp_path}/other.py:Mine")
+    with pytest.raises(ValueError, match=r"defines no class Other derived from rlhf_jax\.objectives\.divergences"):
+        make_divergence(f"{tmp_path}/mine.py:Other")

@@ -1,0 +1,38 @@
+"""What the families of utilities and divergences share: derivatives, and members of a user's own."""
+
+import inspect
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Function = Callable[[Float[Array, "*S"]], Float[Array, "*S"]]
+Member = TypeVar("Member")
+
+
+def elementwise_derivative(function: Function) -> Function:
+    """The derivative of a function that works element by element."""
+
+    def derivative(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+        return jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
+
+    return derivative
+
+
+def load_own(name: str, family: type[Member]) -> type[Member]:
+    """The class of ``path/to/file.py:ClassName``, a member of the family that a user brings along.
+
+    Raises:
+      ValueError: the file does not exist, or has no such class, or it does not derive from ``family``.
+    """
+    path, _, title = name.rpartition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"no such file: {path}")
+    found: Any = runpy.run_path(path).get(title)
+    if not inspect.isclass(found) or not issubclass(found, family):
+        raise ValueError(f"{path} defines no class {title} derived from {family.__module__}.{family.__name__}")
+    return found
