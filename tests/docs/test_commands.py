@@ -2,7 +2,7 @@
 
 A run's command line goes through the program's own reading and validation; what it needs of files and earlier runs is
 put there. The small commands are run: ``theory`` to its end, the others until they miss their files, which they look
-for after their options. ``docs/tutorial.md`` is also run from end to end, by a test of its own.
+for after their options.
 """
 
 import ast
@@ -21,7 +21,7 @@ from rlhf_jax.main import main
 from tests.docs.pages import PAGES, ROOT, blocks, calls, name_of
 
 # Pages that are run from end to end elsewhere, and what does it.
-RUN = {"docs/your_own.md": "tests/docs"}
+RUN = {"docs/your_own.md": "tests/docs", "docs/tutorial.md": "tests/docs"}
 SHELL_PAGES = [page for page in PAGES if blocks(page, "bash") and name_of(page) not in RUN]
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 EXTRAS = set(re.findall(r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(), re.MULTILINE))
