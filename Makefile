@@ -51,8 +51,10 @@ tpu: $(TPU)/.done  ## a tiny run compiled for TPUs that are not there (installs 
 	$(TPU)/bin/python -m pytest -n 0 tests/tpu
 
 docs: $(DOCS)/.done  ## the site into build/site: a dead link is an error, the notebook is run (installs Sphinx into .venv-docs)
+	@rm -rf build/site
 	$(DOCS)/bin/python -m sphinx -W --keep-going -n -q -c docs . build/site
-	@echo "build/site/index.html"
+	$(DOCS)/bin/python -m docs.check build/site
+	@echo "the site: build/site/index.html"
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts; changes nothing
 	$(RUN) -m ruff format --check .
