@@ -41,6 +41,8 @@ myst_links_external_new_tab = False
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300  # seconds a cell
+nb_merge_streams = True
+nb_output_stderr = "remove"
 
 html_theme = "furo"
 html_title = f"rlhf_jax {version}"
