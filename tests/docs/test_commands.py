@@ -100,7 +100,9 @@ def _look_at_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
     if complete:
         main([name, *rest])
         return
-    assert re.search(MISSED, _refused([name, *rest], capsys)), words
+    told = _refused([name, *rest], capsys)
+    assert re.search(MISSED, told), told
+    assert "option" not in told
     assert "no such option" in _refused([name, *rest, "--no_such_option=1"], capsys)
 
 
