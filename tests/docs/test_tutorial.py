@@ -51,7 +51,7 @@ def test_the_tutorial_leads_to_two_runs_that_are_compared(tmp_path: pathlib.Path
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found = {name: read_summary(tmp_path / "runs" / name) for name in ("quickstart", "softer")}
     for name, summary in found.items():
-        assert read_status(tmp_path / "runs" / name)["state"] == "done"
+        assert read_status(tmp_path / "runs" / name) == "done"
         assert f"runs/{name}/summary.json" in done.stdout
         assert "reward.w1_open_closed" in summary
     assert "ppo.gold.open" in found["quickstart"]
