@@ -59,5 +59,5 @@ def problems(site: pathlib.Path) -> Iterator[str]:
 
 if __name__ == "__main__":
     found = list(problems(pathlib.Path(sys.argv[1])))
-    print("\n".join(found))
+    print(*found, sep="\n", end="\n" if found else "")
     sys.exit(bool(found))
