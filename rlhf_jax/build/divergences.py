@@ -54,11 +54,11 @@ def _try_out(made: Divergence) -> None:
     low = np.asarray(made.slope(jnp.exp(jnp.array([-30.0, -20.0]))))
     if not made.sparse and low[1] - low[0] < NEAR:
         raise ValueError(f"f'(u) is {low[0]:.3g} near u = 0, but slope_at_zero is -inf: a best policy may be sparse")
-    for what, found, wanted in (
+    for what, other, wanted in (
         ("value_of_log", made.value_of_log(logs), values),
         ("slope_of_log", made.slope_of_log(logs), slopes),
         ("centred_slope_of_log", made.centred_slope_of_log(logs), slopes - made.slope_at_one),
         ("per_sample", made.per_sample(logs), values / np.asarray(ratios)),
     ):
-        if not np.allclose(np.asarray(found), wanted, rtol=1e-2, atol=1e-3):
+        if not np.allclose(np.asarray(other), wanted, rtol=1e-2, atol=1e-3):
             raise ValueError(f"{what} does not agree with value")
