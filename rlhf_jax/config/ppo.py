@@ -100,7 +100,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.kl.coefficient = 0.05  # reward lost per nat of KL to the SFT policy (adaptive: at first)
     c.ppo.kl.divergence = "reverse_kl"  # what is priced: reverse_kl, forward_kl, jensen_shannon, alpha, chi_squared,
     #                                     half_chi_squared, chi_po, hellinger, total_variation, or FILE.py:CLASS
-    c.ppo.kl.alpha = ALPHA  # of the divergence alpha (or your own), in (0, 1): 0 the reverse KL, 1 the forward KL
+    c.ppo.kl.alpha = ALPHA  # of the divergence alpha (or your own), in (0, 1): reverse KL towards 0, forward towards 1
     c.ppo.kl.estimator = "k1"  # of the divergence from sampled tokens, k1, k2 or k3, or exact: over the vocabulary
     c.ppo.kl.placement = "reward"  # where its price stands: reward, loss or both
     c.ppo.kl.level = "token"  # whose ratio of probabilities is priced: that of each token, or of the whole sequence
