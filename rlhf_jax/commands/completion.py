@@ -123,7 +123,7 @@ def _help_of(name: str) -> str:
 
 
 def bash() -> str:
-    """The script for bash (3.2 and later)."""
+    """The script for bash."""
     known = settings()
     filled = {
         "VALUES": "\n".join(f"    {one.key}) echo '{' '.join(_values(one))}' ;;" for one in known if one.choices),

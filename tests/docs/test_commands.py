@@ -96,8 +96,9 @@ def _look_at_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
         own = [word for word in rest if word.startswith(("--topology=", "--devices=", "--json="))]
         _look_at_run([*(word for word in rest if word not in own), "--dry_run"])
         rest = [*own, "--config=configs/no_such_file.py"]
-    complete = name == "theory" or rest[:1] in (["--help"], ["bash"], ["zsh"], ["fish"])
-    if complete:
+    if name == "sweep" and any(word.startswith("--config=") for word in rest):
+        rest.append("--dry_run")  # every point is checked, and listed
+    if name == "theory" or rest[-1:] == ["--dry_run"] or rest[:1] in (["--help"], ["bash"], ["zsh"], ["fish"]):
         main([name, *rest])
         return
     told = _refused([name, *rest], capsys)
