@@ -131,10 +131,12 @@ def _make_room(word: str) -> pathlib.Path | None:
 
 @every_page
 def test_what_is_named_in_passing_exists(page: pathlib.Path) -> None:
-    """Make's targets, commands and settings in the running text and in tables."""
+    """Make's targets, commands, configs, launchers and settings in the running text and in tables."""
     text = page.read_text()
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= TARGETS
     assert set(re.findall(r"`rlhf-jax ([a-z][a-z-]+)", text)) <= set(NAMES)
+    for path in re.findall(r"\b((?:configs|launch)/\w+\.\w+)", text):
+        assert (ROOT / path).is_file(), path
     keys = {key for key, _ in leaves(default_config())}
     groups = {key.rpartition(".")[0] for key in keys} | {"parents", "reward.annotator_weights", "reward"}
     for key in re.findall(r"--(?:no)?config\.([a-z][\w.]*\w)", text):
