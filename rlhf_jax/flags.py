@@ -14,7 +14,7 @@ import math
 import re
 import runpy
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -70,10 +70,7 @@ def parse(argv: Sequence[str]) -> Launch:
     if not options.get("workdir") and "dry_run" not in options:
         raise UserError("--workdir: missing; name the run directory, for example --workdir=runs/a (or add --dry_run)")
     config = load(options["config"])
-    # A new prompt type starts as a copy of reward.utility, so that one is settled first.
-    for key, text in sorted(overrides, key=lambda pair: pair[0].startswith(_BY_TYPE)):
-        override(config, key, text)
-    validate(lock(config))
+    apply(config, overrides)
     given = [f"config.{key}={text}" for key, text in overrides]
     return Launch(config, options.get("workdir", ""), "dry_run" in options, given)
 
@@ -104,13 +101,13 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
                 raise UserError(f"--{name}: no value given")
         elif name.startswith("noconfig.") and not equals:
             key = name.removeprefix("noconfig.")
-            if not isinstance(_default(key), bool):
+            if not isinstance(default_of(key), bool):
                 raise UserError(f"config.{key}: only true/false settings can be negated; use --config.{key}=VALUE")
             overrides.append((key, "false"))
         elif name.startswith("config."):
             key = name.removeprefix("config.")
             if not equals:
-                text = "true" if isinstance(_default(key), bool) else _next(words, f"config.{key}")
+                text = "true" if isinstance(default_of(key), bool) else _next(words, f"config.{key}")
             overrides.append((key, text))
         else:
             _unknown_option(name, f"{equals}{text}")
@@ -141,7 +138,7 @@ def _unknown_option(name: str, rest: str) -> NoReturn:
     hint = did_you_mean(f"--{name}", _OPTIONS) or f"; the options are {', '.join(_OPTIONS)} and --config.KEY"
     for key in (name, name.partition(".")[2]):  # config. left out, or misspelt
         with contextlib.suppress(UserError):
-            _default(key)
+            default_of(key)
             hint = f"; did you mean --config.{key}{rest}?"
     raise UserError(f"--{name}: no such option{hint}")
 
@@ -149,7 +146,7 @@ def _unknown_option(name: str, rest: str) -> NoReturn:
 # ------------------------------------------------------------------------- one override
 
 
-def _default(key: str) -> Any:
+def default_of(key: str) -> Any:
     """The default of a setting by its dotted key; any word stands for a prompt type or an annotator."""
     node: Any = default_config()
     parts = key.split(".")
@@ -169,9 +166,17 @@ def _default(key: str) -> Any:
     return node
 
 
+def apply(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
+    """Set the settings of these pairs of dotted key and text, then validate and lock the whole."""
+    # A new prompt type starts as a copy of reward.utility, so that one is settled first.
+    for key, text in sorted(overrides, key=lambda pair: pair[0].startswith(_BY_TYPE)):
+        override(config, key, text)
+    validate(lock(config))
+
+
 def override(config: ConfigDict, key: str, text: str) -> None:
     """Set the setting ``key`` (dotted, without ``config.``) to ``text`` read as the type of its default."""
-    default = _default(key)
+    default = default_of(key)
     if key.startswith(_BY_TYPE):
         kinds, kind = config.reward.utility_by_type, key.split(".")[2]
         if kind not in kinds:
@@ -210,19 +215,19 @@ def load(name: str) -> ConfigDict:
             raise UserError(f"{path}: {error}") from None
     if not path.endswith(".py"):
         raise UserError(f"--config: {path} is neither a .py file with get_config() nor a .json file")
-    get_config = _guarded(path, lambda: runpy.run_path(path)).get("get_config")
+    get_config = guarded(path, lambda: runpy.run_path(path)).get("get_config")
     if not callable(get_config):
         raise UserError(f"{path}: defines no function get_config")
     if colon and not inspect.signature(get_config).parameters:
         raise UserError(f"--config: get_config of {path} takes no argument, but {arg!r} was given")
-    config = _guarded(path, lambda: get_config(arg) if colon else get_config())
+    config = guarded(path, lambda: get_config(arg) if colon else get_config())
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returned {type(config).__name__}, not a ConfigDict")
     check_keys(config)
     return config
 
 
-def _guarded(path: str, run: Callable[[], Any]) -> Any:
+def guarded(path: str, run: Callable[[], Any]) -> Any:
     """The result of ``run``, or its exception as one line with the line of ``path`` it came from."""
     try:
         return run()

@@ -344,9 +344,9 @@ def write_status(
 ) -> None:
     """Write ``STATUS.json``: a state, where, and why. The time is Unix time.
 
-    States: "running", "done", "failed", "interrupted". Raises ValueError for another.
+    States: "running", "done", "failed", "interrupted", "pruned". Raises ValueError for another.
     """
-    if state not in ("running", "done", "failed", "interrupted"):
+    if state not in ("running", "done", "failed", "interrupted", "pruned"):
         raise ValueError(f"unknown state {state!r}")
     status = {
         "state": state,

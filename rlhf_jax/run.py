@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,9 @@ from rlhf_jax.reports import write_report
 
 # A run may be continued with these changed: they do not touch what is computed, but for rounding.
 FREE_SECTIONS = ("log.", "checkpoint.", "parallel.", *(f"model.{key}" for key in MEANS))
+# Told of an evaluation: stage, step, figures by name. True: the run is not worth going on with.
+Judge = Callable[[str, int, Mapping[str, float]], bool]
+PRUNED = "pruned"
 SHOWN = (
     "loss",
     "pair_accuracy",
@@ -84,6 +87,14 @@ def train(launch: Launch) -> None:
       SystemExit: with INTERRUPTED, if a signal stopped it between two steps.
     """
     join()
+    go_on(launch)
+
+
+def go_on(launch: Launch, judge: Judge | None = None) -> str:
+    """The same in processes that have met, and for whoever makes many runs and may end one early by its ``judge``.
+
+    Returns what asked for an end, PRUNED or a signal that came too late to stop this run; "" if nothing did.
+    """
     last_words = partial(_last_words, Path(launch.workdir))
     with (
         failing_together(last_words),
@@ -91,10 +102,11 @@ def train(launch: Launch) -> None:
         watching(last_words) as watch,
         _said_once(),
     ):
-        _train(launch, stop, watch)
+        _train(launch, stop, watch, judge)
+    return stop.reason
 
 
-def _train(launch: Launch, stop: Stop, watch: Watch) -> None:
+def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None) -> None:
     workdir = Path(launch.workdir)
     inherit_model(launch.config)
     open_run(workdir, launch.config)
@@ -106,7 +118,10 @@ def _train(launch: Launch, stop: Stop, watch: Watch) -> None:
             print(note)
         for stage in launch.config.stages:
             if f"{stage}.steps" not in done:
-                last = run_stage(context, stage, stop, watch)
+                last = run_stage(context, stage, stop, watch, judge)
+                if isinstance(last, Stopped) and stop.reason == PRUNED:
+                    _set_status(workdir, "pruned", stage=stage, step=last.step, exit_code=0)
+                    return
                 if isinstance(last, Stopped):
                     _set_status(
                         workdir,
@@ -230,7 +245,7 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def run_stage(context: Context, stage: str, stop: Stop, watch: Watch) -> Event:
+def run_stage(context: Context, stage: str, stop: Stop, watch: Watch, judge: Judge | None = None) -> Event:
     """Drain one stage's loop and write down every event; returns the last."""
     config = context.config
     watch.begin()
@@ -248,7 +263,17 @@ def run_stage(context: Context, stage: str, stop: Stop, watch: Watch) -> Event:
             return stop()
 
         events = run(task, checkpoints, checkpoint_every=every, stop=boundary)
+        if judge is not None:
+            events = _judged(events, stage, judge, stop)
         return record(context, task, events) if is_first() else collections.deque(events, maxlen=1).pop()
+
+
+def _judged(events: Iterator[Event], stage: str, judge: Judge, stop: Stop) -> Iterator[Event]:
+    """The events, which end early where the judge says so of an evaluation."""
+    for event in events:
+        yield event  # whoever drains them has written it down when the next one is asked for
+        if isinstance(event, Evaluated) and not event.final and judge(stage, event.step, event.evaluation.metrics):
+            stop.ask(PRUNED)
 
 
 def record(context: Context, task: Task, events: Iterator[Event]) -> Event:

@@ -1,0 +1,173 @@
+"""What the trials of a sweep say together: points with intervals over their seeds, best first."""
+
+import collections
+import csv
+import dataclasses
+import difflib
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.metrics import write_text_atomically
+from rlhf_jax.sweeps.folder import Trial, Value
+from rlhf_jax.sweeps.spec import Objective, SweepSpec
+
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One setting of the swept keys, with the trials of it that were made."""
+
+    number: int
+    parameters: dict[str, Value]
+    trials: tuple[Trial, ...]
+
+    @property
+    def pruned(self) -> bool:
+        return any(trial.state == "pruned" for trial in self.trials)
+
+    def values(self, objective: Objective) -> dict[int, float]:
+        """The figure by seed, of the trials that are done."""
+        return {one.seed: one.summary[objective.metric] for one in self.trials if one.state == "done"}
+
+    def mean(self, objective: Objective) -> float | None:
+        """The mean over seeds, None where no trial is done."""
+        values = self.values(objective)
+        return float(np.mean(list(values.values()))) if values else None
+
+
+def points_of(trials: Sequence[Trial]) -> list[Point]:
+    """The trials by point, by number."""
+    by_point: dict[int, list[Trial]] = collections.defaultdict(list)
+    for trial in trials:
+        by_point[trial.point].append(trial)
+    return [Point(number, found[0].parameters, tuple(found)) for number, found in sorted(by_point.items())]
+
+
+def counted(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
+    """The trials, of which those count as failed whose objective is no finite number.
+
+    Raises:
+      UserError: a finished run has no such figure; names the nearest.
+    """
+    found = []
+    for trial in trials:
+        for objective in objectives if trial.state == "done" else ():
+            if objective.metric not in trial.summary:
+                near = difflib.get_close_matches(objective.metric, trial.summary, n=1, cutoff=0.3)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise UserError(
+                    f"--objective: {objective.metric}: no such figure in {trial.folder / 'summary.json'}{hint}"
+                )
+            value = trial.summary[objective.metric]
+            if not math.isfinite(value):
+                trial = dataclasses.replace(trial, state="failed", reason=f"{objective.metric} is {value}")
+        found.append(trial)
+    return found
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Half of the 95 % interval of a mean, by Student's t: t_{0.975, n-1} s / sqrt(n); None below two values."""
+    n = len(values)
+    if n < 2:
+        return None
+    return float(t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+
+
+def ranked(points: Sequence[Point], objective: Objective) -> list[Point]:
+    """Best first; those without a value last, by number."""
+
+    def place(point: Point) -> tuple[bool, float, int]:
+        mean = point.mean(objective)
+        return mean is None, 0.0 if mean is None else -objective.better(mean, 0.0), point.number
+
+    return sorted(points, key=place)
+
+
+def behind(point: Point, best: Point, objective: Objective) -> tuple[float | None, float | None]:
+    """How much worse than the best, mean over the seeds that both have, and half of its 95 % interval.
+
+    Seeds are compared with themselves: what a seed does to all points alike does not widen the interval.
+    """
+    own, theirs = point.values(objective), best.values(objective)
+    gaps = [objective.better(theirs[seed], own[seed]) for seed in theirs if seed in own]
+    if not gaps or point == best:
+        return (0.0, 0.0) if gaps else (None, None)
+    return float(np.mean(gaps)), half_width(gaps)
+
+
+def front(points: Sequence[Point], objectives: Sequence[Objective]) -> set[int]:
+    """Numbers of the points that no other one dominates: at least as good in all objectives and better in one."""
+    means = {point.number: [point.mean(one) for one in objectives] for point in points}
+    known = {number: found for number, found in means.items() if None not in found}
+
+    def dominates(one: list[Any], other: list[Any]) -> bool:
+        gains = [objective.better(a, b) for objective, a, b in zip(objectives, one, other, strict=True)]
+        return min(gains) >= 0 and max(gains) > 0
+
+    return {number for number, own in known.items() if not any(dominates(one, own) for one in known.values())}
+
+
+def as_json(spec: SweepSpec, trials: Sequence[Trial]) -> dict[str, Any]:
+    """What ``results.json`` holds: see docs/sweeps.md."""
+    points = points_of(trials)
+    best = {one.metric: next(iter(ranked(points, one)), None) for one in spec.objectives}
+    on_front = front(points, spec.objectives)
+    return {
+        "objectives": [dataclasses.asdict(one) for one in spec.objectives],
+        "states": dict(sorted(collections.Counter(trial.state for trial in trials).items())),
+        "points": [_point_json(spec, point, best, on_front) for point in ranked(points, spec.objectives[0])],
+    }
+
+
+def _point_json(spec: SweepSpec, point: Point, best: dict[str, Point | None], on_front: set[int]) -> dict[str, Any]:
+    values = {one.metric: point.values(one) for one in spec.objectives}
+    gaps = {}
+    for one in spec.objectives:
+        first = best[one.metric]
+        gaps[one.metric] = (None, None) if first is None else behind(point, first, one)
+    return {
+        "point": point.number,
+        "parameters": point.parameters,
+        "trials": [trial.number for trial in point.trials],
+        "seeds": [trial.seed for trial in point.trials],
+        "states": [trial.state for trial in point.trials],
+        "reasons": [trial.reason for trial in point.trials],
+        "values": {name: [found.get(trial.seed) for trial in point.trials] for name, found in values.items()},
+        "mean": {one.metric: point.mean(one) for one in spec.objectives},
+        "half_width": {name: half_width(list(found.values())) for name, found in values.items()},
+        "behind": {name: gap for name, (gap, _) in gaps.items()},
+        "behind_half_width": {name: width for name, (_, width) in gaps.items()},
+        "front": point.number in on_front,
+    }
+
+
+def as_csv(trials: Sequence[Trial]) -> str:
+    """What ``results.csv`` holds: a row a trial."""
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.parameters))
+    names = sorted({name for trial in trials for name in trial.summary})
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["trial", "point", "seed", "state", "reason", *keys, *names])
+    for trial in trials:
+        told = [trial.number, trial.point, trial.seed, trial.state, trial.reason]
+        table.writerow(
+            [*told, *(trial.parameters.get(key, "") for key in keys), *(trial.summary.get(n, "") for n in names)]
+        )
+    return text.getvalue()
+
+
+def write_results(folder: Path, spec: SweepSpec, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Rebuild ``results.json`` and ``results.csv``; returns the former's content."""
+    found = as_json(spec, trials)
+    write_text_atomically(folder / "results.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_text_atomically(folder / "results.csv", as_csv(trials))
+    return found

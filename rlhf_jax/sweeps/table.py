@@ -1,0 +1,47 @@
+"""The points of a sweep on a terminal, best first, with intervals."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_jax.sweeps.folder import Trial
+from rlhf_jax.sweeps.results import as_json
+from rlhf_jax.sweeps.space import named
+from rlhf_jax.sweeps.spec import SweepSpec
+
+
+def print_table(spec: SweepSpec, trials: Sequence[Trial]) -> None:
+    """Print the points: their settings, means with 95 % intervals, how far behind the best, and what became of them."""
+    found = as_json(spec, trials)
+    console = Console(highlight=False)
+    table = Table()
+    for name in ("point", "settings", "trials"):
+        table.add_column(name, justify="left" if name == "settings" else "right")
+    for objective in spec.objectives:
+        table.add_column(f"{objective.metric} ({objective.direction})", justify="right")
+        table.add_column("behind the best", justify="right")
+    several = len(spec.objectives) > 1
+    if several:
+        table.add_column("front")
+    for point in found["points"]:
+        done = point["states"].count("done")
+        others = [f"{state} {point['states'].count(state)}" for state in sorted({*point["states"]} - {"done"})]
+        cells = [str(point["point"]), "\n".join(named(point["parameters"])), ", ".join([f"done {done}", *others])]
+        for objective in spec.objectives:
+            name = objective.metric
+            cells.append(_cell(point["mean"][name], point["half_width"][name]))
+            cells.append(_cell(point["behind"][name], point["behind_half_width"][name]))
+        table.add_row(*cells, *(["yes" if point["front"] else ""] if several else []))
+    console.print(table)
+    counts = ", ".join(f"{count} {state}" for state, count in found["states"].items())
+    console.print(f"{spec.trials} trials: {counts or 'none made'}. Mean ± half of the 95 % interval over seeds.")
+    for trial in trials:
+        if trial.reason:
+            console.print(f"trial {trial.number} {trial.state}: {trial.reason}", soft_wrap=True, markup=False)
+
+
+def _cell(value: float | None, width: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" + ("" if not width else f" ± {width:.2g}")
