@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build import (
     Context,
+    Shared,
     check_sizes,
     describe_plan,
     inherit_model,
@@ -90,8 +91,9 @@ def train(launch: Launch) -> None:
     go_on(launch)
 
 
-def go_on(launch: Launch, judge: Judge | None = None) -> str:
-    """The same in processes that have met, and for whoever makes many runs and may end one early by its ``judge``.
+def go_on(launch: Launch, judge: Judge | None = None, shared: Shared | None = None) -> str:
+    """The same in processes that have met, and for whoever makes many runs in one process, which share what can be
+    shared and leave the report for later, and may end one early by its ``judge``.
 
     Returns what asked for an end, PRUNED or a signal that came too late to stop this run; "" if nothing did.
     """
@@ -102,18 +104,18 @@ def go_on(launch: Launch, judge: Judge | None = None) -> str:
         watching(last_words) as watch,
         _said_once(),
     ):
-        _train(launch, stop, watch, judge)
+        _train(launch, stop, watch, judge, shared)
     return stop.reason
 
 
-def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None) -> None:
+def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared: Shared | None) -> None:
     workdir = Path(launch.workdir)
     inherit_model(launch.config)
     open_run(workdir, launch.config)
     use_compilation_cache()
     done = read_summary(workdir)
     try:
-        context = make_context(launch.config, workdir)
+        context = make_context(launch.config, workdir, shared)
         for note in (*context.data.notes, *context.notes):
             print(note)
         for stage in launch.config.stages:
@@ -136,14 +138,15 @@ def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None) -> Non
         if not is_first():
             return
         _set_status(workdir, "done", **where(workdir), exit_code=0)
-        report = write_report(workdir)
+        report = write_report(workdir) if shared is None else None
     except Exception as error:
         code = USER_ERROR if isinstance(error, UserError) else 1
         _set_status(workdir, "failed", **where(workdir), reason=f"{type(error).__name__}: {error}", exit_code=code)
         raise
     for name, value in read_summary(workdir).items():
         print(f"{name:32} {value:.4f}")
-    print(f"report: {report}")
+    if report:
+        print(f"report: {report}")
 
 
 def _last_words(workdir: Path, code: int, reason: str) -> None:

@@ -2,6 +2,16 @@
 
 from rlhf_jax.build.context import Context, check_sizes, inherit_model, make_context, make_executor
 from rlhf_jax.build.plan import describe_plan
+from rlhf_jax.build.shared import Shared
 from rlhf_jax.build.tasks import make_task
 
-__all__ = ["Context", "check_sizes", "describe_plan", "inherit_model", "make_context", "make_executor", "make_task"]
+__all__ = [
+    "Context",
+    "Shared",
+    "check_sizes",
+    "describe_plan",
+    "inherit_model",
+    "make_context",
+    "make_executor",
+    "make_task",
+]

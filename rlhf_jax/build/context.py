@@ -14,6 +14,7 @@ from rlhf_jax.build.feedback import check_feedback, check_judgements
 from rlhf_jax.build.language import check_separator, with_language
 from rlhf_jax.build.lora import adapted, check_base
 from rlhf_jax.build.pretrained import take_over_sizes
+from rlhf_jax.build.shared import Shared
 from rlhf_jax.build.sizes import check_lengths, check_model, check_rows, notes_on
 from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, ensemble_spec
 from rlhf_jax.checkpoints import Checkpoints
@@ -70,9 +71,9 @@ def make_executor(parallel: ConfigDict, devices: Sequence[jax.Device] | None = N
         raise UserError(f"config.parallel: {error}") from error
 
 
-def make_context(config: ConfigDict, workdir: Path) -> Context:
+def make_context(config: ConfigDict, workdir: Path, shared: Shared | None = None) -> Context:
     """Start the devices and read the data. Raises UserError when either is not to be had."""
-    executor = make_executor(config.parallel)
+    executor = shared.executor(config.parallel, make_executor) if shared else make_executor(config.parallel)
     check_sizes(config, executor)
     check_utilities(config)
     check_divergence(config)
@@ -81,7 +82,8 @@ def make_context(config: ConfigDict, workdir: Path) -> Context:
     if config.data.chat:  # what its template cannot render are bad rows
         with first_goes_first("tokenizer"):
             tokenizer = _tokenizer(config, workdir, None)
-    data = with_language(config, load_data(config, rejects, tokenizer=tokenizer))
+    read = partial(load_data, config, rejects, tokenizer=tokenizer)
+    data = with_language(config, shared.data(config, read) if shared else read())
     check_feedback(config, data.lists)
     check_judgements(config, data.lists)
     if tokenizer is None:  # one may be learned from the data

@@ -3,6 +3,7 @@
 from rlhf_jax.parallel.executors import Executor, Kind, MeshExecutor, PmapExecutor
 from rlhf_jax.parallel.failures import failing_together
 from rlhf_jax.parallel.processes import first_goes_first, is_first, join, to_host, wait_for_all
+from rlhf_jax.parallel.reuse import ReusingExecutor
 from rlhf_jax.parallel.stalls import Watch, watching
 from rlhf_jax.parallel.stopping import Stop, heeding_others
 
@@ -11,6 +12,7 @@ __all__ = [
     "Kind",
     "MeshExecutor",
     "PmapExecutor",
+    "ReusingExecutor",
     "Stop",
     "Watch",
     "failing_together",

@@ -1,5 +1,6 @@
 """The points of a sweep on a terminal, best first, with intervals."""
 
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -14,13 +15,14 @@ from rlhf_jax.sweeps.spec import SweepSpec
 def print_table(spec: SweepSpec, trials: Sequence[Trial]) -> None:
     """Print the points: their settings, means with 95 % intervals, how far behind the best, and what became of them."""
     found = as_json(spec, trials)
-    console = Console(highlight=False)
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=120)
     table = Table()
-    for name in ("point", "settings", "trials"):
-        table.add_column(name, justify="left" if name == "settings" else "right")
+    table.add_column("point", justify="right")
+    table.add_column("settings", overflow="fold")
+    table.add_column("trials", overflow="fold")
     for objective in spec.objectives:
-        table.add_column(f"{objective.metric} ({objective.direction})", justify="right")
-        table.add_column("behind the best", justify="right")
+        table.add_column(f"{objective.metric} ({objective.direction})", justify="right", overflow="fold")
+        table.add_column("behind the best", justify="right", overflow="fold")
     several = len(spec.objectives) > 1
     if several:
         table.add_column("front")

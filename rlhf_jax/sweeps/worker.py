@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from rlhf_jax.build import Shared
 from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
 from rlhf_jax.flags import Launch
 from rlhf_jax.metrics import read_json, write_status
@@ -20,7 +21,7 @@ from rlhf_jax.parallel import Stop, heeding_others
 from rlhf_jax.run import PRUNED, go_on, where
 from rlhf_jax.sweeps import claims
 from rlhf_jax.sweeps.folder import ENDED, SPACE, Trial, Value, make_trial, read_sweep, read_trials
-from rlhf_jax.sweeps.results import counted, points_of, write_results
+from rlhf_jax.sweeps.results import Point, counted, points_of, write_results
 from rlhf_jax.sweeps.sampling import suggest, worth_pruning
 from rlhf_jax.sweeps.space import Base, grid, make_space, named
 from rlhf_jax.sweeps.spec import SweepSpec
@@ -41,6 +42,8 @@ class Worker:
         self._listed = grid(self._space) if self._spec.sampler == "grid" else []
         self._base = Base(json.dumps(self._spec.config))
         self._watcher = claims.Watcher(lease)
+        self._shared = Shared()
+        self._last: int | None = None  # the point that was run last
         self._problem = ""
 
     def work(self) -> None:
@@ -76,19 +79,18 @@ class Worker:
         for trial in trials:
             if not trial.ended and (claim := self._take_over(trial)):
                 return trial, claim
-        made = {trial.number for trial in trials}
         points = {point.number: point for point in points_of(trials)}
-        for number in range(self._spec.trials):
-            point = number // len(self._spec.seeds)
-            known = points.get(point)
-            if number in made or (known and known.pruned):
-                continue
-            parameters = known.parameters if known else self._parameters(point, trials)
-            claim = make_trial(self._folder, self._spec, number, parameters)
-            if claim is None:  # another was faster; with what it knows now, the next point may be another
-                return self._take(counted(read_trials(self._folder), self._spec.objectives))
-            return next(one for one in read_trials(self._folder) if one.number == number), claim
-        return None
+        number = next_number(self._spec, points, self._last)
+        if number is None:
+            return None
+        self._last = number // len(self._spec.seeds)
+        known = points.get(self._last)
+        parameters = known.parameters if known else self._parameters(self._last, trials)
+        claim = make_trial(self._folder, self._spec, number, parameters)
+        trials = counted(read_trials(self._folder), self._spec.objectives)
+        if claim is None:  # another was faster; by what is known now, the next point may be another
+            return self._take(trials)
+        return next(one for one in trials if one.number == number), claim
 
     def _take_over(self, trial: Trial) -> Path | None:
         attempts = claims.claims(trial.folder)
@@ -136,7 +138,7 @@ class Worker:
             try:
                 config = self._base.at(trial.parameters, trial.seed)
                 launch = Launch(config, str(trial.folder), False, named(trial.parameters))
-                reason = go_on(launch, partial(self._judge, trial))
+                reason = go_on(launch, partial(self._judge, trial), self._shared)
                 return reason if reason != PRUNED else ""
             except SystemExit:
                 return "a signal"
@@ -168,6 +170,17 @@ class Worker:
         if trial.state != "done":
             return f"{trial.state}, {trial.reason}" if trial.reason else trial.state
         return ", ".join(f"{one.metric} {trial.summary[one.metric]:.4g}" for one in self._spec.objectives)
+
+
+def next_number(spec: SweepSpec, points: Mapping[int, Point], last: int | None) -> int | None:
+    """The trial to be made next, None where all are made: of the point that this worker ran ``last``, whose programs it
+    has compiled, else of one that nobody has begun, else any. A point of which a trial was pruned gets no more.
+    """
+    made = {trial.number for point in points.values() for trial in point.trials}
+    seeds = len(spec.seeds)
+    left = [n for n in range(spec.trials) if n not in made]
+    left = [n for n in left if n // seeds not in points or not points[n // seeds].pruned]
+    return min(left, key=lambda n: (n // seeds != last, n // seeds in points, n), default=None)
 
 
 def _check_failures(spec: SweepSpec, trials: Sequence[Trial]) -> None:
