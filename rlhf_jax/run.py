@@ -52,8 +52,8 @@ from rlhf_jax.reports import write_report
 
 # A run may be continued with these changed: they do not touch what is computed, but for rounding.
 FREE_SECTIONS = ("log.", "checkpoint.", "parallel.", *(f"model.{key}" for key in MEANS))
-# Told of an evaluation: stage, step, figures by name. True: the run is not worth going on with.
-Judge = Callable[[str, int, Mapping[str, float]], bool]
+# Told of an evaluation, stage and figures by name, when it is written down. True: the run is not worth going on with.
+Judge = Callable[[str, Mapping[str, float]], bool]
 PRUNED = "pruned"
 SHOWN = (
     "loss",
@@ -91,11 +91,11 @@ def train(launch: Launch) -> None:
     go_on(launch)
 
 
-def go_on(launch: Launch, judge: Judge | None = None, shared: Shared | None = None) -> str:
+def go_on(launch: Launch, judge: Judge | None = None, shared: Shared | None = None) -> bool:
     """The same in processes that have met, and for whoever makes many runs in one process, which share what can be
     shared and leave the report for later, and may end one early by its ``judge``.
 
-    Returns what asked for an end, PRUNED or a signal that came too late to stop this run; "" if nothing did.
+    Returns whether a signal asked for an end, but too late to stop this run.
     """
     last_words = partial(_last_words, Path(launch.workdir))
     with (
@@ -105,7 +105,7 @@ def go_on(launch: Launch, judge: Judge | None = None, shared: Shared | None = No
         _said_once(),
     ):
         _train(launch, stop, watch, judge, shared)
-    return stop.reason
+    return stop.reason not in ("", PRUNED)
 
 
 def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared: Shared | None) -> None:
@@ -275,7 +275,7 @@ def _judged(events: Iterator[Event], stage: str, judge: Judge, stop: Stop) -> It
     """The events, which end early where the judge says so of an evaluation."""
     for event in events:
         yield event  # whoever drains them has written it down when the next one is asked for
-        if isinstance(event, Evaluated) and not event.final and judge(stage, event.step, event.evaluation.metrics):
+        if isinstance(event, Evaluated) and not event.final and judge(stage, event.evaluation.metrics):
             stop.ask(PRUNED)
 
 

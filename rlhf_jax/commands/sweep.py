@@ -229,13 +229,13 @@ def _objectives(text: str, stages: Sequence[str]) -> tuple[Objective, ...]:
     found = []
     for word in text.split(","):
         metric, _, direction = word.strip().rpartition(":")
-        if direction not in ("max", "min") or not metric:
+        if not metric or direction not in ("max", "min"):
             raise UserError(f"--objective: {word}: must be NAME:max or NAME:min")
         stage = metric.partition(".")[0]
         if stage not in stages:
             hint = did_you_mean(stage, stages) or f"; they are {', '.join(stages)}"
             raise UserError(f"--objective: {metric}: no stage {stage!r} in config.stages{hint}")
-        found.append(Objective(metric, direction))
+        found.append(Objective(metric, "max" if direction == "max" else "min"))
     if len({one.metric for one in found}) < len(found):
         raise UserError(f"--objective: {text}: a figure is there twice")
     return tuple(found)

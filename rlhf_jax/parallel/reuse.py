@@ -63,7 +63,7 @@ def fingerprint(value: Any, inside: tuple[int, ...] = ()) -> Hashable:
             inner(value.__kwdefaults__),
             held,
         )
-    if dataclasses.is_dataclass(value) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if dataclasses.is_dataclass(value) and kind.__dataclass_params__.frozen:
         return (kind, tuple(inner(getattr(value, field.name)) for field in dataclasses.fields(value)))
     return _Itself(value)
 

@@ -8,6 +8,7 @@ An owner is dead when it ran on this machine and its process is gone, or when it
 as the lease says, by the clock of the one who waits: clocks of hosts need not agree.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -147,8 +148,9 @@ class Lease:
     def __exit__(self, *exception: object) -> None:
         self._ended.set()
         self._thread.join()
-        content = json.loads(self._path.read_text(encoding="utf-8"))
-        write_text_atomically(self._path, json.dumps({**content, "ended": time.time()}) + "\n")
+        with contextlib.suppress(FileNotFoundError):  # the trial was removed
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            write_text_atomically(self._path, json.dumps({**content, "ended": time.time()}) + "\n")
 
     def _beat(self) -> None:
         following = self._path.with_name(f"{int(self._path.stem) + 1}.json")

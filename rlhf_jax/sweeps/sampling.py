@@ -31,7 +31,7 @@ def suggest(spec: SweepSpec, space: Space, point: int, trials: Sequence[Trial]) 
 def _as_trial(spec: SweepSpec, space: Space, point: Point) -> Any:
     """A point as Optuna's trial: complete when the last of its seeds has ended."""
     library = optuna()
-    state, told = library.trial.TrialState.RUNNING, {}
+    state, told = library.trial.TrialState.RUNNING, dict[str, Any]()
     if point.pruned:
         (objective,) = spec.objectives
         state = library.trial.TrialState.PRUNED

@@ -20,7 +20,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.flags import apply, default_of, guarded, override
 from rlhf_jax.sweeps.folder import Value
 
-Space = Callable[["Asked"], None]
+Space = Callable[["Asked"], object]
 MOST_POINTS = 1000  # of a grid: more take a sampler, and the library's enumeration grows with the square
 _RANGES = ("log", "uniform", "int")
 
