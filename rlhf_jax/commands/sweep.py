@@ -21,8 +21,8 @@ SAMPLERS, PRUNERS = ("grid", "random", "tpe"), ("none", "median", "halving")
 _WHAT = ("space", "sampler", "sampler_seed", "points", "seeds", "objective", "pruner", "failures")
 _VALUED = (*_WHAT, "workers", "lease")
 _SWITCHES = ("show", "dry_run", "quiet", "help")
-_OPTIONS = ("--config", "--workdir", *(f"--{name}" for name in (*_VALUED, *_SWITCHES)), "--sweep.KEY")
-_CHECKED = 100  # random points of a space without end that are looked at before anything runs
+OPTIONS = ("--config", "--workdir", *(f"--{name}" for name in (*_VALUED, *_SWITCHES)), "--sweep.KEY")
+_CHECKED = 50  # random points of a space without end that are looked at before anything runs
 _HELP = """Many runs over a space of settings. Each is a run directory in the sweep's folder; the same command goes on.
 
 usage: rlhf-jax sweep --config=FILE.py[:ARG] --workdir=DIR [--config.KEY=VALUE ...] --objective=NAME:max
@@ -136,7 +136,7 @@ def _split(words: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]],
                 raise UserError(f"sweep: --{name}: no value given")
             options[name] = text
         else:
-            hint = did_you_mean(f"--{name}", _OPTIONS) or f"; the options are {', '.join(_OPTIONS)} and --config.KEY"
+            hint = did_you_mean(f"--{name}", OPTIONS) or f"; the options are {', '.join(OPTIONS)} and --config.KEY"
             raise UserError(f"sweep: {word}: no such option{hint}")
     return options, list(keys.items()), rest
 

@@ -1,6 +1,7 @@
 """The whole vocabulary, put together from its sections, and its checks."""
 
 import fnmatch
+import functools
 import math
 from typing import Any
 
@@ -39,6 +40,7 @@ def lock(config: ConfigDict) -> ConfigDict:
     return config
 
 
+@functools.cache
 def rule_of(key: str) -> Rule | None:
     """The rule of a dotted key (without ``config.``), None for one whose every value is allowed."""
     return next((rule for pattern, rule in RULES.items() if fnmatch.fnmatch(key, pattern)), None)
