@@ -60,6 +60,7 @@ setup(
             "beartype>=0.23.1",
             "chex>=0.1.92",
             "hypothesis>=6.170",
+            "optuna>=5.0.0",
             "pytest>=9.2.0",
             "pytest-xdist>=3.8.0",
             "qwix>=0.1.8",
