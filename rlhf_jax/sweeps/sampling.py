@@ -32,11 +32,12 @@ def _as_trial(spec: SweepSpec, space: Space, point: Point) -> Any:
     """A point as Optuna's trial: complete when the last of its seeds has ended."""
     library = optuna()
     state, told = library.trial.TrialState.RUNNING, dict[str, Any]()
-    if point.pruned:
-        (objective,) = spec.objectives
+    if point.pruned and len(spec.objectives) > 1:  # by an earlier command, for one objective: Optuna cannot say so
+        state = library.trial.TrialState.FAIL
+    elif point.pruned:
         state = library.trial.TrialState.PRUNED
-        curves = [one.curve(objective.metric) for one in point.trials if one.state == "pruned"]
-        told = {"intermediate_values": curves[0]}
+        curve = next(one for one in point.trials if one.state == "pruned").curve(spec.objectives[0].metric)
+        told = {"intermediate_values": curve}
     elif len(point.trials) == len(spec.seeds) and all(one.ended for one in point.trials):
         means = [point.mean(one) for one in spec.objectives]
         if None in means:

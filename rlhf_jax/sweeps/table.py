@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rlhf_jax.sweeps.folder import Trial
 from rlhf_jax.sweeps.results import as_json
@@ -29,7 +30,8 @@ def print_table(spec: SweepSpec, trials: Sequence[Trial]) -> None:
     for point in found["points"]:
         done = point["states"].count("done")
         others = [f"{state} {point['states'].count(state)}" for state in sorted({*point["states"]} - {"done"})]
-        cells = [str(point["point"]), "\n".join(named(point["parameters"])), ", ".join([f"done {done}", *others])]
+        settings = Text("\n".join(named(point["parameters"])))  # a user's names are no markup
+        cells: list[str | Text] = [str(point["point"]), settings, ", ".join([f"done {done}", *others])]
         for objective in spec.objectives:
             name = objective.metric
             cells.append(_cell(point["mean"][name], point["half_width"][name]))

@@ -1,5 +1,6 @@
 """What the samplers and pruners are told, and that it is what Optuna would be told by one who kept a study."""
 
+import dataclasses
 import pathlib
 import statistics
 from collections.abc import Callable
@@ -85,6 +86,26 @@ def test_points_that_others_run_are_known_and_those_that_failed_are_no_obstacle(
     made(tmp_path, spec, 26, suggest(spec, SPACE, 13, read_trials(tmp_path)), state="failed", reason="nan")
     beside = suggest(spec, SPACE, 14, read_trials(tmp_path))
     assert beside != alone  # the same stream, and one more point that is under way
+
+
+def test_a_point_that_was_pruned_counts_by_how_far_it_came(tmp_path: pathlib.Path) -> None:
+    """As in a study that was told so; for several objectives it only has failed."""
+    spec = begin(tmp_path, keys=KEYS, sampler="tpe", points=20, seeds=(0,))
+    study = optuna.create_study(direction="maximize")
+    for point in range(12):
+        parameters = suggest(spec, SPACE, point, read_trials(tmp_path))
+        curve = (0.1, accuracy_of(parameters) - 0.05)
+        made(tmp_path, spec, point, parameters, state="pruned" if point % 3 else "done", curve=curve, pair_accuracy=0.7)
+        study.sampler = optuna.samplers.TPESampler(seed=stream(0, point), constant_liar=True)
+        trial = study.ask()
+        gamma, name = trial.suggest_float("g", 0.01, 1, log=True), trial.suggest_categorical("n", ("log", "power"))
+        assert (gamma, name) == tuple(parameters.values()), point
+        for step, value in zip((10, 20), curve, strict=True):
+            trial.report(value, step)
+        study.tell(trial, None if point % 3 else 0.7, optuna.trial.TrialState.PRUNED if point % 3 else None)
+    several = dataclasses.replace(spec, objectives=(ACCURACY, LOSS))
+    trials = [one for one in read_trials(tmp_path) if one.state == "pruned"]
+    assert suggest(several, SPACE, 12, trials).keys() == {GAMMA, "reward.utility.name"}
 
 
 def test_a_trial_that_is_no_point_of_the_space_is_told(tmp_path: pathlib.Path) -> None:

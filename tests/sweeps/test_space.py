@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 
 import pytest
 
@@ -63,6 +64,12 @@ def test_a_key_of_a_file_may_depend_on_what_another_came_out_as() -> None:
 def test_a_mistake_in_a_key_is_told(key: str, text: str, error: str) -> None:
     with pytest.raises(UserError, match=error.replace("?", r"\?")):
         make_space(None, [(key, text)])
+
+
+def test_without_optuna_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"needs optuna: pip install 'rlhf_jax\[sweep\]'"):
+        points((GAMMA, "1,2"))
 
 
 def test_nothing_to_sweep_over_is_a_mistake() -> None:
