@@ -90,9 +90,14 @@ class ReusingExecutor:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._compiled: dict[Hashable, Callable[..., Any]] = {}
+        self._making: dict[Hashable, Callable[..., Any]] = {}
         self.mesh: Mesh = executor.mesh
         self.row_shards = executor.row_shards
         self.place, self.shardings = executor.place, executor.shardings
+
+    def make(self, function: Callable[..., Any], *args: Any) -> Any:
+        # jax.jit knows a function that it has seen by its identity.
+        return self._executor.make(self._making.setdefault(fingerprint(function), function), *args)
 
     def compile(
         self, function: Callable[..., Any], inputs: Sequence[Kind], outputs: Sequence[Kind], donate: Sequence[int] = ()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -114,6 +114,20 @@ def test_what_could_change_is_equal_to_itself_alone() -> None:
     assert fingerprint(scaled(Loose(1))) != fingerprint(scaled(Loose(1)))
 
 
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """The events by which jax tells that it has compiled something."""
+    found: list[str] = []
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if "backend_compile" in event:
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def test_an_executor_compiles_no_function_twice_and_never_takes_one_for_another() -> None:
     executor = ReusingExecutor(MeshExecutor(jax.devices()[:1]))
     traced = Traced()
@@ -134,3 +148,19 @@ def test_an_executor_compiles_no_function_twice_and_never_takes_one_for_another(
     assert traced.gammas == [0.5, 0.25]
     executor.compile(slope(0.5), ("rows",), ("rows",))(x)
     assert traced.gammas == [0.5, 0.25, 0.5]
+
+
+def test_a_state_is_made_by_the_program_that_made_the_first(compilations: list[str]) -> None:
+    executor = ReusingExecutor(MeshExecutor(jax.devices()[:1]))
+
+    def fresh(width: int) -> Callable[[jax.Array], jax.Array]:
+        return lambda key: jax.random.normal(key, (width, width))
+
+    keys = [jax.random.key(seed) for seed in range(3)]
+    first = executor.make(fresh(3), keys[0])
+    compilations.clear()
+    others = [executor.make(fresh(3), key) for key in keys[1:]]
+    assert compilations == []
+    np.testing.assert_array_equal(others[1], jax.jit(fresh(3))(keys[2]))
+    assert not np.array_equal(first, others[0])
+    assert executor.make(fresh(4), keys[0]).shape == (4, 4)
