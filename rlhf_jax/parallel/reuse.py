@@ -8,6 +8,7 @@ but itself, so that at worst a program is compiled again.
 import dataclasses
 import enum
 import functools
+import hashlib
 import types
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.parallel.executors import Executor, Kind
 
+KEPT = 64  # programs; all stages of a run have a dozen
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, np.dtype, enum.Enum, types.CodeType)
 
 
@@ -81,28 +83,32 @@ def _array(value: Any) -> Hashable:
     if isinstance(value, jax.core.Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable):
         return _Itself(value)
     host = np.asarray(value)
-    return (type(value), str(host.dtype), host.shape, host.tobytes())
+    return (type(value), str(host.dtype), host.shape, hashlib.blake2b(host.tobytes()).digest())
 
 
 class ReusingExecutor:
-    """An executor that compiles no function twice."""
+    """An executor that compiles no function twice, as long as it is among those used last."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._compiled: dict[Hashable, Callable[..., Any]] = {}
-        self._making: dict[Hashable, Callable[..., Any]] = {}
+        self._compiled: dict[Hashable, Callable[..., Any]] = {}  # the one used last comes last
         self.mesh: Mesh = executor.mesh
         self.row_shards = executor.row_shards
         self.place, self.shardings = executor.place, executor.shardings
 
     def make(self, function: Callable[..., Any], *args: Any) -> Any:
         # jax.jit knows a function that it has seen by its identity.
-        return self._executor.make(self._making.setdefault(fingerprint(function), function), *args)
+        return self._executor.make(self._known(("make", fingerprint(function)), lambda: function), *args)
 
     def compile(
         self, function: Callable[..., Any], inputs: Sequence[Kind], outputs: Sequence[Kind], donate: Sequence[int] = ()
     ) -> Callable[..., Any]:
         key = (fingerprint(function), tuple(inputs), tuple(outputs), tuple(donate))
-        if key not in self._compiled:
-            self._compiled[key] = self._executor.compile(function, inputs, outputs, donate)
-        return self._compiled[key]
+        return self._known(key, lambda: self._executor.compile(function, inputs, outputs, donate))
+
+    def _known(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+        known = self._compiled.pop(key) if key in self._compiled else make()
+        self._compiled[key] = known
+        if len(self._compiled) > KEPT:
+            del self._compiled[next(iter(self._compiled))]
+        return known

@@ -14,7 +14,7 @@ import pytest
 
 from rlhf_jax.learners.optimizer import OptimizerSpec, make_optimizer
 from rlhf_jax.objectives.utilities import make_utility
-from rlhf_jax.parallel import MeshExecutor
+from rlhf_jax.parallel import MeshExecutor, reuse
 from rlhf_jax.parallel.reuse import ReusingExecutor, fingerprint
 
 
@@ -148,6 +148,20 @@ def test_an_executor_compiles_no_function_twice_and_never_takes_one_for_another(
     assert traced.gammas == [0.5, 0.25]
     executor.compile(slope(0.5), ("rows",), ("rows",))(x)
     assert traced.gammas == [0.5, 0.25, 0.5]
+
+
+def test_only_the_programs_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reuse, "KEPT", 2)
+    executor = ReusingExecutor(MeshExecutor(jax.devices()[:1]))
+
+    def program(by: float) -> Callable[..., Any]:
+        return executor.compile(scaled(by), ("rows",), ("rows",))
+
+    one, two = program(1.0), program(2.0)
+    assert program(1.0) is one
+    program(3.0)  # of one and two, two was not used for longer
+    assert program(1.0) is one
+    assert program(2.0) is not two
 
 
 def test_a_state_is_made_by_the_program_that_made_the_first(compilations: list[str]) -> None:
