@@ -119,7 +119,10 @@ class Watcher:
         if claim.content.get("ended") or (claim.content and gone(claim.content)):
             return True
         try:
-            sign = claim.path.stat().st_mtime
+            with open(
+                claim.path, "rb"
+            ) as file:  # NFS may answer from memory, but asks the server when a file is opened
+                sign = os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return False  # the trial was removed meanwhile
         seen, since = self._seen.get(claim.path, (None, 0.0))
