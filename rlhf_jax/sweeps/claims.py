@@ -119,9 +119,8 @@ class Watcher:
         if claim.content.get("ended") or (claim.content and gone(claim.content)):
             return True
         try:
-            with open(
-                claim.path, "rb"
-            ) as file:  # NFS may answer from memory, but asks the server when a file is opened
+            # NFS may answer from memory, but asks the server when a file is opened.
+            with open(claim.path, "rb") as file:
                 sign = os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return False  # the trial was removed meanwhile
