@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rlhf_jax.config import from_json, type_name
+from rlhf_jax.config.explained import text_of
 from rlhf_jax.errors import UserError
 from rlhf_jax.flags import apply, default_of, guarded, override
 from rlhf_jax.sweeps.folder import Value
@@ -219,11 +220,6 @@ class Base:
         config.seed = seed
         apply(config, [(key, text_of(value)) for key, value in parameters.items()])
         return config
-
-
-def text_of(value: Value) -> str:
-    """The value as a command line gives it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def named(parameters: Mapping[str, Value]) -> list[str]:
