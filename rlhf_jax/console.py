@@ -26,6 +26,7 @@ LOG_WIDTH = 120
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]?")
 # C0 and C1 controls, and the marks that reorder text.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 class Console:
@@ -134,8 +135,11 @@ def samples_table(rows: Iterable[Mapping[str, Any]], title: str, *, console: Ric
 
 
 def clean_text(text: str) -> str:
-    """Text without terminal escapes, bidirectional marks and controls (but line ends and tabs)."""
-    return _CONTROLS.sub("", _ESCAPES.sub("", text))
+    """Text without terminal escapes, bidirectional marks and controls (but line ends and tabs).
+
+    Half of a surrogate pair, which JSON can spell and no output can take, becomes the replacement character.
+    """
+    return _HALVES.sub("\ufffd", _CONTROLS.sub("", _ESCAPES.sub("", text)))
 
 
 def shorten(text: str, limit: int) -> str:

@@ -292,7 +292,8 @@ def write_samples(workdir: Path | str, stage: str, step: int, rows: Iterable[Map
     """Write ``samples/<stage>/<step>.jsonl``.
 
     A row has "prompt", "prompt_type", "response", "proxy", "gold" and "before" (the SFT policy's
-    completion of the same prompt); the last three may be null. "stage" and "step" are added.
+    completion of the same prompt); the last three may be null. Where parts of a response were paid, "rewards" has
+    [first character, the one after the last, reward] of each. "stage" and "step" are added.
     """
     path = Path(workdir) / "samples" / stage / f"{step}.jsonl"
     lines = [_dump({"stage": stage, "step": step, **row}) + "\n" for row in rows]

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.common import evaluation_stream, sample_rows
+from rlhf_jax.build.common import evaluation_stream, sample_rows, samples_shown
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
 from rlhf_jax.build.ppo_evaluation import read_texts
 from rlhf_jax.build.programs import Program
@@ -110,7 +110,7 @@ class Answerer:
             before = self._texts(first)
             if self.judged:
                 metrics["reward.mean.before"] = float(first.raw_scores.mean())
-        count = max(config.log.samples, 10) if final else config.log.samples
+        count = samples_shown(config, final)
         proxies = found.raw_scores if self.judged else None
         return metrics, sample_rows(data.prompts_validation, texts, data.gold, count, proxies, before)
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from rlhf_jax.build.programs import Learning
 from rlhf_jax.data.examples import TruncationCounts
@@ -82,6 +83,11 @@ def truncation_note(counts: TruncationCounts) -> str:
     )
 
 
+def samples_shown(config: ConfigDict, final: bool) -> int:
+    """Of how many prompts an evaluation shows completions: always of the same ones, so that they can be compared."""
+    return max(config.log.samples, 10) if final or config.log.samples else 0
+
+
 def sample_rows(
     prompts: Sequence[Record],
     responses: Sequence[str],
@@ -89,8 +95,12 @@ def sample_rows(
     count: int,
     proxies: Sequence[float] | np.ndarray | None = None,
     before: Sequence[str] | None = None,
+    rewards: Sequence[Sequence[tuple[int, int, float]]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows for the table of samples: ``count`` prompts evenly spaced over all, so that every type is seen."""
+    """Rows for the table of samples: ``count`` prompts evenly spaced over all, so that every type is seen.
+
+    ``rewards`` are of the parts of each response: first character, the one after the last, and what was paid.
+    """
     places = np.unique(np.linspace(0, len(prompts) - 1, min(count, len(prompts))).astype(int))
     return [
         {
@@ -101,5 +111,6 @@ def sample_rows(
             "gold": None if gold is None else gold(prompts[i].prompt, responses[i]),
             "before": None if before is None else before[i],
         }
+        | ({} if rewards is None else {"rewards": rewards[i]})
         for i in places
     ]

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax.build.common import evaluation_stream, floats, sample_rows
+from rlhf_jax.build.common import evaluation_stream, floats, sample_rows, samples_shown
 from rlhf_jax.build.context import Context
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_eval_batches
+from rlhf_jax.data.segments import paid_parts
 from rlhf_jax.evaluation.policy import decode_responses, diversity_metrics, gold_metrics
 from rlhf_jax.learners.ppo import PPOSpec
 from rlhf_jax.learners.ppo_metrics import held_out_metrics
@@ -47,7 +48,7 @@ class HeldOut:
 
     def evaluate(self, answer: Answer, state: TrainState, final: bool) -> Evaluation:
         """Figures and samples of the policy; at the end beside those of the policy that it started from."""
-        data, gold, log = self.context.data, self.context.data.gold, self.context.config.log
+        data, gold = self.context.data, self.context.data.gold
         found = self.answers(answer, state.params, state.extra)
         texts = self.texts(found)
         kl = np.sum(np.where(found.response_mask, found.logprobs - found.ref_logprobs, 0.0), axis=1)
@@ -67,12 +68,20 @@ class HeldOut:
             first = self.answers(answer, {**state.params, "policy": self.reference(state.params)}, state.extra)
             before = self.texts(first)
             metrics["reward.mean.before"] = float(first.raw_scores.mean())
-        count = max(log.samples, 10) if final else log.samples
-        return Evaluation(metrics, sample_rows(data.prompts_validation, texts, gold, count, found.raw_scores, before))
+        count = samples_shown(self.context.config, final)
+        rows = sample_rows(data.prompts_validation, texts, gold, count, found.raw_scores, before, self.paid(found))
+        return Evaluation(metrics, rows)
 
     def texts(self, found: Rollout) -> list[str]:
         """What is read of each response."""
         return read_texts(self.context, found.response_ids, found.response_mask, found.read_mask)
+
+    def paid(self, found: Rollout) -> list[list[tuple[int, int, float]]] | None:
+        """What each part of each response was paid, where fine-grained reward models pay."""
+        if found.dense is None:
+            return None
+        mask = found.response_mask if found.read_mask is None else found.read_mask
+        return paid_parts(found.response_ids, mask, found.dense, self.context.tokenizer)
 
 
 def read_texts(context: Context, ids: np.ndarray, mask: np.ndarray, read_mask: np.ndarray | None) -> list[str]:

@@ -12,6 +12,7 @@ from rlhf_jax.build.common import (
     evaluation_stream,
     floats,
     sample_rows,
+    samples_shown,
     task_parts,
     truncation_metrics,
     truncation_note,
@@ -102,7 +103,8 @@ def sft_task(context: Context) -> Task:
         sampled = sample_completions(one, batches, tokenizer)
         metrics = gold_metrics(prompts, sampled.texts, context.data.gold) | diversity_metrics(sampled.texts)
         metrics["length"] = float(sampled.lengths.mean())
-        return metrics, sample_rows(prompts, sampled.texts, context.data.gold, config.log.samples)
+        count = samples_shown(config, final=False)
+        return metrics, sample_rows(prompts, sampled.texts, context.data.gold, count)
 
     def evaluate(state: TrainState, final: bool) -> Evaluation:
         totals = np.zeros(2)

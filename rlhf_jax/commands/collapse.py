@@ -20,12 +20,13 @@ from rlhf_jax.config import did_you_mean
 from rlhf_jax.console import clean_text
 from rlhf_jax.diagnostics import Collapse, coincide, distribution_summary
 from rlhf_jax.errors import UserError
-from rlhf_jax.metrics import read_jsonl, write_text_atomically
+from rlhf_jax.metrics import read_jsonl
 from rlhf_jax.reports.collapse import collapse_of
+from rlhf_jax.reports.distributions import plot_rewards
 from rlhf_jax.reports.fields import Fields, check_fields, is_number, is_text, is_whole
-from rlhf_jax.reports.figures import draw_rewards
+from rlhf_jax.reports.plot_paper import paper
 from rlhf_jax.reports.records import COMPARED, RewardLists, lists_by_type, newest_held_out, read_run
-from rlhf_jax.reports.style import figure_style, to_png, to_svg
+from rlhf_jax.reports.style import FORMATS
 
 _OPTIONS = ("--json", "--utility", "--plot", "--help")
 _HELP = """Do the rewards of different types of prompt follow one distribution, where they should not?
@@ -40,7 +41,7 @@ usage: rlhf-jax collapse FILE.jsonl|RUN [--utility=TYPE=NAME[:PARAMETER] ...] [-
   --utility=T=U     prompt type T is (or should be) trained under utility U, named as in rlhf-jax theory: gives the
                     best rewards, how far from them the types are, and how far apart the types should be
   --json            print one JSON object and nothing else
-  --plot=FILE       a picture, .png or .svg: distributions, and reward by rank
+  --plot=FILE       a picture, .png, .svg or .pdf: distributions, and reward by rank
 
 Printed: of each type the mean reward at each rank; of each pair of types the Wasserstein-1 distance W1 (in reward), the
 Kolmogorov-Smirnov distance, and what the same lists give when their types are shuffled (mean W1; p-value); the collapse
@@ -112,8 +113,8 @@ def _options(words: Sequence[str]) -> tuple[Path | None, dict[str, str], Path | 
         raise UserError(
             f"collapse: name one JSONL file or run directory, not {len(paths)}; see rlhf-jax collapse --help"
         )
-    if plot and plot.suffix not in (".png", ".svg"):
-        raise UserError(f"collapse: --plot: {plot} is neither a .png nor a .svg file")
+    if plot and plot.suffix[1:] not in FORMATS:
+        raise UserError(f"collapse: --plot: {plot} is none of a .png, .svg or .pdf file")
     return Path(paths[0]), utilities, plot, as_json
 
 
@@ -281,12 +282,8 @@ def _at(values: np.ndarray, rank: int) -> str:
 
 
 def _plot(path: Path, readings: Mapping[str, Reading]) -> None:
-    with figure_style():
-        figure = draw_rewards({name: reading.lists for name, reading in readings.items()})
-        try:
-            if path.suffix == ".png":
-                path.write_bytes(to_png(figure))
-            else:
-                write_text_atomically(path, to_svg(figure))
-        except OSError as error:
-            raise UserError(f"collapse: --plot: {path}: {error.strerror}") from None
+    data = paper(plot_rewards({name: reading.lists for name, reading in readings.items()}), path.suffix[1:])
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"collapse: --plot: {path}: {error.strerror}") from None

@@ -1,5 +1,5 @@
-"""Reads what a run wrote and makes one HTML page of it."""
+"""Reads what runs wrote and makes pages of it that open from disk."""
 
-from rlhf_jax.reports.page import write_report
+from rlhf_jax.reports.report import write_report
 
 __all__ = ["write_report"]

@@ -1,35 +1,42 @@
 """The numbers of a run in words and in tables."""
 
-import dataclasses
 from collections.abc import Mapping
 
 from rlhf_jax.diagnostics import distribution_summary, pair_accuracy_of_lists
 from rlhf_jax.metrics import unit_of
 from rlhf_jax.reports.records import Row, Run
+from rlhf_jax.reports.sections import Table
 
-SAMPLES = 10
-TEXT_LIMIT = 900
-
-
-@dataclasses.dataclass(frozen=True)
-class Headline:
-    """One line of the headline table."""
-
-    name: str
-    value: str
-    unit: str
+# What a reader looks for first, without the stage.
+MAIN = (
+    "loss", "pair_accuracy", "collapse_index", "w1_open_closed", "ece", "label_accuracy", "score_rmse", "spread",
+    "reward.mean", "kl", "length", "steps", "critique_verdict",
+)  # fmt: skip
+FAMILIES = ("gold.", "auc.", "bayes.pair_accuracy")
 
 
-def headline(summary: Mapping[str, float]) -> list[Headline]:
-    """The summary in the order of the stages, with units."""
-    names = sorted(summary, key=lambda name: (_stage_place(name), name))
-    return [Headline(name, number(summary[name]), unit_of(name)) for name in names]
+def headline(summaries: Mapping[str, Mapping[str, float]]) -> list[Table]:
+    """Figures of one or several runs, a column each, in the order of the stages: those to look at first, and all."""
+    names = sorted({n for summary in summaries.values() for n in summary}, key=lambda n: (stage_place(n), n))
+    first = [name for name in names if _is_main(name.partition(".")[2])]
+    columns, numbers = ("figure", *summaries, "unit"), range(1, len(summaries) + 1)
+
+    def rows(chosen: list[str]) -> list[tuple[str, ...]]:
+        return [
+            (name, *(number(one[name]) if name in one else "–" for one in summaries.values()), unit_of(name))
+            for name in chosen
+        ]
+
+    if not first or len(first) == len(names):
+        return [Table(columns, rows(names), numbers, code=(0,))] if names else []
+    every = Table(columns, rows(names), numbers, code=(0,), folded=f"All {len(names)} figures")
+    return [Table(columns, rows(first), numbers, code=(0,)), every]
 
 
 def sentences(summary: Mapping[str, float]) -> list[str]:
     """What the summary says, for a reader who has not learnt its names; one sentence per finding."""
     found = []
-    stages = sorted({name.partition(".")[0] for name in summary}, key=lambda stage: (_stage_place(stage), stage))
+    stages = sorted({name.partition(".")[0] for name in summary}, key=lambda stage: (stage_place(stage), stage))
     for stage in stages:
         accuracy = summary.get(f"{stage}.pair_accuracy")
         if accuracy is not None:
@@ -67,7 +74,7 @@ def sentences(summary: Mapping[str, float]) -> list[str]:
     return found
 
 
-def reward_table(run: Run) -> list[dict[str, str]]:
+def reward_table(run: Run) -> Table | None:
     """One row per reward stage and prompt type: how well held-out lists are ordered, and how rewards are spread."""
     rows = []
     for stage, by_type in run.rewards.items():
@@ -76,26 +83,14 @@ def reward_table(run: Run) -> list[dict[str, str]]:
                 continue
             correct, pairs = pair_accuracy_of_lists(lists.rewards, lists.ranks, lists.mask)
             spread = distribution_summary(lists.values)
-            rows.append(
-                {
-                    "stage": stage,
-                    "prompts": kind or "all",
-                    "lists": f"{len(lists.rewards):,}",
-                    "pairs": f"{pairs:,}",
-                    "accuracy": number(correct / pairs) if pairs else "–",
-                    "mean": number(spread["mean"]),
-                    "std": number(spread["std"]),
-                    "low": f"{100 * spread['share_low']:.0f} %",
-                    "high": f"{100 * spread['share_high']:.0f} %",
-                }
-            )
-    return rows
-
-
-def sample_rows(run: Run) -> list[dict[str, str]]:
-    """Ten completions of the last stage that stored any, the types of prompt taking turns; long text is cut."""
-    stored = [rows for rows in run.samples.values() if rows]
-    return [_sample(row) for row in _taking_turns(stored[-1])[:SAMPLES]] if stored else []
+            accuracy = number(correct / pairs) if pairs else "–"
+            figures = (f"{len(lists.rewards):,}", f"{pairs:,}", accuracy, number(spread["mean"]), number(spread["std"]))
+            shares = [f"{100 * spread[name]:.0f} %" for name in ("share_low", "share_high")]
+            rows.append((stage, kind or "all", *figures, *shares))
+    if not rows:
+        return None
+    columns = ("stage", "prompts", "lists", "pairs", "accuracy", "mean reward", "std", "below 0.1", "above 0.9")
+    return Table(columns, rows, numbers=range(2, len(columns)))
 
 
 def number(value: float) -> str:
@@ -103,12 +98,14 @@ def number(value: float) -> str:
     return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:,.3g}"
 
 
-def _stage_place(name: str) -> int:
+def stage_place(name: str) -> int:
+    """Sort key of stages and of names that begin with one: SFT, reward models, policies."""
     stage = name.partition(".")[0]
     return 0 if stage == "sft" else 1 if stage.startswith("reward") else 2
 
 
-def _taking_turns(rows: list[Row]) -> list[Row]:
+def taking_turns(rows: list[Row]) -> list[Row]:
+    """The rows with the types of prompt taking turns, those of one type in their order."""
     seen: dict[str, int] = {}
     turns = []
     for place, row in enumerate(rows):
@@ -118,21 +115,5 @@ def _taking_turns(rows: list[Row]) -> list[Row]:
     return [rows[place] for _, place in sorted(turns)]
 
 
-def _sample(row: Row) -> dict[str, str]:
-    return {
-        "type": str(row.get("prompt_type") or ""),
-        "prompt": _text(row.get("prompt")),
-        "before": _text(row.get("before")),
-        "after": _text(row.get("response")),
-        "proxy": _score(row.get("proxy")),
-        "gold": _score(row.get("gold")),
-    }
-
-
-def _text(value: object) -> str:
-    text = "" if value is None else str(value).strip()
-    return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1].rstrip() + "…"
-
-
-def _score(value: float | str | None) -> str:
-    return "–" if value is None else number(float(value))
+def _is_main(name: str) -> bool:
+    return name in MAIN or name.startswith(FAMILIES)

@@ -1,9 +1,13 @@
-"""One self-contained HTML page about a run: it opens offline, runs no script and asks for nothing."""
+"""A page as a folder that opens from disk: ``index.html``, plotly's script beside it, and the figures for papers.
 
+Whatever users and models wrote is escaped; the page loads the script beside it, and its policy forbids all else.
+"""
+
+import base64
+import functools
+import hashlib
 import json
 import os
-import shlex
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,59 +17,37 @@ from markupsafe import Markup
 
 from rlhf_jax.console import clean_text
 from rlhf_jax.metrics import write_text_atomically
-from rlhf_jax.reports.collapse import collapse_warnings
-from rlhf_jax.reports.figures import draw_pictures
-from rlhf_jax.reports.headline import headline, reward_table, sample_rows, sentences
-from rlhf_jax.reports.records import read_run
-from rlhf_jax.reports.reward_model import (
-    evaluation_readings,
-    reading_table,
-    rewardbench_table,
-    robustness_table,
-    stage_readings,
-)
+from rlhf_jax.reports.plot_paper import paper
+from rlhf_jax.reports.plot_web import web
+from rlhf_jax.reports.sections import Page
+from rlhf_jax.reports.style import THEMES
 
-PAGE = "report.html"
+SCRIPT = "plotly.min.js"
+TWINS = ("pdf", "png")
 
 
-def write_report(workdir: Path | str) -> Path:
-    """Write ``report.html`` and ``figures/*.png`` into a run directory from its records; returns the page's path.
+def write_page(page: Page, folder: Path) -> Path:
+    """Write the page into ``folder``, in place of the page that was there; returns the path of ``index.html``.
 
-    Every record is optional, and the same records give the same bytes. Raises UserError if one cannot be read.
+    The same page gives the same bytes. Figures of an earlier page that this one has not are taken away.
     """
-    workdir = Path(workdir)
-    run = read_run(workdir)
-    pictures = draw_pictures(run)
-    for picture in pictures:
-        _write_bytes(workdir / "figures" / f"{picture.name}.png", picture.png)
-    samples = sample_rows(run)
-    html = _template().render(
-        title=workdir.resolve().name,
-        sentences=[*(f"Warning: {line}." for line in collapse_warnings(run)), *sentences(run.summary)],
-        headline=headline(run.summary),
-        status=run.status,
-        subtitle=_subtitle(run.status),
-        # Drawn here, with the names in them escaped by matplotlib.
-        pictures=[{"picture": picture, "svg": Markup(picture.svg)} for picture in pictures],  # noqa: S704
-        reward_table=reward_table(run),
-        readings={
-            "reward_model": reading_table(stage_readings(run)),
-            "evaluation": reading_table(evaluation_readings(run)),
-        },
-        robustness=robustness_table(run.evaluations),
-        rewardbench=rewardbench_table(run.evaluations),
-        samples=samples,
-        compared=any(sample["before"] for sample in samples),
-        config=_pretty(run.config),
-        environment={name: _line(value) for name, value in run.environment.items()},
-        command=_command(workdir),
-    )
-    page = workdir / PAGE
-    write_text_atomically(page, html)
-    return page
+    plots = [section.plot for section in page.sections if section.plot]
+    twins = {f"{plot.name}.{form}": paper(plot, form) for plot in plots for form in TWINS}
+    html = render(page)
+    for name, data in twins.items():
+        _write_bytes(folder / "figures" / name, data)
+    if plots:
+        _write_bytes(folder / SCRIPT, _plotly().encode())
+    index = folder / "index.html"
+    write_text_atomically(index, html)
+    for old in (folder / "figures").glob("*"):
+        if old.name not in twins:
+            old.unlink()
+    return index
 
 
-def _template() -> jinja2.Template:
+def render(page: Page) -> str:
+    """The page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rlhf_jax.reports", "."),
         autoescape=True,
@@ -74,7 +56,24 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("page.html.j2")
+    code = environment.get_template("page.js.j2").render(themes_json=_inline(THEMES))
+    return environment.get_template("page.html.j2").render(
+        page=page,
+        themes=THEMES,
+        script=any(section.plot for section in page.sections),
+        code=Markup(code),  # noqa: S704, our own file
+        # The browser reads every end of line as one.
+        script_hash=Markup(base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()),  # noqa: S704
+        web=lambda panel: _inline(web(panel)),
+    )
+
+
+def _inline(value: Mapping[str, Any]) -> Markup:
+    """JSON that may stand in a script element: no "<", so that nothing ends it early, and only ASCII."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)  # noqa: S704, escaped in the line above
 
 
 def _clean(value: Any) -> Any:
@@ -82,31 +81,12 @@ def _clean(value: Any) -> Any:
     return clean_text(value) if type(value) is str else value
 
 
-def _command(workdir: Path) -> str:
-    """The command that runs the same configuration again, beside this run."""
-    config = shlex.quote(f"--config={workdir / 'config.json'}")
-    again = shlex.quote(f"--workdir={workdir}-again")
-    return f"python -m rlhf_jax {config} {again}"
+@functools.cache
+def _plotly() -> str:
+    # Imported here: a run needs it once, at its end.
+    from plotly.offline import get_plotlyjs
 
-
-def _subtitle(status: Mapping[str, Any]) -> str:
-    """Where the run stands, when that was written, and why it stopped if it failed."""
-    parts = []
-    if status.get("stage"):
-        parts.append(f"{status['stage']}, step {status.get('step')}")
-    if status.get("time") is not None:
-        parts.append(time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(status["time"])))
-    if status.get("reason"):
-        parts.append(str(status["reason"]))
-    return " · ".join(parts)
-
-
-def _pretty(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) if value else ""
-
-
-def _line(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return get_plotlyjs()
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

@@ -37,11 +37,16 @@ class RewardLists:
         """The rewards of all responses, without padding."""
         return self.rewards[self.mask]
 
+    @property
+    def has_best(self) -> bool:
+        """Whether the reward at the optimum is known of every response, and there is one."""
+        return bool(self.mask.any()) and not np.isnan(self.best[self.mask]).any()
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one run directory holds. ``rewards``, ``samples`` and ``optimum`` are by stage, in the order they ran;
-    ``evaluations`` are those of ``rlhf-jax evaluate`` by name.
+    """What one run directory holds. ``rewards``, ``samples`` and ``optimum`` are by stage, in the order they ran,
+    ``samples`` of a stage by step; ``evaluations`` are those of ``rlhf-jax evaluate`` by name.
     """
 
     workdir: Path
@@ -51,7 +56,7 @@ class Run:
     summary: Mapping[str, float]
     metrics: list[Row]
     rewards: Mapping[str, Mapping[str, RewardLists]]
-    samples: Mapping[str, list[Row]]
+    samples: Mapping[str, Mapping[int, list[Row]]]
     optimum: Mapping[str, Mapping[str, Any]]
     evaluations: Mapping[str, Mapping[str, Any]]
 
@@ -82,7 +87,7 @@ def read_run(workdir: Path) -> Run:
     rewards: dict[str, Mapping[str, RewardLists]] = {
         path.stem: lists_by_type(newest_held_out(_read_rewards(path))) for path in (workdir / "rewards").glob("*.jsonl")
     }
-    samples = {path.name: _last_samples(path) for path in (workdir / "samples").glob("*") if path.is_dir()}
+    samples = {path.name: _samples(path) for path in (workdir / "samples").glob("*") if path.is_dir()}
     return Run(
         workdir=workdir,
         config=read_json(workdir / "config.json"),
@@ -172,6 +177,21 @@ _OPTIONAL: Fields = {
 }
 
 
+# Of the rows of samples/STAGE/STEP.jsonl.
+_SAMPLED: Fields = {
+    "proxy": (_is_score, "a number"),
+    "gold": (_is_score, "a number"),
+    "rewards": (
+        lambda value: isinstance(value, list) and all(_is_part(part) for part in value),
+        "a list of [start, end, reward]",
+    ),
+}
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(is_whole, value[:2])) and is_number(value[2])
+
+
 def _lists(rows: list[Row]) -> RewardLists:
     lists: dict[Any, list[Row]] = {}
     for row in rows:
@@ -196,9 +216,13 @@ def _lists(rows: list[Row]) -> RewardLists:
     return RewardLists(rewards, ranks, mask, better, best, gold, lengths)
 
 
-def _last_samples(directory: Path) -> list[Row]:
-    steps = sorted((int(path.stem), path) for path in directory.glob("*.jsonl") if path.stem.isdigit())
-    return read_jsonl(steps[-1][1]) if steps else []
+def _samples(directory: Path) -> dict[int, list[Row]]:
+    found = {}
+    for path in sorted((path for path in directory.glob("*.jsonl") if path.stem.isdigit()), key=lambda p: int(p.stem)):
+        rows = read_jsonl(path)
+        check_fields(path, rows, {}, _SAMPLED)
+        found[int(path.stem)] = rows
+    return found
 
 
 def _in_order(found: dict[str, Value], order: list[str]) -> dict[str, Value]:

@@ -8,14 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from rlhf_jax.console import shorten
 from rlhf_jax.diagnostics.reward_model import as_plain, measure_reward_model
+from rlhf_jax.reports.plot import Bars, Dots, Level, Line, Mark, Note, Panel, Plot
 from rlhf_jax.reports.records import RewardLists, Run, stacked
-from rlhf_jax.reports.style import INK, NEUTRAL, OTHER_COLOURS, PROXY, panels
+from rlhf_jax.reports.style import NEUTRAL, OTHER_COLOURS, PROXY
 
 Reading = Mapping[str, Any]
 
@@ -89,14 +86,14 @@ def rewardbench_table(readings: Mapping[str, Reading]) -> list[dict[str, str]]:
     return rows
 
 
-def draw_readings(readings: Mapping[str, Reading]) -> Figure:
-    """Reliability diagram, accuracy by rank distance, length bias; a row of panels each, at least one reading."""
-    figure, axes = panels(len(readings), 3)
-    for row, (name, reading) in enumerate(readings.items()):
-        _draw_reliability(axes[3 * row], name, reading)
-        _draw_distances(axes[3 * row + 1], reading)
-        _draw_length(axes[3 * row + 2], reading)
-    return figure
+def trust_plot(name: str, readings: Mapping[str, Reading]) -> Plot | None:
+    """Reliability diagram, accuracy by rank distance, length bias; a row of panels for each reading."""
+    panels = [
+        panel
+        for title, reading in readings.items()
+        for panel in (_reliability_panel(title, reading), _distance_panel(reading), _length_panel(reading))
+    ]
+    return Plot(name, panels, columns=3) if panels else None
 
 
 def shown(value: float | None) -> str:
@@ -113,60 +110,73 @@ def _at(reading: Reading, *keys: str) -> Any:
     return value
 
 
-def _draw_reliability(axis: Axes, name: str, reading: Reading) -> None:
-    axis.plot([0.5, 1], [0.5, 1], color=NEUTRAL, linewidth=1, linestyle="--")
+def _reliability_panel(name: str, reading: Reading) -> Panel:
+    marks: list[Mark] = [Line([0.5, 1.0], [0.5, 1.0], colour=NEUTRAL, dash="dash", width=1.0)]
     lowest = 0.5
-    for key, colour in (("raw", INK), ("calibrated", PROXY)):
+    for key, colour in (("raw", "ink"), ("calibrated", PROXY)):
         found = reading[key]
         bins = found["reliability"]
         pairs = np.array(bins["pairs"], float)
         held = pairs > 0
         confidence, accuracy = (np.array(bins[part], float)[held] for part in ("confidence", "accuracy"))
         label = f"T = {shown(found['temperature'])}, ECE {shown(bins['ece'])}"
-        axis.plot(confidence, accuracy, color=colour, linewidth=1, label=label)
-        axis.scatter(confidence, accuracy, s=8 + 80 * pairs[held] / pairs.sum(), color=colour, alpha=0.7, linewidth=0)
-        lowest = min(lowest, accuracy.min())
-    axis.set_xlim(0.49, 1.01)
-    axis.set_ylim(lowest - 0.03, 1.03)
-    _dress(axis, f"{name}: reliability", "confidence in the predicted winner", "share of winners predicted right")
-    axis.legend(loc="best")
+        told = [f"{int(count):,} pairs" for count in pairs[held]]
+        marks.append(Line(confidence, accuracy, label, colour, width=1.0))
+        marks.append(Dots(confidence, accuracy, colour=colour, sizes=8 + 80 * pairs[held] / pairs.sum(), texts=told))
+        lowest = min(lowest, float(accuracy.min()))
+    return Panel(
+        f"{name}: reliability",
+        "confidence in the predicted winner",
+        "share predicted right",
+        marks,
+        x_range=(0.49, 1.01),
+        y_range=(lowest - 0.03, 1.03),
+    )
 
 
-def _draw_distances(axis: Axes, reading: Reading) -> None:
+def _distance_panel(reading: Reading) -> Panel:
     distances = [int(distance) for distance in reading["by_distance"]]
     values = [one["accuracy"] for one in reading["by_distance"].values()]
-    axis.bar(distances, values, color=OTHER_COLOURS[0], alpha=0.75, width=0.7)
-    axis.axhline(0.5, color=NEUTRAL, linewidth=1, linestyle="--")
-    axis.set_ylim(0, 1.03)
-    axis.set_xlim(min(distances) - 1, max(distances) + 1)
-    axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    _dress(axis, "accuracy by rank distance", "difference of ranks (1 = neighbours)", "share of pairs in order")
+    return Panel(
+        "accuracy by rank distance",
+        "difference of ranks (1 = neighbours)",
+        "share of pairs in order",
+        [Level(0.5, colour=NEUTRAL), Bars(distances, values, colour=OTHER_COLOURS[0])],
+        x_range=(min(distances) - 1, max(distances) + 1),
+        y_range=(0.0, 1.03),
+        whole_x=True,
+    )
 
 
-def _draw_length(axis: Axes, reading: Reading) -> None:
-    axis.axhline(0.5, color=NEUTRAL, linewidth=1, linestyle="--")
-    axis.set_ylim(0, 1.03)
-    title, found = "length bias", reading["length"]
+def _length_panel(reading: Reading) -> Panel:
+    marks: list[Mark] = [Level(0.5, colour=NEUTRAL)]
+    title, found, ticks = "length bias", reading["length"], []
     if found is None:
-        axis.annotate("lengths are not recorded", (0.5, 0.55), xycoords="axes fraction", ha="center", color=INK)
-        axis.set_xticks([])
+        marks.append(Note(0.0, 0.55, "lengths are not recorded"))
     else:
         parts = [
             ("shorter", found["better_shorter"]),
             (f"within {100 * found['share']:.0f} %", found["matched"]),
             ("longer", found["better_longer"]),
         ]
-        for place, (_, part) in enumerate(parts):
-            if part is not None:
-                axis.bar(place, part["accuracy"], color=OTHER_COLOURS[1], alpha=0.75, width=0.7)
-                axis.annotate(f"{part['pairs']:,}", (place, 0.02), ha="center", color=INK, fontsize=8)
-        axis.set_xticks(range(len(parts)), [name for name, _ in parts])
+        ticks = [(float(place), words) for place, (words, _) in enumerate(parts)]
+        held = [(place, part) for place, (_, part) in enumerate(parts) if part is not None]
+        marks.append(
+            Bars(
+                [place for place, _ in held],
+                [part["accuracy"] for _, part in held],
+                colour=OTHER_COLOURS[1],
+                notes=[f"{part['pairs']:,}" for _, part in held],
+            )
+        )
         if found["correlation"] is not None:
             title += f": correlation {shown(found['correlation'])}".replace("-", "−")
-    _dress(axis, title, "the better response is …", "share of pairs in order")
-
-
-def _dress(axis: Axes, title: str, x: str, y: str) -> None:
-    axis.set_title(shorten(title, 44))
-    axis.set_xlabel(x)
-    axis.set_ylabel(y)
+    return Panel(
+        title,
+        "the better response is …",
+        "share of pairs in order",
+        marks,
+        x_range=(-0.6, 2.6),
+        y_range=(0.0, 1.03),
+        x_ticks=ticks,
+    )

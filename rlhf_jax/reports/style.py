@@ -1,11 +1,10 @@
-"""The look of the figures, and how one becomes SVG for the page or PNG for a paper.
+"""The colours of figures and pages, and how matplotlib draws for a paper.
 
 Figures are made by matplotlib's object interface, without pyplot and its global state.
 """
 
 import contextlib
 import io
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,14 +12,35 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK = "#24292f"
-GRID = "#c9ced6"
+# Of a page by day and by night. "ink" and "grid" are the two that figures follow, see ``plot``.
+THEMES = {
+    "light": {
+        "ink": "#24292f", "soft": "#5d6672", "paper": "#ffffff", "card": "#f6f7f9", "grid": "#dcdfe4",
+        "accent": "#1f6aa5", "good": "#2f8f5b", "bad": "#c0413b",
+    },
+    "dark": {
+        "ink": "#e4e7eb", "soft": "#9aa4b0", "paper": "#15181c", "card": "#1d2126", "grid": "#343a42",
+        "accent": "#6cb0e6", "good": "#5cc08a", "bad": "#ef7f79",
+    },
+}  # fmt: skip
+INK = THEMES["light"]["ink"]
 NEUTRAL = "#7a828c"
 PROXY = "#7d5bbe"
 TYPE_COLOURS = {"open": "#2a78b8", "closed": "#d9772b", "": NEUTRAL}
 OTHER_COLOURS = ("#3f9b6c", "#b8517a", "#8c7a2e", "#4aa3a8")
+FORMATS = ("pdf", "png", "svg")
+# What would differ from one writing to the next, or name the program.
+_METADATA: dict[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+    "svg": {"Date": None},
+}
+# Of runs that are compared: told apart on white and on black, and by most of the colour-blind.
+RUN_COLOURS = (
+    "#2a7fc4", "#d9772b", "#3f9b6c", "#c2527f", "#8e6bd0", "#9c8a2e", "#3fa3a8", "#c0504a", "#6d7f94", "#7fa33b",
+)  # fmt: skip
 
-_RC: Any = {
+_RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -39,7 +59,7 @@ _RC: Any = {
     "ytick.color": NEUTRAL,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "grid.color": GRID,
+    "grid.color": "#c9ced6",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
@@ -50,6 +70,7 @@ _RC: Any = {
     "figure.constrained_layout.h_pad": 0.1,
     # Names come from users' files: a "$" in one is a dollar.
     "text.parse_math": False,
+    "pdf.fonttype": 42,  # fonts as journals ask for them
     "svg.fonttype": "none",
     "svg.hashsalt": "rlhf_jax",
 }
@@ -76,20 +97,18 @@ def colour_of(prompt_type: str, place: int = 0) -> str:
     return TYPE_COLOURS.get(prompt_type, OTHER_COLOURS[place % len(OTHER_COLOURS)])
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element on no background, in the page's own text colour; the same bytes each time."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Several figures share one page, and these ids are numbered per figure. Nothing refers to them.
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    return svg.replace(INK, "currentColor").replace(GRID, "var(--line)")
+def run_colour(place: int) -> str:
+    """The colour of the run at a place of a comparison."""
+    return RUN_COLOURS[place % len(RUN_COLOURS)]
+
+
+def to_bytes(figure: Figure, form: str) -> bytes:
+    """The figure as a file of one of ``FORMATS``, on white (a PNG has 160 dots per inch); the same bytes each time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, dpi=160, facecolor="white", metadata=_METADATA[form])
+    return buffer.getvalue()
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG on white, 160 dots per inch; the same bytes each time."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+    """The figure as a PNG."""
+    return to_bytes(figure, "png")

@@ -101,11 +101,11 @@ def test_a_run_directory_answers_for_each_reward_model_and_its_last_evaluation(t
     assert len(found["reward_common"]["warnings"]) == 1
 
 
-@pytest.mark.parametrize("name", ["scores.png", "scores.svg"])
+@pytest.mark.parametrize("name", ["scores.png", "scores.svg", "scores.pdf"])
 def test_a_picture(name, tmp_path, capsys):
     main(["collapse", str(written(tmp_path / "scores.jsonl", rows(EVEN, SHARP))), f"--plot={tmp_path / name}"])
-    start = (tmp_path / name).read_bytes()[:8]
-    assert start.startswith((b"\x89PNG", b"<svg"))
+    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    assert (tmp_path / name).read_bytes().startswith(begins[name.rpartition(".")[2]])
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_missing_field_and_a_missing_file_are_named(tmp_path, capsys):
         (["--utility=open=power:1,2"], "power:1,2: must be power:GAMMA"),
         (["--utility=open=quantile:-1,2"], "collapse: --utility=open: a: -1 is not allowed, must be above 0"),
         (["--utility=log"], "must be --utility=TYPE=NAME[:PARAMETER]"),
-        (["--plot=a.gif"], "neither a .png nor a .svg"),
+        (["--plot=a.gif"], "none of a .png, .svg or .pdf file"),
         (["--jsn"], "did you mean --json?"),
     ],
 )

@@ -33,7 +33,7 @@ def answer(*words: str, page: bool = False) -> dict:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
         if not page:
-            patch.setattr("rlhf_jax.commands.evaluate.write_report", lambda out: out / "report.html")
+            patch.setattr("rlhf_jax.commands.evaluate.write_report", lambda out: out / "report" / "index.html")
         main(["evaluate", *words, "--json"])
     return json.loads(printed.getvalue())
 
@@ -65,7 +65,7 @@ def test_scores_by_hand(tmp_path):
     assert found["length"]["better_shorter"] == {"accuracy": pytest.approx(2 / 3), "pairs": 3}
     assert found["robustness"] == {}
     assert json.loads((tmp_path / "out" / "evaluation" / "scores.json").read_text()) == found
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "<h2>Reward model: evaluations</h2>" in page
 
 
@@ -192,7 +192,7 @@ def test_robustness_and_the_page_of_the_run(run):
     assert found["robustness"]["whitespace"]["changed"] == 1.0
     assert found["robustness"]["first_letter"]["shift"] > 0
     assert json.loads((run / "evaluation" / "reward.json").read_text()) == found
-    assert "<td>first_letter</td>" in (run / "report.html").read_text()
+    assert "<td>first_letter</td>" in (run / "report" / "index.html").read_text()
 
 
 def test_pairs_of_a_file_and_what_of_it_is_left_out(run, tmp_path):
@@ -305,7 +305,7 @@ def test_real_lists_and_real_pairs(name, run, real_data, tmp_path):
     assert found["lists"] > 20
     assert sum(found["raw"]["reliability"]["pairs"]) == found["pairs"]
     assert 0 < found["calibrated"]["log_loss"] <= found["raw"]["log_loss"] + 1e-9
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report" / "index.html").read_text()
     assert "accuracy by rank distance" in page
     assert "length bias" in page
 

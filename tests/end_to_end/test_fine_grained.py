@@ -48,7 +48,7 @@ def test_a_run_leaves_figures_of_every_kind(whole: pathlib.Path) -> None:
     # Every answer is paid: weights times signs of a few phrases, not the 0 of a reward model that says nothing.
     paid = [row["metrics"]["reward.std"] for row in rows if row["stage"] == "ppo" and "reward.std" in row["metrics"]]
     assert min(paid) > 0
-    assert (whole / "report.html").is_file()
+    assert (whole / "report" / "index.html").is_file()
 
 
 class Killed(BaseException):

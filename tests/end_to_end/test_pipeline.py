@@ -77,8 +77,8 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_run_directory_holds_what_is_documented(quickstart: Run) -> None:
     here = quickstart.workdir
-    expected = {"config.json", "env.json", "metrics.jsonl", "STATUS.json", "summary.json", "report.html"}
-    expected |= {"tb", "samples", "checkpoints", "tokenizer", "rewards", "figures", "optimum"}
+    expected = {"config.json", "env.json", "metrics.jsonl", "STATUS.json", "summary.json", "report"}
+    expected |= {"tb", "samples", "checkpoints", "tokenizer", "rewards", "optimum"}
     assert {path.name for path in here.iterdir()} == expected
     for folder in ("tb", "checkpoints"):
         assert {path.name for path in (here / folder).iterdir()} == set(STAGES)
@@ -89,7 +89,7 @@ def test_the_run_directory_holds_what_is_documented(quickstart: Run) -> None:
     status = tiny.status_of(here)
     assert (status["state"], status["exit_code"]) == ("done", 0)
     assert from_json((here / "config.json").read_text()).stages == STAGES
-    assert "<html" in (here / "report.html").read_text()
+    assert "<html" in (here / "report" / "index.html").read_text()
     assert f"report: {here / 'report.html'}" in quickstart.printed
 
 
@@ -189,11 +189,11 @@ def test_the_same_command_on_a_finished_run_only_reports(
     quickstart: Run, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(quickstart.workdir, tmp_path / "copy")
-    (copy / "report.html").unlink()
+    (copy / "report" / "index.html").unlink()
     before = {name: (copy / name).read_bytes() for name in ("metrics.jsonl", "summary.json", "config.json")}
     tiny.launch(*quickstart.command, f"--workdir={copy}")
     assert {name: (copy / name).read_bytes() for name in before} == before
-    assert (copy / "report.html").is_file()
+    assert (copy / "report" / "index.html").is_file()
     assert tiny.status_of(copy)["state"] == "done"
     printed = capsys.readouterr().out
     for name, value in read_summary(copy).items():

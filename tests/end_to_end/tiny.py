@@ -124,7 +124,7 @@ def launch(*words: str, report: bool = True) -> None:
         patch.setattr("rlhf_jax.build.context.load_data", load)
         patch.setattr("rlhf_jax.build.plan.load_data", load)
         if not report:
-            patch.setattr("rlhf_jax.run.write_report", lambda workdir: workdir / "report.html")
+            patch.setattr("rlhf_jax.run.write_report", lambda workdir: workdir / "report" / "index.html")
         main(words)
     for word in words:
         if word.startswith("--workdir="):

@@ -87,6 +87,49 @@ def write_run(workdir: Path) -> Path:
     return workdir
 
 
+@pytest.fixture(autouse=True)
+def without_twins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures for papers take longer than all the rest: drawn only in the tests that ask for them."""
+    if "twins" not in request.fixturenames:
+        monkeypatch.setattr("rlhf_jax.reports.page.TWINS", ())
+
+
+@pytest.fixture
+def twins() -> None:
+    """Of a test that wants figures for papers."""
+
+
 @pytest.fixture
 def full_run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "demo")
+
+
+# Ends a script, asks for another, colours a terminal, turns text round, ends an attribute; and what no file can hold.
+HOSTILE = "<script>alert('x')</script>\x1b[31mred\x1b[0m\u202e$x^{$ \" onload=\"y &lt; <b>%{x} \x00\ud800"
+
+
+@pytest.fixture
+def hostile_run(tmp_path: Path) -> Path:
+    return write_hostile_run(tmp_path / "run")
+
+
+def write_hostile_run(run: Path) -> Path:
+    """A run whose every text is ``HOSTILE``."""
+    whole = HOSTILE.replace("\ud800", "")  # what the writers of a run would refuse to write
+    with MetricWriter(run, tensorboard=False) as writer:
+        stage = whole.replace("/", "").replace("\x00", "")
+        for step in (1, 2):
+            row = {"loss": 1.0, "kl": 1.0 * step, f"gold.{whole}": 0.5, f"validation.pair_accuracy.{whole}": 0.5}
+            writer.write(stage, step, row)
+    parts = [(0, 8, 0.5), (8, 16, -1.0)]
+    sample = {"prompt": HOSTILE, "prompt_type": HOSTILE, "response": HOSTILE + "x" * 12_000, "before": HOSTILE}
+    (run / "samples" / "ppo").mkdir(parents=True)
+    rows = [sample, {**sample, "prompt": "b" + HOSTILE, "rewards": parts}]
+    (run / "samples" / "ppo" / "1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"list": 0, "prompt_type": whole, "rank": rank, "reward": 0.5} for rank in range(2)]
+    write_rewards(run, "reward", 1, rows)
+    write_status(run, "failed", stage=whole, reason=whole)
+    (run / "config.json").write_text(json.dumps({HOSTILE: HOSTILE}))
+    (run / "env.json").write_text(json.dumps({HOSTILE: HOSTILE}))
+    (run / "summary.json").write_text(json.dumps({HOSTILE + ".pair_accuracy": 0.5}))
+    return run

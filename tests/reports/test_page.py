@@ -1,11 +1,14 @@
+import base64
+import hashlib
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.metrics import MetricWriter, write_optimum, write_rewards, write_samples, write_status
+from rlhf_jax.metrics import MetricWriter, write_optimum, write_rewards, write_samples
 from rlhf_jax.reports import write_report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -48,7 +51,7 @@ def read(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-def test_a_full_run_has_every_section_and_a_png_of_each_figure(full_run):
+def test_a_full_run_has_every_section_and_twins_of_each_figure(full_run, twins):
     page = read(write_report(full_run))
     assert page.headings == [
         "Held-out figures",
@@ -56,45 +59,65 @@ def test_a_full_run_has_every_section_and_a_png_of_each_figure(full_run):
         "Reward model: accuracy",
         "Reward model: distribution",
         "Reward model: calibration, rank distance, length",
-        "PPO",
-        "Completions before and after",
+        "Policy",
+        "Reward against distance",
+        "Completions",
         "This run",
     ]
-    assert page.tags.count("svg") == 5
-    pngs = sorted((full_run / "figures").iterdir())
-    assert [path.name for path in pngs] == [
-        "loss.png",
-        "pair_accuracy.png",
-        "ppo.png",
-        "reward_model.png",
-        "rewards.png",
-    ]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pngs)
+    twins = {path.name: path.read_bytes() for path in (full_run / "report" / "figures").iterdir()}
+    names = ("loss", "pair_accuracy", "ppo", "frontier", "reward_model", "rewards")
+    assert twins.keys() == {f"{name}.{form}" for name in names for form in ("png", "pdf")}
+    begins = {"png": b"\x89PNG", "pdf": b"%PDF"}
+    assert all(data.startswith(begins[name.rpartition(".")[2]]) for name, data in twins.items())
     assert "goes from 0.47 after SFT to 0.85 (+0.38)" in page.text
     assert "95.8 % of the held-out pairs" in page.text
     assert "W₁(open, closed)" in page.text
     assert f"python -m rlhf_jax --config={full_run}/config.json" in page.text
 
 
-def test_the_page_runs_no_script_and_asks_for_nothing(full_run):
-    page = read(write_report(full_run))
-    assert not {"script", "link", "img", "iframe", "object", "base"} & set(page.tags)
-    links = [value for name, value in page.attributes if name in ("src", "href", "xlink:href")]
-    assert all(link.startswith("#") for link in links)
+def test_the_page_loads_the_script_beside_it_and_nothing_else(full_run, twins):
+    path = write_report(full_run)
+    page = read(path)
+    assert not {"link", "iframe", "object", "base", "form"} & set(page.tags)
+    loaded = {value for name, value in page.attributes if name in ("src", "xlink:href", "srcset", "data")}
+    assert {value for value in loaded if not value.startswith("figures/")} == {"plotly.min.js"}
+    assert all((path.parent / value).is_file() for value in loaded)
+    links = {value for name, value in page.attributes if name == "href" and not value.startswith("#")}
+    assert all((path.parent / link).is_file() for link in links)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    html = (full_run / "report.html").read_text()
+    html = path.read_text()
     assert "@import" not in html
-    assert "url(http" not in html
+    assert "url(" not in html
 
 
-def test_the_same_records_give_the_same_bytes(full_run):
-    first = write_report(full_run).read_bytes()
-    png = (full_run / "figures" / "ppo.png").read_bytes()
-    assert write_report(full_run).read_bytes() == first
-    assert (full_run / "figures" / "ppo.png").read_bytes() == png
+def test_the_policy_allows_the_one_script_of_the_page(full_run):
+    """Of the inline scripts only the one whose hash stands in the policy is run."""
+    html = write_report(full_run).read_text()
+    (policy,) = [value for name, value in Page(html).attributes if value.startswith("default-src")]
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.split("; ")[:2] == ["default-src 'none'", f"script-src 'self' file: 'sha256-{digest}'"]
+    assert "connect-src" not in policy
 
 
-def test_figures_do_not_touch_matplotlibs_settings(full_run):
+def test_the_same_records_give_the_same_bytes(full_run, twins):
+    def written():
+        folder = write_report(full_run).parent
+        return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    assert written() == written()
+
+
+def test_figures_of_an_earlier_page_are_taken_away(full_run, twins):
+    figures = write_report(full_run).parent / "figures"
+    (full_run / "rewards" / "reward.jsonl").unlink()
+    (full_run / "rewards" / "reward_common.jsonl").unlink()
+    write_report(full_run)
+    assert not (figures / "rewards.png").exists()
+    assert (figures / "loss.pdf").exists()
+
+
+def test_figures_do_not_touch_matplotlibs_settings(full_run, twins):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
@@ -146,43 +169,19 @@ def test_the_page_warns_of_types_that_should_differ_and_coincide(tmp_path):
     assert "Warning" not in read(write_report(collapsed_run(tmp_path / "c", (1.0, 0.5, 0.0), wanted=0.0))).text
 
 
-def test_the_best_rewards_are_drawn_dashed_where_they_are_known(tmp_path, full_run):
-    from rlhf_jax.reports.figures import rewards_figure
-    from rlhf_jax.reports.records import read_run
-
-    ranks = rewards_figure(read_run(collapsed_run(tmp_path / "a", (1.0, 1.0, 0.0)))).axes[1]
-    dashed = [line for line in ranks.lines if line.get_linestyle() == "--"]
-    assert [list(line.get_ydata()) for line in dashed] == [[1.0, 0.5, 0.0]] * 2
-    assert not [line for line in rewards_figure(read_run(full_run)).axes[1].lines if line.get_linestyle() == "--"]
-
-
-HOSTILE = "<script>alert('x')</script>\x1b[31mred\x1b[0m\u202e$x^{$ \" onload=\"y"
-
-
-@pytest.fixture
-def hostile_run(tmp_path):
-    run = tmp_path / "run"
-    with MetricWriter(run, tensorboard=False) as writer:
-        row = {"loss": 1.0, "kl": 1.0, f"gold.{HOSTILE}": 0.5, f"validation.pair_accuracy.{HOSTILE}": 0.5}
-        writer.write(HOSTILE.replace("/", ""), 1, row)
-    sample = {"prompt": HOSTILE, "prompt_type": HOSTILE, "response": HOSTILE, "before": HOSTILE}
-    write_samples(run, "ppo", 1, [sample])
-    rows = [{"list": 0, "prompt_type": HOSTILE, "rank": rank, "reward": 0.5} for rank in range(2)]
-    write_rewards(run, "reward", 1, rows)
-    write_status(run, "failed", stage=HOSTILE, reason=HOSTILE)
-    (run / "config.json").write_text(json.dumps({HOSTILE: HOSTILE}))
-    (run / "env.json").write_text(json.dumps({HOSTILE: HOSTILE}))
-    (run / "summary.json").write_text(json.dumps({HOSTILE + ".pair_accuracy": 0.5}))
-    return run
-
-
 def test_hostile_text_is_shown_as_text(hostile_run):
     path = write_report(hostile_run)
     page = read(path)
-    assert "script" not in page.tags
+    html = path.read_text(encoding="utf-8")
+    # Two scripts to run, and the data of figures, none of which ends before its own end.
+    data = re.findall(r'<script type="application/json" id="[a-z_]+-\d+">(.*?)</script>', html, re.DOTALL)
+    assert page.tags.count("script") == len(data) + 2
+    assert all(isinstance(json.loads(text), dict) for text in data)
+    assert not any("<" in text for text in data)
     assert "onload" not in dict(page.attributes)
     assert "<script>alert('x')</script>" in page.text
-    assert not {"\x1b", "\u202e"} & set(path.read_text(encoding="utf-8"))
+    assert "x" * 10_000 in page.text
+    assert not {"\x00", "\x1b", "\u202e", "\ud800"} & set(html)
 
 
 def test_a_broken_record_is_named(tmp_path):

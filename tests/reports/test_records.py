@@ -1,7 +1,7 @@
 import numpy as np
 
-from rlhf_jax.metrics import MetricWriter, write_rewards, write_samples
-from rlhf_jax.reports.headline import number, reward_table, sample_rows, sentences
+from rlhf_jax.metrics import MetricWriter, write_rewards
+from rlhf_jax.reports.headline import number, reward_table, sentences
 from rlhf_jax.reports.records import read_run
 
 
@@ -63,18 +63,10 @@ def test_reward_table_by_hand(tmp_path):
         for rank, reward in [(0, 0.95), (1, 0.3), (2, 0.05), (2, 0.5)]
     ]
     write_rewards(tmp_path, "reward", 1, rows)
-    (row,) = reward_table(read_run(tmp_path))
-    assert (row["pairs"], row["accuracy"], row["mean"]) == ("5", "0.800", "0.450")
-    assert (row["low"], row["high"]) == ("25 %", "25 %")
-
-
-def test_the_newest_samples_are_shown_ten_of_them_types_taking_turns(tmp_path):
-    write_samples(tmp_path, "ppo", 9, [{"prompt": "old", "response": ""}])
-    rows = [{"prompt": f"a{i}", "prompt_type": "open", "response": ""} for i in range(20)]
-    rows += [{"prompt": f"b{i}", "prompt_type": "closed", "response": ""} for i in range(3)]
-    write_samples(tmp_path, "ppo", 10, rows)
-    shown = [row["prompt"] for row in sample_rows(read_run(tmp_path))]
-    assert shown == ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "a4", "a5", "a6"]
+    table = reward_table(read_run(tmp_path))
+    row = dict(zip(table.columns, *table.rows, strict=True))
+    assert (row["pairs"], row["accuracy"], row["mean reward"]) == ("5", "0.800", "0.450")
+    assert (row["below 0.1"], row["above 0.9"]) == ("25 %", "25 %")
 
 
 def test_sentences_say_what_is_known_and_nothing_else():

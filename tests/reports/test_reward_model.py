@@ -8,16 +8,16 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import write_rewards
 from rlhf_jax.reports import write_report
+from rlhf_jax.reports.plot_paper import draw
 from rlhf_jax.reports.records import lists_by_type, newest_held_out, read_run
 from rlhf_jax.reports.reward_model import (
-    draw_readings,
     reading_of,
     reading_table,
     rewardbench_table,
     robustness_table,
     stage_readings,
+    trust_plot,
 )
-from rlhf_jax.reports.style import figure_style
 
 
 def rows(*lists, kind="", lengths=True):
@@ -83,8 +83,7 @@ def test_lists_and_pairs_have_the_section_and_its_table(found, tmp_path):
 
 def test_the_panels_show_the_numbers(tmp_path):
     readings = stage_readings(run_with(tmp_path, reward=LISTS))
-    with figure_style():
-        reliability, distances, length = draw_readings(readings).axes
+    reliability, distances, length = draw(trust_plot("reward_model", readings)).axes
     raw, calibrated = readings["reward"]["raw"], readings["reward"]["calibrated"]
     held = [place for place, pairs in enumerate(raw["reliability"]["pairs"]) if pairs]
     drawn = {line.get_label(): line for line in reliability.lines}

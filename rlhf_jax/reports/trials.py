@@ -1,0 +1,237 @@
+"""The runs below a folder as trials of points: a sweep's (``sweep.json``, ``trials/``), or an experiment's settings.
+
+A point is one choice of the settings that vary, a trial one run of it under one seed. What an experiment varies is read
+off its runs: settings named ``NAME.SEED`` are trials of the point NAME, others are one point where they differ in
+nothing but the seed; its parameters are the settings that are the same within points and differ between some.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.metrics import read_json, read_summary
+from rlhf_jax.reports.differences import differing, leaves
+from rlhf_jax.reports.fields import is_number, is_whole
+
+DEPTH = 4  # how far below the folder a run may lie
+# Figures by which runs are ranked where nobody says: the first that most of them have.
+MAIN = (
+    "ppo.gold.open", "online.gold.open", "dpo.gold.open", "reward.pair_accuracy", "ppo.reward.mean", "sft.loss",
+)  # fmt: skip
+
+Parameters = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A figure of the summaries, and which way is better: "max" or "min"."""
+
+    metric: str
+    direction: str
+
+    @property
+    def sign(self) -> float:
+        """By which a value is multiplied so that larger is better."""
+        return 1.0 if self.direction == "max" else -1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One run; ``state`` as in STATUS.json, "" where there is none."""
+
+    name: str
+    folder: Path
+    point: str
+    seed: int | None
+    state: str
+    reason: str
+    summary: Mapping[str, float]
+
+    def value(self, metric: str) -> float:
+        """A figure of its summary, NaN where it has none or did not end."""
+        ended = self.state in ("done", "")
+        return self.summary.get(metric, np.nan) if ended else np.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One choice of the settings that vary, and its trials."""
+
+    name: str
+    parameters: Parameters
+    trials: Sequence[Trial]
+
+    def values(self, metric: str) -> Float[np.ndarray, "S"]:
+        """A figure of the trials that have it, one a seed."""
+        found = np.array([trial.value(metric) for trial in self.trials], float)
+        return found[np.isfinite(found)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Points of a folder. ``record`` is ``sweep.json``, empty of an experiment."""
+
+    folder: Path
+    points: Sequence[Point]
+    objectives: Sequence[Objective]
+    record: Mapping[str, Any]
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All of them."""
+        return [trial for point in self.points for trial in point.trials]
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the parameters, in the order in which points have them."""
+        return list(dict.fromkeys(name for point in self.points for name in point.parameters))
+
+    def ranked(self, objective: Objective) -> list[Point]:
+        """The points by their means, best first; those without a value last."""
+
+        def key(point: Point) -> tuple[bool, float]:
+            values = point.values(objective.metric)
+            return not values.size, -objective.sign * float(values.mean()) if values.size else 0.0
+
+        return sorted(self.points, key=key)
+
+
+def mean_and_half_width(values: Float[np.ndarray, "S"]) -> tuple[float, float | None]:
+    """Mean and half of its 95 % interval by Student's t over seeds; None for fewer than two values."""
+    # Imported here: it takes a while, and only sweeps need it.
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return float(values.mean()), None
+    return float(values.mean()), float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is no run itself but holds some."""
+    return not is_run(folder) and bool(_runs_below(folder))
+
+
+def read_sweep(folder: Path, metric: str = "") -> Sweep:
+    """The trials below a folder; ``metric`` ("NAME", "NAME:max" or "NAME:min") says what they are ranked by.
+
+    Raises:
+      UserError: there is none, a record cannot be read, or no trial has the metric.
+    """
+    record = read_json(folder / "sweep.json")
+    points = _points_of_sweep(folder) if record else _points_of_experiment(folder)
+    if not points:
+        raise UserError(f"{folder}: no run in this folder")
+    summaries = [trial.summary for point in points for trial in point.trials]
+    return Sweep(folder, points, _objectives(record, summaries, metric, folder), record)
+
+
+def _points_of_sweep(folder: Path) -> list[Point]:
+    found: dict[str, list[Trial]] = {}
+    parameters: dict[str, Parameters] = {}
+    for path in sorted((folder / "trials").glob("[!.]*/trial.json")):
+        told = read_json(path)
+        if not is_whole(told.get("point")) or not isinstance(told.get("parameters"), dict):
+            raise UserError(f"{path}: expected a trial with a whole number as point and an object as parameters")
+        name = f"point {told['point']}"
+        seed = told.get("seed")
+        found.setdefault(name, []).append(_trial(path.parent, path.parent.name, name, seed if is_whole(seed) else None))
+        parameters[name] = told["parameters"]
+    return [Point(name, parameters[name], trials) for name, trials in found.items()]
+
+
+def _points_of_experiment(folder: Path) -> list[Point]:
+    folders = _runs_below(folder)
+    names = {path: str(path.relative_to(folder)) for path in folders}
+    configs = {path: dict(leaves(read_json(path / "config.json"))) for path in folders}
+    matches = {path: re.fullmatch(r"(.+)\.(\d+)", name) for path, name in names.items()}
+    named = all(matches.values())
+    varying = differing(list(configs.values()))
+    groups: dict[str, list[Path]] = {}
+    for place, path in enumerate(folders):
+        match = matches[path]
+        own = {key: values[place] for key, values in varying.items() if key != "seed"}
+        # A run without a configuration is a point of its own.
+        told = ", ".join(f"{key}={value}" for key, value in own.items()) if configs[path] else names[path]
+        groups.setdefault(match[1] if named and match else told or "all", []).append(path)
+    places = {path: place for place, path in enumerate(folders)}
+    shared = [
+        key
+        for key, values in varying.items()
+        if key != "seed" and all(len({values[places[path]] for path in group}) == 1 for group in groups.values())
+    ]
+    points = []
+    for name, group in groups.items():
+        trials = [_trial(p, names[p], name, _seed(configs[p], matches[p] if named else None)) for p in group]
+        points.append(Point(name, {key: configs[group[0]].get(key) for key in shared}, trials))
+    return points
+
+
+def _trial(folder: Path, name: str, point: str, seed: int | None) -> Trial:
+    status = read_json(folder / "STATUS.json")
+    # Of a trial that has just been made there is no status; experiments' own records need none.
+    state = str(status.get("state") or ("running" if (folder / "trial.json").is_file() else ""))
+    return Trial(name, folder, point, seed, state, str(status.get("reason") or ""), read_summary(folder))
+
+
+def _seed(config: Mapping[str, Any], match: re.Match[str] | None) -> int | None:
+    if is_whole(config.get("seed")):
+        return int(config["seed"])
+    return int(match[2]) if match else None
+
+
+def _objectives(
+    record: Mapping[str, Any], summaries: Sequence[Mapping[str, float]], metric: str, folder: Path
+) -> list[Objective]:
+    if metric:
+        name, _, direction = metric.partition(":")
+        known = {key for summary in summaries for key in summary}
+        if name not in known:
+            # Imported here: nearest names are for mistakes only.
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"report: --metric: no summary below {folder} has {name!r}{hint}")
+        return [Objective(name, direction or _usual_direction(name))]
+    if record:
+        listed = record.get("objectives")
+        objectives = [
+            Objective(one["metric"], one["direction"])
+            for one in (listed if isinstance(listed, list) else [])
+            if isinstance(one, dict) and {"metric", "direction"} <= one.keys()
+        ]
+        if objectives:
+            return objectives
+    counts = {name: sum(is_number(summary.get(name)) for summary in summaries) for name in MAIN}
+    best = max(counts, key=lambda name: counts[name])  # the first of equals
+    if counts[best]:
+        return [Objective(best, _usual_direction(best))]
+    names = sorted({name for summary in summaries for name in summary})
+    return [Objective(names[0], _usual_direction(names[0]))] if names else []
+
+
+def _usual_direction(name: str) -> str:
+    lower = ("loss", "kl", "ece", "brier", "rmse", "w1", "collapse_index", "nll")
+    return "min" if any(part in lower or part.endswith("_loss") for part in name.split(".")) else "max"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run directory, or has at least the summary of one."""
+    return any((folder / name).exists() for name in ("summary.json", "metrics.jsonl", "config.json", "evaluation"))
+
+
+def _runs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
+    """Runs below a folder, by name; what lies within a run is its own."""
+    found = []
+    for path in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if is_run(path):
+            found.append(path)
+        elif depth > 1:
+            found += _runs_below(path, depth - 1)
+    return found
