@@ -282,7 +282,7 @@ def _at(values: np.ndarray, rank: int) -> str:
 
 
 def _plot(path: Path, readings: Mapping[str, Reading]) -> None:
-    data = paper(plot_rewards({name: reading.lists for name, reading in readings.items()}), path.suffix[1:])
+    (data,) = paper(plot_rewards({name: reading.lists for name, reading in readings.items()}), path.suffix[1:])
     try:
         path.write_bytes(data)
     except OSError as error:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from rlhf_jax.diagnostics import rank_profile, wasserstein_1
 from rlhf_jax.reports.curves import shown
-from rlhf_jax.reports.plot import Band, Histogram, Line, Mark, Panel, Plot
+from rlhf_jax.reports.plot import Band, Dash, Histogram, Line, Mark, Panel, Plot
 from rlhf_jax.reports.records import RewardLists, Run
 from rlhf_jax.reports.style import colour_of
 
@@ -92,19 +92,20 @@ def _histogram_panel(stage: str, lists: Mapping[str, RewardLists], tallest: floa
 
 def _distribution_panel(lists: Mapping[str, RewardLists], optimum: Optimum) -> Panel:
     marks: list[Mark] = []
+    theory: dict[str, Dash] = {}  # what is drawn of it, and how
     for place, (kind, one) in enumerate(lists.items()):
         colour = colour_of(kind, place)
         marks.append(distribution_line(one.values, shown(kind), colour))
         if one.has_best:
-            best = one.best[one.mask]
-            marks.append(distribution_line(best, f"{shown(kind)}, best of its lists", colour, dash="dash"))
+            theory["best rewards of these lists"] = "dash"
+            marks.append(distribution_line(one.best[one.mask], "", colour, dash="dash"))
         limit = (optimum.get(kind) or {}).get("limit")
         if limit:
+            theory["their limit law"] = "dot"
             x = np.linspace(0.0, 1.0, GRID)
-            marks.append(
-                Line(x, limit_distribution(limit, x), f"{shown(kind)}, limit law", colour, dash="dot", width=1.2)
-            )
-    return Panel("distribution, with theory", "reward", "share with at most this reward", marks, y_range=(-0.02, 1.02))
+            marks.append(Line(x, limit_distribution(limit, x), "", colour, dash="dot", width=1.2))
+    marks += [Line((), (), label, dash=dash, width=1.2) for label, dash in theory.items()]  # for the legend
+    return Panel("distribution, with theory", "reward", "share up to this reward", marks, y_range=(-0.02, 1.02))
 
 
 def _rank_panel(lists: Mapping[str, RewardLists]) -> Panel:

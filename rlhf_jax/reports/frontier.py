@@ -10,8 +10,6 @@ from rlhf_jax.reports.plot import Dots, Line, Mark, Panel, Plot
 from rlhf_jax.reports.records import Run, type_order
 from rlhf_jax.reports.style import PROXY, colour_of, run_colour
 
-PREFIXES = ("validation.", "")  # held-out figures where there are enough of them, else those of the training prompts
-
 
 def frontier_plot(run: Run) -> Plot | None:
     """Of one run: proxy and gold reward against √KL, a panel for each stage that trains a policy."""
@@ -26,10 +24,11 @@ def frontier_plot(run: Run) -> Plot | None:
             label = "proxy" if name == "reward.mean" else f"gold, {shown(kind)}"
             colour = PROXY if name == "reward.mean" else colour_of(kind, 0)
             told = [f"{label} {value:.3f}, step {step}" for value, step in zip(y, steps, strict=True)]
+            marks.append(Line(*_smoothed(x, y), colour=colour, width=1.2, opacity=0.7))
             marks.append(Dots(x, y, label, colour, sizes=(14.0,), opacity=0.55, texts=told))
             marks.append(Dots(x[-1:], y[-1:], colour=colour, sizes=(70.0,), texts=told[-1:]))
         if marks:
-            panels.append(Panel(stage, "√KL (KL in nats per response)", "mean reward", marks))
+            panels.append(Panel(stage, "√KL (KL in nats per response)", "mean reward", marks, x_range=(0.0, None)))
     return Plot("frontier", panels, columns=2) if panels else None
 
 
@@ -49,23 +48,24 @@ def frontiers_plot(runs: Mapping[str, Run]) -> Plot | None:
             marks.append(Dots(x[-1:], y[-1:], name, colour, sizes=(70.0,), texts=told[-1:]))
         if marks:
             what = "proxy reward" if reward == "reward.mean" else f"gold reward, {shown(reward.removeprefix('gold.'))}"
-            panels.append(Panel(f"{stage}: {what}", "√KL (KL in nats per response)", f"mean {what}", marks))
+            label = "√KL (KL in nats per response)"
+            panels.append(Panel(f"{stage}: {what}", label, f"mean {what}", marks, x_range=(0.0, None)))
     return Plot("frontier", panels, columns=2) if panels else None
 
 
 def path_of(
     run: Run, stage: str, reward: str
 ) -> tuple[Float[np.ndarray, "S"], Float[np.ndarray, "S"], Int[np.ndarray, "S"]]:
-    """√KL, reward and step of each row of a stage that has both, in their order; three held-out rows are enough to be
-    preferred to those of training. An estimate of the KL below 0 counts as 0.
+    """√KL, reward and step of each row of a stage that has both, in their order: of its own samples, or held out where
+    those are more (a direct method samples only to be judged). An estimate of the KL below 0 counts as 0.
     """
-    for prefix in PREFIXES:
+    paths = []
+    for prefix in ("", "validation."):
         of_kl, kl = run.series(stage, f"{prefix}kl")
         of_reward, values = run.series(stage, f"{prefix}{reward}")
         steps, left, right = np.intersect1d(of_kl, of_reward, return_indices=True)
-        if len(steps) >= 3:
-            break
-    return np.sqrt(np.maximum(kl[left], 0.0)), values[right], steps
+        paths.append((np.sqrt(np.maximum(kl[left], 0.0)), values[right], steps))
+    return max(paths, key=lambda path: len(path[2]))  # the first of equals
 
 
 def _smoothed(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -94,8 +94,11 @@ def reward_table(run: Run) -> Table | None:
 
 
 def number(value: float) -> str:
-    """Three decimals for everyday sizes, else three significant digits."""
-    return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:,.3g}"
+    """Three decimals for small sizes, one or none for large ones, else three significant digits."""
+    size = abs(value)
+    if size == 0 or 0.001 <= size < 100:
+        return f"{value:.3f}"
+    return f"{value:,.1f}".removesuffix(".0") if 100 <= size < 1e7 else f"{value:.3g}"
 
 
 def stage_place(name: str) -> int:

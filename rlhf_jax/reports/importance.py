@@ -34,21 +34,21 @@ def importances(sweep: Sweep, objective: Objective) -> dict[str, float]:
     ]
     if len(rows) < LEAST or len({value for _, value in rows}) < 2:
         return {}
-    distributions = {}
+    columns: dict[str, list[Any]] = {}
     for name in sweep.parameters:
         values = [parameters.get(name) for parameters, _ in rows]
         if all(name in parameters for parameters, _ in rows) and len({repr(value) for value in values}) > 1:
-            distributions[name] = _distribution(values)
-    if not distributions:
+            # Logarithms are taken here: the evaluator would weigh the region by its plain extent.
+            columns[name] = [math.log(v) for v in values] if is_logarithmic(values) else values
+    if not columns:
         return {}
+    distributions = {name: _distribution(values) for name, values in columns.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for parameters, value in rows:
-        chosen = {name: _choice(parameters[name], kind) for name, kind in distributions.items()}
+    for row, (_, value) in enumerate(rows):
+        chosen = {name: _choice(values[row], distributions[name]) for name, values in columns.items()}
         study.add_trial(optuna.trial.create_trial(params=chosen, distributions=distributions, value=value))
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    # Not normalised: what interactions and noise explain is no parameter's.
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False))
+    return dict(optuna.importance.FanovaImportanceEvaluator(seed=0).evaluate(study))
 
 
 def is_logarithmic(values: Sequence[Any]) -> bool:
@@ -65,7 +65,7 @@ def _distribution(values: Sequence[Any]) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if numeric(values):
-        return FloatDistribution(float(min(values)), float(max(values)), log=is_logarithmic(values))
+        return FloatDistribution(float(min(values)), float(max(values)))
     return CategoricalDistribution(tuple(dict.fromkeys(map(repr, values))))
 
 

@@ -32,7 +32,9 @@ def write_page(page: Page, folder: Path) -> Path:
     The same page gives the same bytes. Figures of an earlier page that this one has not are taken away.
     """
     plots = [section.plot for section in page.sections if section.plot]
-    twins = {f"{plot.name}.{form}": paper(plot, form) for plot in plots for form in TWINS}
+    twins = {
+        f"{plot.name}.{form}": data for plot in plots for form, data in zip(TWINS, paper(plot, *TWINS), strict=True)
+    }
     html = render(page)
     for name, data in twins.items():
         _write_bytes(folder / "figures" / name, data)

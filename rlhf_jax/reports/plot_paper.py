@@ -14,10 +14,10 @@ from rlhf_jax.reports.style import INK, THEMES, figure_style, panels, to_bytes
 _DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 
 
-def paper(plot: Plot, form: str) -> bytes:
-    """The plot as a file of one of ``style.FORMATS``; the same bytes each time."""
+def paper(plot: Plot, *forms: str) -> list[bytes]:
+    """The plot as a file of each of some ``style.FORMATS``; the same bytes each time."""
     with figure_style():
-        return to_bytes(draw(plot), form)
+        return to_bytes(draw(plot), *forms)
 
 
 def draw(plot: Plot) -> Figure:

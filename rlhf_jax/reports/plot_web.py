@@ -43,7 +43,8 @@ def web(panel: Panel) -> dict[str, Any]:
 def _traces(mark: Mark) -> Iterable[Trace]:
     match mark:
         case Line():
-            trace = _scatter(mark.x, mark.y, mark.label, "lines+markers" if mark.dots else "lines", mark.texts)
+            points = (mark.x, mark.y) if len(mark.x) else ([None], [None])  # a legend leaves out what has none
+            trace = _scatter(*points, mark.label, "lines+markers" if mark.dots else "lines", mark.texts)
             trace |= {
                 "line": {"color": mark.colour, "width": mark.width, "dash": mark.dash},
                 "opacity": mark.opacity,
@@ -85,7 +86,9 @@ def _traces(mark: Mark) -> Iterable[Trace]:
             diameters = 2 * np.sqrt(np.broadcast_to(sizes, np.shape(mark.x)) / math.pi) * 1.33  # points to pixels
             colours: Any = list(mark.colours) or mark.colour
             trace = _scatter(mark.x, mark.y, mark.label, "markers", mark.texts)
-            trace |= {"marker": {"size": _plain(diameters), "color": colours, "opacity": mark.opacity}}
+            trace |= {
+                "marker": {"size": _plain(diameters), "color": colours, "opacity": mark.opacity, "line": {"width": 0}}
+            }
             if len(mark.low):
                 middle = np.asarray(mark.x if mark.across else mark.y, float)
                 trace["error_x" if mark.across else "error_y"] = {

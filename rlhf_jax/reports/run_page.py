@@ -124,7 +124,13 @@ def this_run(run: Run) -> Section:
         codes.append(Code(pretty(run.config), "Configuration"))
     tables = []
     if run.environment:
-        tables.append(Table(("environment", ""), [(name, line(value)) for name, value in run.environment.items()]))
+        tables.append(
+            Table(
+                ("environment", ""),
+                [(name, line(value)) for name, value in run.environment.items()],
+                folded="Environment",
+            )
+        )
     text = (
         "Every number comes from metrics.jsonl, summary.json, rewards/, optimum/, evaluation/ and samples/ of the run "
         "directory."

@@ -62,7 +62,7 @@ class Code:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it, in this order."""
+    """A heading and what stands under it, in this order; but open texts to copy stand above the tables."""
 
     title: str
     text: str = ""

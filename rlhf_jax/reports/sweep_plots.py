@@ -15,15 +15,17 @@ from rlhf_jax.reports.importance import is_logarithmic, numeric
 from rlhf_jax.reports.plot import Band, Bars, Dots, Level, Line, Mark, Note, Panel, Plot
 from rlhf_jax.reports.records import Run
 from rlhf_jax.reports.style import NEUTRAL, OTHER_COLOURS, TYPE_COLOURS, run_colour
-from rlhf_jax.reports.trials import Objective, Point, Sweep, mean_and_half_width
+from rlhf_jax.reports.trials import Objective, Sweep, mean_and_half_width
 
 SHOWN_POINTS = 40  # of an interval plot, the best ones
+NAMED = 12  # of more points than these a scatter names none
+LABEL = 44  # characters of a point's parameters in a legend
 CURVES = 8  # points whose curves are drawn, the best ones
 
 
 def intervals_plot(sweep: Sweep) -> Plot | None:
     """Of each objective the points, best on top: mean with its 95 % interval over seeds, and each trial."""
-    panels = []
+    panels, labels = [], labels_of(sweep)
     most = 1
     for objective in sweep.objectives:
         points = [p for p in sweep.ranked(objective) if p.values(objective.metric).size][:SHOWN_POINTS]
@@ -36,7 +38,7 @@ def intervals_plot(sweep: Sweep) -> Plot | None:
         halves = np.array([half or 0.0 for _, half in found])
         seeds = [(v, h) for p, h in zip(points, heights, strict=True) for v in p.values(objective.metric)]
         told = [
-            f"{label_of(p)}: {number(m)}" + (f" ± {number(h)}" if h else "")
+            f"{labels[p.name]}: {number(m)}" + (f" ± {number(h)}" if h else "")
             for p, (m, h) in zip(points, found, strict=True)
         ]
         dots = Dots([v for v, _ in seeds], [h for _, h in seeds], "each seed", NEUTRAL, sizes=(16.0,), opacity=0.7)
@@ -44,7 +46,7 @@ def intervals_plot(sweep: Sweep) -> Plot | None:
             means, heights, "mean, 95 % interval", TYPE_COLOURS["open"], sizes=(46.0,), low=means - halves,
             high=means + halves, across=True, texts=told,
         )  # fmt: skip
-        ticks = [(height, label_of(point)) for point, height in zip(points, heights, strict=True)]
+        ticks = [(height, labels[point.name]) for point, height in zip(points, heights, strict=True)]
         title = objective.metric
         limits = (heights[-1] - 0.7, 0.7)
         panels.append(Panel(title, objective.metric, "", [dots, mean], y_range=limits, y_ticks=ticks))
@@ -108,7 +110,8 @@ def importance_plot(found: Mapping[str, Mapping[str, float]]) -> Plot | None:
 
 def trade_plot(sweep: Sweep, x: str, y: str, title: str, x_label: str, root: bool = False) -> Plot | None:
     """Each point's mean of one figure against another (``root``: against its square root), seeds small."""
-    panels_marks: list[Mark] = []
+    marks: list[Mark] = []
+    labels = labels_of(sweep)
     points = [point for point in sweep.points if point.values(x).size and point.values(y).size]
     if len(points) < 2:
         return None
@@ -119,12 +122,12 @@ def trade_plot(sweep: Sweep, x: str, y: str, title: str, x_label: str, root: boo
             pairs[:, 0] = np.sqrt(np.maximum(pairs[:, 0], 0.0))
         colour = run_colour(place)
         middle = pairs.mean(axis=0)
-        told = [f"{label_of(point)}: {number(middle[0])}, {number(middle[1])}"]
+        told = [f"{labels[point.name]}: {number(middle[0])}, {number(middle[1])}"]
         if len(pairs) > 1:
-            panels_marks.append(Dots(pairs[:, 0], pairs[:, 1], colour=colour, sizes=(14.0,), opacity=0.5))
-        name = label_of(point) if len(points) <= len(OTHER_COLOURS) + 8 else ""
-        panels_marks.append(Dots(middle[:1], middle[1:], name, colour, sizes=(60.0,), texts=told))
-    panel = Panel(title, x_label, y, panels_marks)
+            marks.append(Dots(pairs[:, 0], pairs[:, 1], colour=colour, sizes=(14.0,), opacity=0.5))
+        name = labels[point.name] if len(points) <= NAMED else ""
+        marks.append(Dots(middle[:1], middle[1:], name, colour, sizes=(60.0,), texts=told))
+    panel = Panel(title, x_label, y, marks)
     return Plot("frontier" if root else "objectives", [panel], columns=1, height=3.6)
 
 
@@ -135,6 +138,7 @@ def curves_plot(sweep: Sweep, objective: Objective, runs: Mapping[str, Run]) -> 
     """
     stage, _, name = objective.metric.partition(".")
     marks: list[Mark] = []
+    labels = labels_of(sweep)
     for place, point in enumerate(sweep.ranked(objective)[:CURVES]):
         series = [
             found
@@ -148,18 +152,24 @@ def curves_plot(sweep: Sweep, objective: Objective, runs: Mapping[str, Run]) -> 
         x, y = thinned(steps, values.mean(axis=0))
         if len(series) > 1:
             marks.append(Band(steps, values.min(axis=0), values.max(axis=0), colour))
-        marks.append(Line(x, y, label_of(point), colour, dots=len(x) < 30))
+        marks.append(Line(x, y, labels[point.name], colour, dots=len(x) < 30))
     if not marks:
         return None
     panel = Panel("", "step", objective.metric, marks, whole_x=True)
     return Plot("curves", [panel], columns=1, height=3.8)
 
 
-def label_of(point: Point) -> str:
-    """What a point is called in figures: its parameters by the last word of their names, or its own name."""
-    words = [f"{name.rpartition('.')[2]} {_shown(value)}" for name, value in point.parameters.items()]
-    told = ", ".join(words)
-    return told if words and len(told) <= 40 else point.name
+def labels_of(sweep: Sweep) -> dict[str, str]:
+    """What points are called in figures, by name: their parameters by the last word of their keys where that is short
+    and tells all of them apart, else their own names.
+    """
+    labels = {}
+    for point in sweep.points:
+        words = (f"{name.rpartition('.')[2]} {_shown(value)}" for name, value in point.parameters.items())
+        labels[point.name] = ", ".join(words)
+    short = all(0 < len(label) <= LABEL for label in labels.values())
+    named = bool(sweep.record)  # an experiment has given its points names
+    return labels if named and short and len(set(labels.values())) == len(labels) else {name: name for name in labels}
 
 
 def place_on_axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:

@@ -91,7 +91,7 @@ def write_run(workdir: Path) -> Path:
 def without_twins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures for papers take longer than all the rest: drawn only in the tests that ask for them."""
     if "twins" not in request.fixturenames:
-        monkeypatch.setattr("rlhf_jax.reports.page.TWINS", ())
+        monkeypatch.setattr("rlhf_jax.reports.page.paper", lambda plot, *forms: [b""] * len(forms))
 
 
 @pytest.fixture
@@ -102,6 +102,15 @@ def twins() -> None:
 @pytest.fixture
 def full_run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "demo")
+
+
+@pytest.fixture
+def small_run(tmp_path: Path) -> Path:
+    """A run with one figure."""
+    with MetricWriter(tmp_path / "small", tensorboard=False) as writer:
+        for step in range(3):
+            writer.write("sft", step, {"loss": 2.0 - step})
+    return tmp_path / "small"
 
 
 # Ends a script, asks for another, colours a terminal, turns text round, ends an attribute; and what no file can hold.
