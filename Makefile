@@ -22,7 +22,7 @@ TPU := .venv-tpu
 # Sphinx and its friends likewise: nothing of them is needed to run or to test the program.
 DOCS := .venv-docs
 
-.PHONY: help quickstart feedback test slow parity test-parity tpu docs check smoke reproduce golden bench lock clean
+.PHONY: help quickstart feedback test slow browser parity test-parity tpu docs check smoke reproduce golden bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -40,7 +40,12 @@ test: $(VENV)/.dev  ## the tests, on WORKERS=2 processes
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" tests
 
 slow: $(VENV)/.dev  ## the slow ones: killed runs, several processes, eight devices from end to end
-	$(RUN) -m pytest -n $(WORKERS) -m slow tests
+	$(RUN) -m pytest -n $(WORKERS) -m "slow and not browser" tests
+
+browser: $(VENV)/.dev  ## the reports in a real browser (on Debian: apt-get install chromium chromium-driver)
+	@command -v chromedriver >/dev/null || \
+	  { echo "make browser needs Chromium and its driver; on Debian: apt-get install chromium chromium-driver" >&2; exit 1; }
+	RLHF_JAX_BROWSER=required $(RUN) -m pytest -n 0 -m browser tests/reports
 
 parity: $(PARITY)/.done  ## exported models against transformers' PyTorch models (installs PyTorch into .venv-parity)
 	$(PARITY)/bin/python -m pytest -n 0 tests/parity

@@ -38,6 +38,7 @@ setup(
         "numpy>=2.4.6",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "plotly>=7.1.0",  # its script, which reports carry with them
         "pyarrow>=26.0.1",
         "rich>=15.0.0",
         "safetensors>=0.8.0",
@@ -53,7 +54,7 @@ setup(
         "hub": ["datasets>=4.0"],  # from 4.0 on it runs no code of a data set
         "wandb": ["wandb>=0.31.0"],
         "quant": ["qwix>=0.1.8"],  # config.lora.base=int8 and nf4
-        "sweep": ["optuna>=5.0.0"],
+        "sweep": ["optuna>=5.0.0", "scikit-learn>=1.9.1"],
         "docs": ["furo>=2025.12.19", "myst-nb>=1.4.0", "sphinx>=8.2"],
         "parity": ["peft>=0.21.2", "torch==2.13.0"],
         "test": [
@@ -64,6 +65,8 @@ setup(
             "pytest>=9.2.0",
             "pytest-xdist>=3.8.0",
             "qwix>=0.1.8",
+            "scikit-learn>=1.9.1",
+            "selenium>=4.51.0",
         ],
         "check": [
             "import-linter>=2.16",

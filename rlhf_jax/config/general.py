@@ -81,7 +81,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.log = ConfigDict()
     c.log.every = 20  # steps between two rows of metrics
     c.log.tensorboard = True  # write TensorBoard files next to the JSON lines
-    c.log.samples = 8  # completions shown and stored at each evaluation; 0: none
+    c.log.samples = 10  # completions shown and stored at each evaluation, 10 at least; 0: only at the end
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 100  # steps of sft and reward between checkpoints; the last step is saved too
