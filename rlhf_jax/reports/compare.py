@@ -102,7 +102,7 @@ def distributions_plot(runs: Mapping[str, Run]) -> Plot | None:
                     marks.append(distribution_line(best, "", run_colour(place), dash="dot", width=1.0))
             if marks:
                 title = f"{stage}: {shown(kind)}"
-                panels.append(Panel(title, "reward", "share with at most this reward", marks, y_range=(-0.02, 1.02)))
+                panels.append(Panel(title, "reward", "share up to this reward", marks, y_range=(-0.02, 1.02)))
     return Plot("distributions", panels, columns=3) if panels else None
 
 

@@ -82,9 +82,8 @@ def policy_plot(run: Run) -> Plot | None:
         ):
             steps, values = run.series(stage, name)
             if len(steps):
-                low = min(0.0, float(np.nanmin(values))) if name == "kl" else None
                 line = Line(*thinned(steps, values), colour=colour)
-                panels.append(Panel(f"{stage}: {title}", "iteration", label, [line], y_range=(low, None), whole_x=True))
+                panels.append(Panel(f"{stage}: {title}", "iteration", label, [line], y_zero=name == "kl", whole_x=True))
     return Plot("ppo", panels, columns=3, height=2.7) if panels else None
 
 

@@ -25,10 +25,10 @@ def frontier_plot(run: Run) -> Plot | None:
             colour = PROXY if name == "reward.mean" else colour_of(kind, 0)
             told = [f"{label} {value:.3f}, step {step}" for value, step in zip(y, steps, strict=True)]
             marks.append(Line(*_smoothed(x, y), colour=colour, width=1.2, opacity=0.7))
-            marks.append(Dots(x, y, label, colour, sizes=(14.0,), opacity=0.55, texts=told))
-            marks.append(Dots(x[-1:], y[-1:], colour=colour, sizes=(70.0,), texts=told[-1:]))
+            marks.append(Dots(x, y, "", colour, sizes=(14.0,), opacity=0.55, texts=told))
+            marks.append(Dots(x[-1:], y[-1:], label, colour, sizes=(70.0,), texts=told[-1:]))
         if marks:
-            panels.append(Panel(stage, "√KL (KL in nats per response)", "mean reward", marks, x_range=(0.0, None)))
+            panels.append(Panel(stage, "√KL (KL in nats per response)", "mean reward", marks, x_zero=True))
     return Plot("frontier", panels, columns=2) if panels else None
 
 
@@ -49,7 +49,7 @@ def frontiers_plot(runs: Mapping[str, Run]) -> Plot | None:
         if marks:
             what = "proxy reward" if reward == "reward.mean" else f"gold reward, {shown(reward.removeprefix('gold.'))}"
             label = "√KL (KL in nats per response)"
-            panels.append(Panel(f"{stage}: {what}", label, f"mean {what}", marks, x_range=(0.0, None)))
+            panels.append(Panel(f"{stage}: {what}", label, f"mean {what}", marks, x_zero=True))
     return Plot("frontier", panels, columns=2) if panels else None
 
 

@@ -94,11 +94,13 @@ def reward_table(run: Run) -> Table | None:
 
 
 def number(value: float) -> str:
-    """Three decimals for small sizes, one or none for large ones, else three significant digits."""
+    """Three decimals for small sizes, one for large ones, none for counts above one, else three significant digits."""
     size = abs(value)
+    if 2 <= size < 1e7 and float(value).is_integer():
+        return f"{value:,.0f}"
     if size == 0 or 0.001 <= size < 100:
         return f"{value:.3f}"
-    return f"{value:,.1f}".removesuffix(".0") if 100 <= size < 1e7 else f"{value:.3g}"
+    return f"{value:,.1f}" if 100 <= size < 1e7 else f"{value:.3g}"
 
 
 def stage_place(name: str) -> int:

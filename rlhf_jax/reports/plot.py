@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 Numbers: TypeAlias = Float[np.ndarray, "N"] | Int[np.ndarray, "N"] | Sequence[float | int]
 Dash: TypeAlias = Literal["solid", "dash", "dot"]
-Range: TypeAlias = tuple[float | int | None, float | int | None]
+Range: TypeAlias = tuple[float | int, float | int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +113,16 @@ Mark: TypeAlias = Line | Band | Bars | Histogram | Dots | Level | Note
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One pair of axes. Ends of a range that are None follow the marks; ``ticks`` are (place, words)."""
+    """One pair of axes; a range of None follows the marks, and takes in 0 if asked to. ``ticks`` are (place, words)."""
 
     title: str
     x: str
     y: str
     marks: Sequence[Mark]
-    x_range: Range = (None, None)
-    y_range: Range = (None, None)
+    x_range: Range | None = None
+    y_range: Range | None = None
+    x_zero: bool = False
+    y_zero: bool = False
     x_ticks: Sequence[tuple[float, str]] | None = None
     y_ticks: Sequence[tuple[float, str]] | None = None
     whole_x: bool = False  # ticks at whole numbers only

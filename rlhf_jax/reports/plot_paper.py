@@ -44,10 +44,16 @@ def _draw_panel(axis: Axes, panel: Panel) -> None:
         axis.set_xticks(*_ticks(panel.x_ticks))
     if panel.y_ticks is not None:
         axis.set_yticks(*_ticks(panel.y_ticks))
-    axis.set_xlim(*panel.x_range)
-    axis.set_ylim(*panel.y_range)
+    if panel.x_range or panel.x_zero:
+        axis.set_xlim(*(panel.x_range or _with_zero(axis.get_xlim())))
+    if panel.y_range or panel.y_zero:
+        axis.set_ylim(*(panel.y_range or _with_zero(axis.get_ylim())))
     if panel.legend and axis.get_legend_handles_labels()[1]:
         axis.legend()
+
+
+def _with_zero(limits: tuple[float, float]) -> tuple[float, float]:
+    return min(limits[0], 0.0), max(limits[1], 0.0)
 
 
 def _ticks(ticks: Sequence[tuple[float, str]]) -> tuple[list[float], list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.console import shorten
-from rlhf_jax.reports.plot import Band, Bars, Dots, Histogram, Level, Line, Mark, Note, Panel
+from rlhf_jax.reports.plot import Band, Bars, Dots, Histogram, Level, Line, Mark, Note, Panel, Range
 
 Trace = dict[str, Any]
 
@@ -19,8 +19,8 @@ def web(panel: Panel) -> dict[str, Any]:
     """``{"data": [...], "layout": {...}}`` of one panel, in plain values that JSON can write."""
     traces: list[Trace] = []
     layout: dict[str, Any] = {
-        "xaxis": _axis(panel.x, panel.x_range, panel.x_ticks),
-        "yaxis": _axis(panel.y, panel.y_range, panel.y_ticks),
+        "xaxis": _axis(panel.x, panel.x_range, panel.x_zero, panel.x_ticks),
+        "yaxis": _axis(panel.y, panel.y_range, panel.y_zero, panel.y_ticks),
         "shapes": [],
         "annotations": [],
     }
@@ -118,10 +118,12 @@ def _named(label: str) -> dict[str, Any]:
     return {"name": web_text(label, 60), "showlegend": bool(label)}
 
 
-def _axis(title: str, limits: tuple[Any, Any], ticks: Sequence[tuple[float, str]] | None) -> dict[str, Any]:
+def _axis(title: str, limits: Range | None, zero: bool, ticks: Sequence[tuple[float, str]] | None) -> dict[str, Any]:
     axis: dict[str, Any] = {"title": {"text": web_text(title, 80)}}
-    if limits != (None, None):
+    if limits:
         axis["range"] = [_number(limit) for limit in limits]
+    elif zero:
+        axis["rangemode"] = "tozero"
     if ticks is not None:
         axis |= {"tickvals": [_number(place) for place, _ in ticks], "ticktext": [web_text(t, 40) for _, t in ticks]}
     return axis

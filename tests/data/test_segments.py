@@ -15,6 +15,7 @@ from rlhf_jax.data.segments import (
     ends_of,
     label_of,
     last_token,
+    paid_parts,
     segment_examples,
     segments,
     sentences,
@@ -205,3 +206,19 @@ def test_two_segments_within_one_token_are_two() -> None:
 
     found = ends_of(np.array([[5, 6]]), np.ones((1, 2), bool), Tokenizer(Pieces(), 0, 1, 9), (Aspect("", "sentence"),))
     assert found[0, :, 0].tolist() == [2, 1]
+
+
+def test_what_was_paid_goes_with_the_characters_since_the_last_payment() -> None:
+    """One token a byte: "ab, c" and its end, paid 1 after the comma, -2 at the last letter and 3 for the end."""
+    tokenizer = build_tokenizer("byte")
+    ids, mask = np.full((3, 8), tokenizer.pad_id), np.zeros((3, 8), bool)
+    dense = np.zeros((3, 8))
+    first = [*tokenizer.encode("ab, c"), tokenizer.eos_id]
+    ids[0, :6], mask[0, :6], dense[0, [2, 4, 5]] = first, True, (1.0, -2.0, 3.0)
+    ids[1, :5], mask[1, :5], dense[1, [0, 6]] = first[:5], True, (0.5, 9.0)  # cut; what lies beyond is no part of it
+    ids[2, 0], mask[2, 0], dense[2, 0] = tokenizer.eos_id, True, 4.0  # nothing was said
+    assert paid_parts(ids, mask, dense, tokenizer) == [
+        [(0, 3, 1.0), (3, 5, -2.0), (5, 5, 3.0)],
+        [(0, 1, 0.5)],
+        [(0, 0, 4.0)],
+    ]

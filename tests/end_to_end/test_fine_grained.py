@@ -51,6 +51,18 @@ def test_a_run_leaves_figures_of_every_kind(whole: pathlib.Path) -> None:
     assert (whole / "report" / "index.html").is_file()
 
 
+def test_what_each_part_of_an_answer_was_paid_adds_up_to_its_reward(whole: pathlib.Path) -> None:
+    """And the parts are one after the other, over the whole text."""
+    rows = read_jsonl(whole / "samples" / "ppo" / "2.jsonl")
+    assert len(rows) == 10
+    for row in rows:
+        parts = row["rewards"]
+        assert sum(reward for _, _, reward in parts) == pytest.approx(row["proxy"], abs=1e-5)
+        assert [start for start, _, _ in parts] == [0, *(end for _, end, _ in parts[:-1])]
+        assert parts[-1][1] <= len(row["response"])
+    assert any(len(row["rewards"]) > 1 for row in rows)
+
+
 class Killed(BaseException):
     """Not an Exception: nothing in the program may catch it."""
 

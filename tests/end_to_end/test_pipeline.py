@@ -124,6 +124,8 @@ def test_samples_show_gold_and_proxy_and_what_the_policy_said_before(quickstart:
         assert 0 < row["proxy"] < 1
         assert row["proxy"] != round(row["proxy"])
         assert isinstance(row["before"], str)
+    earlier = read_jsonl(quickstart.workdir / "samples" / "ppo" / "3.jsonl")
+    assert [row["prompt"] for row in earlier] == [row["prompt"] for row in last]  # to be read side by side
     held_out = {record.prompt for record in tiny.small_world("classic", "broken", 8).prompts_validation}
     for path in (quickstart.workdir / "samples").rglob("*.jsonl"):
         assert {row["prompt"] for row in read_jsonl(path)} <= held_out

@@ -64,6 +64,7 @@ def test_output_that_nobody_reads_is_an_error_of_the_caller(monkeypatch, termina
         ("a\x00b\x08c\rd", "abcd"),
         ("\x9b2Jx\u202ey", "2Jxy"),
         ("line\n\ttab", "line\n\ttab"),
+        ("half \ud800 of a pair", "half \ufffd of a pair"),
     ],
 )
 def test_clean_text(dirty, clean):

@@ -33,7 +33,7 @@ def panel(*marks, **settings):
 @pytest.mark.parametrize("mark", MARKS, ids=lambda mark: type(mark).__name__)
 def test_plotly_takes_it_and_json_can_write_it(mark):
     """graph_objects raises on any property or value that plotly does not know."""
-    found = web(panel(mark, x_range=(None, 3.0), y_ticks=[(0.0, "zero")]))
+    found = web(panel(mark, x_range=(0, 3.5), y_zero=True, y_ticks=[(0.0, "zero")]))
     written = json.dumps(found, allow_nan=False)
     assert json.loads(written) == found
     graph_objects.Figure(json.loads(written, object_hook=coloured))

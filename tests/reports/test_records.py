@@ -86,5 +86,14 @@ def test_the_collapse_index_is_said_in_words():
 
 
 def test_number_keeps_small_and_large_values_readable():
-    shown = {0.0: "0.000", 0.1234: "0.123", 2e-5: "2e-05", 500.0: "500", -1234.56: "-1,234.6", 3e9: "3e+09"}
+    shown = {
+        0.0: "0.000",
+        0.1234: "0.123",
+        2e-5: "2e-05",
+        40.0: "40",
+        1400.0: "1,400",
+        1.0: "1.000",
+        -1234.56: "-1,234.6",
+        3e9: "3e+09",
+    }
     assert {value: number(value) for value in shown} == shown
