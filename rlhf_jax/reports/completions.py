@@ -84,6 +84,7 @@ def _pieces(text: str, rewards: Sequence[Sequence[float]], scale: float) -> Iter
     done = 0
     for start, end, reward in rewards:
         start, end = max(int(start), done), min(int(end), TEXT_LIMIT)
+        start += len(text[start:end]) - len(text[start:end].lstrip())  # the space between two parts stays white
         if start > done:
             yield Piece(text[done:start])
         yield Piece(text[start:end], float(reward), float(reward) / scale)

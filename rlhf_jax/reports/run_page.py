@@ -57,7 +57,7 @@ COMPLETIONS = (
     "The same held-out prompts at each evaluation, one sampled answer each. Proxy is the reward model's score, gold "
     "the true reward."
 )
-PAID = " Coloured parts were paid on their own: blue-green above 0, orange below, with what they were paid."
+PAID = " Coloured parts were paid on their own: green above 0, orange below, with what they were paid."
 PACKAGES = (
     "rlhf_jax",
     "jax",

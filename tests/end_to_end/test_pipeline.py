@@ -90,7 +90,7 @@ def test_the_run_directory_holds_what_is_documented(quickstart: Run) -> None:
     assert (status["state"], status["exit_code"]) == ("done", 0)
     assert from_json((here / "config.json").read_text()).stages == STAGES
     assert "<html" in (here / "report" / "index.html").read_text()
-    assert f"report: {here / 'report.html'}" in quickstart.printed
+    assert f"report: {here / 'report' / 'index.html'}" in quickstart.printed
 
 
 def test_the_summary_has_the_documented_names_and_is_the_last_held_out_row(quickstart: Run) -> None:

@@ -127,7 +127,8 @@ def test_completions_stand_by_checkpoint_and_parts_have_their_rewards(tmp_path):
     assert [piece.text for piece in before.pieces] == ["old"]
     assert [(p.text, p.reward, p.shade) for p in early.pieces] == [
         ("bad,", -0.3, -0.5),
-        (" good.", 0.6, 1.0),
+        (" ", None, 0.0),
+        ("good.", 0.6, 1.0),
         ("", 0.15, 0.25),
     ]
     assert early.scores == [("proxy", "0.500")]
