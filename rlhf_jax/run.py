@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -230,6 +231,7 @@ def environment() -> dict[str, object]:
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy")
     return {
         "rlhf_jax": importlib.metadata.version("rlhf_jax"),
+        "commit": revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -238,6 +240,21 @@ def environment() -> dict[str, object]:
         "devices": [str(device.device_kind) for device in jax.devices()],
         **{name: importlib.metadata.version(name) for name in packages},
     }
+
+
+def revision() -> str:
+    """The commit of the checkout that the program runs from, with "-dirty" where files differ; "" without one."""
+    here = Path(__file__)
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here.parent), *words], capture_output=True, text=True, check=True)  # noqa: S603, S607
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # installed into somebody else's checkout it is no file of that
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def use_compilation_cache() -> None:

@@ -127,6 +127,7 @@ class Panel:
     y_ticks: Sequence[tuple[float, str]] | None = None
     whole_x: bool = False  # ticks at whole numbers only
     legend: bool = True
+    pick_out: bool = False  # on the page, the mark under the pointer stands out
 
 
 @dataclasses.dataclass(frozen=True)

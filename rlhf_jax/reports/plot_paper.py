@@ -39,7 +39,7 @@ def _draw_panel(axis: Axes, panel: Panel) -> None:
     axis.set_xlabel(shorten(panel.x, 60))
     axis.set_ylabel(shorten(panel.y, 44))
     if panel.x_ticks is None:
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=panel.whole_x))
+        axis.xaxis.set_major_locator(MaxNLocator(9 if panel.whole_x else 6, integer=panel.whole_x))
     else:
         axis.set_xticks(*_ticks(panel.x_ticks))
     if panel.y_ticks is not None:

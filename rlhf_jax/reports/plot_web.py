@@ -37,6 +37,7 @@ def web(panel: Panel) -> dict[str, Any]:
             for x, words in zip(mark.x, mark.notes, strict=False):
                 layout["annotations"].append(_annotation(float(x), 0.0, words, xanchor="center", yanchor="bottom"))
     layout["showlegend"] = panel.legend and any(trace.get("showlegend") for trace in traces)
+    layout["meta"] = {"pick_out": panel.pick_out}
     return {"data": traces, "layout": layout}
 
 

@@ -90,6 +90,7 @@ def parallel_plot(sweep: Sweep) -> Plot | None:
         y_range=(-0.08, 1.1),
         x_ticks=[(float(place), name) for place, (name, _) in enumerate(axes)],
         y_ticks=[],
+        pick_out=True,
     )
     return Plot("parallel", [panel], columns=1, height=4.2)
 

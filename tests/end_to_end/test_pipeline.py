@@ -1,7 +1,9 @@
 """The quickstart in a few steps: what it leaves, that it repeats itself, and how it says no."""
 
+import json
 import pathlib
 import shutil
+import subprocess
 from collections import Counter
 from typing import NoReturn
 
@@ -367,3 +369,10 @@ def test_a_state_given_up_to_the_next_step_is_not_read_again(
     words = ("--config.stages=sft,ppo", f"--config.parents.reward={quickstart.workdir}")
     tiny.launch(*quickstart.command, f"--workdir={tmp_path / 'run'}", *words, report=False)
     tiny.assert_same_state(quickstart.workdir, tmp_path / "run", ("sft", "ppo"))
+
+
+def test_the_environment_names_the_commit_of_the_checkout(quickstart: Run) -> None:
+    """As git says it; a checkout with changes says so."""
+    found = json.loads((quickstart.workdir / "env.json").read_text())["commit"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tiny.ROOT, capture_output=True, text=True)
+    assert found.removesuffix("-dirty") == head.stdout.strip()  # both empty where the tests are no checkout

@@ -232,6 +232,31 @@ def test_a_click_on_a_heading_sorts(tab, pages):
     assert states == sorted(states)
 
 
+def test_the_line_under_the_pointer_is_picked_out(tab, pages):
+    """Of parallel coordinates; and none is when the pointer has gone."""
+    tab.open(pages["a_sweep"].as_uri())
+    box = tab.driver.find_element("css selector", "[data-figure=parallel-1]")
+    faint = "return arguments[0].data.filter((trace) => trace.opacity < 0.2).length"
+    lines = tab.js("arguments[0].scrollIntoView(); return arguments[0].data.length", box)
+    x, y = tab.js(
+        """const middle = (what) => {
+             const r = what.getBoundingClientRect();
+             return [r.x + r.width / 2, r.y + r.height / 2];
+           };
+           const [a, b] = middle(arguments[0]), [c, d] = middle(arguments[0].querySelectorAll(".points path")[3]);
+           return [Math.round(c - a), Math.round(d - b)]""",
+        box,
+    )
+    pointer = webdriver.ActionChains(tab.driver)
+    for place, expected in (((x, y), lines - 1), ((0, -box.size["height"] // 2 - 5), 0)):
+        pointer.move_to_element_with_offset(box, *place).perform()
+        end = time.monotonic() + 5
+        while tab.js(faint, box) != expected and time.monotonic() < end:
+            time.sleep(0.05)
+        assert tab.js(faint, box) == expected
+    assert lines > 4
+
+
 def test_a_narrow_screen_shows_all_without_scrolling_sideways(tab, pages):
     try:
         tab.size(400)
