@@ -36,7 +36,7 @@ def importances(sweep: Sweep, objective: Objective) -> dict[str, float]:
         return {}
     columns: dict[str, list[Any]] = {}
     for name in sweep.parameters:
-        values = [parameters.get(name) for parameters, _ in rows]
+        values: list[Any] = [parameters.get(name) for parameters, _ in rows]
         if all(name in parameters for parameters, _ in rows) and len({repr(value) for value in values}) > 1:
             # Logarithms are taken here: the evaluator would weigh the region by its plain extent.
             columns[name] = [math.log(v) for v in values] if is_logarithmic(values) else values

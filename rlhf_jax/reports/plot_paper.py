@@ -1,6 +1,7 @@
 """A plot for a paper, drawn by matplotlib."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -61,6 +62,7 @@ def _ticks(ticks: Sequence[tuple[float, str]]) -> tuple[list[float], list[str]]:
 
 
 def _draw_mark(axis: Axes, mark: Mark) -> None:
+    look: dict[str, Any]
     match mark:
         case Line():
             axis.plot(
@@ -94,8 +96,8 @@ def _draw_mark(axis: Axes, mark: Mark) -> None:
             look = {"s": mark.sizes, "c": colours, "alpha": mark.opacity, "linewidth": 0, "zorder": 3}
             axis.scatter(mark.x, mark.y, label=_label(mark.label), **look)
         case Level():
-            how = {"color": _colour(mark.colour), "linestyle": _DASHES[mark.dash], "linewidth": 1}
-            (axis.axvline if mark.upright else axis.axhline)(mark.at, label=_label(mark.label), **how)
+            look = {"color": _colour(mark.colour), "linestyle": _DASHES[mark.dash], "linewidth": 1}
+            (axis.axvline if mark.upright else axis.axhline)(mark.at, label=_label(mark.label), **look)
         case Note():
             axis.annotate(
                 shorten(mark.text, 60), (mark.x, mark.y), xytext=(4, 3), textcoords="offset points", fontsize=8.5

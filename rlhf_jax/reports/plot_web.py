@@ -44,8 +44,8 @@ def web(panel: Panel) -> dict[str, Any]:
 def _traces(mark: Mark) -> Iterable[Trace]:
     match mark:
         case Line():
-            points = (mark.x, mark.y) if len(mark.x) else ([None], [None])  # a legend leaves out what has none
-            trace = _scatter(*points, mark.label, "lines+markers" if mark.dots else "lines", mark.texts)
+            x, y = (mark.x, mark.y) if len(mark.x) else ([None], [None])  # a legend leaves out what has no points
+            trace = _scatter(x, y, mark.label, "lines+markers" if mark.dots else "lines", mark.texts)
             trace |= {
                 "line": {"color": mark.colour, "width": mark.width, "dash": mark.dash},
                 "opacity": mark.opacity,

@@ -87,7 +87,9 @@ def read_run(workdir: Path) -> Run:
     rewards: dict[str, Mapping[str, RewardLists]] = {
         path.stem: lists_by_type(newest_held_out(_read_rewards(path))) for path in (workdir / "rewards").glob("*.jsonl")
     }
-    samples = {path.name: _samples(path) for path in (workdir / "samples").glob("*") if path.is_dir()}
+    samples: dict[str, Mapping[int, list[Row]]] = {
+        path.name: _samples(path) for path in (workdir / "samples").glob("*") if path.is_dir()
+    }
     return Run(
         workdir=workdir,
         config=read_json(workdir / "config.json"),

@@ -40,7 +40,7 @@ RUN_COLOURS = (
     "#2a7fc4", "#d9772b", "#3f9b6c", "#c2527f", "#8e6bd0", "#9c8a2e", "#3fa3a8", "#c0504a", "#6d7f94", "#7fa33b",
 )  # fmt: skip
 
-_RC: dict[str, Any] = {
+_RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10.5,

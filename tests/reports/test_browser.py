@@ -237,7 +237,7 @@ def test_the_line_under_the_pointer_is_picked_out(tab, pages):
     tab.open(pages["a_sweep"].as_uri())
     box = tab.driver.find_element("css selector", "[data-figure=parallel-1]")
     faint = "return arguments[0].data.filter((trace) => trace.opacity < 0.2).length"
-    lines = tab.js("arguments[0].scrollIntoView(); return arguments[0].data.length", box)
+    lines = tab.js('arguments[0].scrollIntoView({block: "center"}); return arguments[0].data.length', box)
     x, y = tab.js(
         """const middle = (what) => {
              const r = what.getBoundingClientRect();
