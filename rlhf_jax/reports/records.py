@@ -1,7 +1,7 @@
 """The records of a run directory, as the report needs them. Everything may be missing."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,14 +70,17 @@ class Run:
         return sorted({name for row in self.metrics if row["stage"] == stage for name in row["metrics"]})
 
     def series(self, stage: str, name: str) -> tuple[Int[np.ndarray, "S"], Float[np.ndarray, "S"]]:
-        """Steps and values of one metric; a step written twice counts with its last value."""
-        points = {
-            int(row["step"]): row["metrics"][name]
-            for row in self.metrics
-            if row["stage"] == stage and name in row["metrics"]
-        }
-        steps = sorted(points)
-        return np.array(steps, dtype=int), np.array([points[step] for step in steps], dtype=float)
+        """``series`` of its metrics."""
+        return series(self.metrics, stage, name)
+
+
+def series(rows: Sequence[Row], stage: str, name: str) -> tuple[Int[np.ndarray, "S"], Float[np.ndarray, "S"]]:
+    """Steps and values of one metric of ``metrics.jsonl``; a step written twice counts with its last value."""
+    points = {
+        int(row["step"]): row["metrics"][name] for row in rows if row["stage"] == stage and name in row["metrics"]
+    }
+    steps = sorted(points)
+    return np.array(steps, dtype=int), np.array([points[step] for step in steps], dtype=float)
 
 
 def read_run(workdir: Path) -> Run:

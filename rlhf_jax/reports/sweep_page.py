@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rlhf_jax.metrics import read_metrics
 from rlhf_jax.reports.headline import number
 from rlhf_jax.reports.importance import LEAST, importances
-from rlhf_jax.reports.records import read_run
 from rlhf_jax.reports.run_page import pretty
 from rlhf_jax.reports.sections import Code, Link, Page, Section, Table
 from rlhf_jax.reports.sweep_plots import (
@@ -72,9 +72,9 @@ def _figures(sweep: Sweep) -> Iterator[Section]:
     plot = trade_plot(sweep, f"{stage}.kl", reward, "", "√KL (KL in nats per response)", root=True)
     drawn.append(Section("Reward against distance", FRONTIER, plot))
     best = [trial for point in sweep.ranked(first)[:CURVES] for trial in point.trials]
-    runs = {trial.name: read_run(trial.folder) for trial in best if (trial.folder / "metrics.jsonl").is_file()}
+    rows = {trial.name: read_metrics(trial.folder) for trial in best}
     curves = f"The best {CURVES} points at most: mean over their trials, and the range between them."
-    drawn.append(Section("Curves", curves, curves_plot(sweep, first, runs)))
+    drawn.append(Section("Curves", curves, curves_plot(sweep, first, rows)))
     for section in drawn:
         if section.plot:
             yield section

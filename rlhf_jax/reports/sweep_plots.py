@@ -13,7 +13,7 @@ from rlhf_jax.reports.differences import value_text
 from rlhf_jax.reports.headline import number
 from rlhf_jax.reports.importance import is_logarithmic, numeric
 from rlhf_jax.reports.plot import Band, Bars, Dots, Level, Line, Mark, Note, Panel, Plot
-from rlhf_jax.reports.records import Run
+from rlhf_jax.reports.records import Row, series
 from rlhf_jax.reports.style import NEUTRAL, OTHER_COLOURS, TYPE_COLOURS, run_colour
 from rlhf_jax.reports.trials import Objective, Sweep, mean_and_half_width
 
@@ -132,26 +132,24 @@ def trade_plot(sweep: Sweep, x: str, y: str, title: str, x_label: str, root: boo
     return Plot("frontier" if root else "objectives", [panel], columns=1, height=3.6)
 
 
-def curves_plot(sweep: Sweep, objective: Objective, runs: Mapping[str, Run]) -> Plot | None:
+def curves_plot(sweep: Sweep, objective: Objective, rows: Mapping[str, Sequence[Row]]) -> Plot | None:
     """Of the best points the objective over the steps: mean over the trials, and the range between them.
 
-    ``runs`` are by the name of the trial. Held-out rows where there are any, else those of training.
+    ``rows`` of ``metrics.jsonl`` are by the name of the trial: held-out ones where there are any, else of training.
     """
     stage, _, name = objective.metric.partition(".")
     marks: list[Mark] = []
     labels = labels_of(sweep)
     for place, point in enumerate(sweep.ranked(objective)[:CURVES]):
-        series = [
-            found
-            for trial in point.trials
-            if trial.name in runs and len((found := _series(runs[trial.name], stage, name))[0]) > 1
+        curves = [
+            found for trial in point.trials if len((found := _series(rows.get(trial.name, ()), stage, name))[0]) > 1
         ]
-        if not series:
+        if not curves:
             continue
-        steps, values = _together(series)
+        steps, values = _together(curves)
         colour = run_colour(place)
         x, y = thinned(steps, values.mean(axis=0))
-        if len(series) > 1:
+        if len(curves) > 1:
             marks.append(Band(steps, values.min(axis=0), values.max(axis=0), colour))
         marks.append(Line(x, y, labels[point.name], colour, dots=len(x) < 30))
     if not marks:
@@ -200,19 +198,19 @@ def colours_of(values: Float[np.ndarray, "N"]) -> list[str]:
     return [matplotlib.colors.to_hex(table(0.15 + 0.65 * share)) for share in shares]
 
 
-def _series(run: Run, stage: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    steps, values = run.series(stage, f"validation.{name}")
-    return (steps, values) if len(steps) > 1 else run.series(stage, name)
+def _series(rows: Sequence[Row], stage: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    steps, values = series(rows, stage, f"validation.{name}")
+    return (steps, values) if len(steps) > 1 else series(rows, stage, name)
 
 
-def _together(series: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, Float[np.ndarray, "T S"]]:
+def _together(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, Float[np.ndarray, "T S"]]:
     """Trials on the steps that all of them have; those of the first, interpolated, where they share none."""
-    steps = series[0][0]
-    for other, _ in series[1:]:
+    steps = found[0][0]
+    for other, _ in found[1:]:
         steps = np.intersect1d(steps, other)
     if not len(steps):
-        steps = series[0][0]
-    return steps, np.stack([np.interp(steps, own, values) for own, values in series])
+        steps = found[0][0]
+    return steps, np.stack([np.interp(steps, own, values) for own, values in found])
 
 
 def _shown(value: Any) -> str:
