@@ -95,11 +95,11 @@ def sample_rows(
     count: int,
     proxies: Sequence[float] | np.ndarray | None = None,
     before: Sequence[str] | None = None,
-    rewards: Sequence[Sequence[tuple[int, int, float]]] | None = None,
+    rewards: Callable[[int], list[tuple[int, int, float]]] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows for the table of samples: ``count`` prompts evenly spaced over all, so that every type is seen.
 
-    ``rewards`` are of the parts of each response: first character, the one after the last, and what was paid.
+    ``rewards`` gives the parts of the response to a prompt: first character, the one after the last, what was paid.
     """
     places = np.unique(np.linspace(0, len(prompts) - 1, min(count, len(prompts))).astype(int))
     return [
@@ -111,6 +111,6 @@ def sample_rows(
             "gold": None if gold is None else gold(prompts[i].prompt, responses[i]),
             "before": None if before is None else before[i],
         }
-        | ({} if rewards is None else {"rewards": rewards[i]})
+        | ({} if rewards is None else {"rewards": rewards(i)})
         for i in places
     ]

@@ -76,12 +76,12 @@ class HeldOut:
         """What is read of each response."""
         return read_texts(self.context, found.response_ids, found.response_mask, found.read_mask)
 
-    def paid(self, found: Rollout) -> list[list[tuple[int, int, float]]] | None:
-        """What each part of each response was paid, where fine-grained reward models pay."""
-        if found.dense is None:
+    def paid(self, found: Rollout) -> Callable[[int], list[tuple[int, int, float]]] | None:
+        """What each part of a response was paid, by its place, where fine-grained reward models pay."""
+        mask, dense = found.response_mask if found.read_mask is None else found.read_mask, found.dense
+        if dense is None:
             return None
-        mask = found.response_mask if found.read_mask is None else found.read_mask
-        return paid_parts(found.response_ids, mask, found.dense, self.context.tokenizer)
+        return lambda place: paid_parts(found.response_ids[place], mask[place], dense[place], self.context.tokenizer)
 
 
 def read_texts(context: Context, ids: np.ndarray, mask: np.ndarray, read_mask: np.ndarray | None) -> list[str]:

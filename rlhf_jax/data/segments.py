@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from rlhf_jax.data.examples import TruncationCounts, encode_prompt
 from rlhf_jax.data.records import Record, Response, Span
@@ -142,26 +142,23 @@ def ends_of(
 
 
 def paid_parts(
-    ids: np.ndarray, mask: Bool[np.ndarray, "N R"], dense: Float[np.ndarray, "N R"], tokenizer: Tokenizer
-) -> list[list[tuple[int, int, float]]]:
-    """Of N responses (N, R), what each part was paid: (first character, the one after the last, reward), in order.
+    ids: Int[np.ndarray, "R"], mask: Bool[np.ndarray, "R"], dense: Float[np.ndarray, "R"], tokenizer: Tokenizer
+) -> list[tuple[int, int, float]]:
+    """What each part of a response was paid: (first character, the one after the last, reward), in order.
 
     A part goes from the end of the one before to the last token that was paid. What is paid for the end of sequence
     stands at the end of the text, as a part of no characters if all of it was paid before.
     """
-    found = []
-    for row, kept, paid in zip(ids, mask, dense, strict=True):
-        written = kept & (row != tokenizer.eos_id)
-        text, offsets = tokenizer.decode_with_offsets(row[written])
-        ends = iter(offsets)
-        done, parts = 0, []
-        for place in np.flatnonzero(kept):
-            end = next(ends)[1] if written[place] else len(text)
-            if paid[place]:
-                parts.append((done, end, float(paid[place])))
-                done = end
-        found.append(parts)
-    return found
+    written = mask & (ids != tokenizer.eos_id)
+    text, offsets = tokenizer.decode_with_offsets(ids[written])
+    ends = iter(offsets)
+    done, parts = 0, []
+    for place in np.flatnonzero(mask):
+        end = next(ends)[1] if written[place] else len(text)
+        if dense[place]:
+            parts.append((done, end, float(dense[place])))
+            done = end
+    return parts
 
 
 def segment_examples(

@@ -217,7 +217,7 @@ def test_what_was_paid_goes_with_the_characters_since_the_last_payment() -> None
     ids[0, :6], mask[0, :6], dense[0, [2, 4, 5]] = first, True, (1.0, -2.0, 3.0)
     ids[1, :5], mask[1, :5], dense[1, [0, 6]] = first[:5], True, (0.5, 9.0)  # cut; what lies beyond is no part of it
     ids[2, 0], mask[2, 0], dense[2, 0] = tokenizer.eos_id, True, 4.0  # nothing was said
-    assert paid_parts(ids, mask, dense, tokenizer) == [
+    assert [paid_parts(*row, tokenizer) for row in zip(ids, mask, dense, strict=True)] == [
         [(0, 3, 1.0), (3, 5, -2.0), (5, 5, 3.0)],
         [(0, 1, 0.5)],
         [(0, 0, 4.0)],
