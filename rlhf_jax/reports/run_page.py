@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rlhf_jax.console import shorten
 from rlhf_jax.reports import completions
 from rlhf_jax.reports.collapse import collapse_warnings
 from rlhf_jax.reports.curves import accuracy_plot, loss_plot, policy_plot
@@ -141,11 +142,17 @@ def this_run(run: Run) -> Section:
 
 
 def commands(run: Run) -> list[str]:
-    """Shell commands that install the run's versions and run its configuration again, beside it."""
+    """Shell commands that install the run's versions and run its configuration again, beside it; the runs that it needs
+    stand in comments above.
+    """
     pins = [f"{name}=={run.environment[name]}" for name in PACKAGES[1:] if name in run.environment]
     found = [f"python -m pip install {shlex.join(pins)}"] if pins else []
     config = shlex.quote(f"--config={run.workdir / 'config.json'}")
     again = shlex.quote(f"--workdir={run.workdir}-again")
+    parents = run.config.get("parents")
+    for key, value in (parents if isinstance(parents, dict) else {}).items():
+        if value:  # on one line, whatever it is: what follows a comment is run
+            found.append(shorten(f"# needs {value} (config.parents.{key})", 400))
     return [*found, f"python -m rlhf_jax {config} {again}"]
 
 

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import MetricWriter, write_optimum, write_rewards, write_samples
 from rlhf_jax.reports import write_report
+from rlhf_jax.reports.records import read_run
+from rlhf_jax.reports.run_page import commands
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -190,3 +193,23 @@ def test_a_broken_record_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("{}\n[1]\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl:2: expected a JSON object"):
         write_report(tmp_path)
+
+
+def test_what_is_to_be_copied_into_a_shell_is_one_command_a_line(tmp_path):
+    """Whatever the records say: a path with a line end, a version with a command behind it."""
+    run = tmp_path / "a run; touch bad"
+    run.mkdir()
+    config = {"parents": {"sft": "runs/sft\ntouch bad", "reward": ""}}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "env.json").write_text(json.dumps({"jax": "0.10.2; touch bad\ntouch worse", "numpy": "2.4.6"}))
+    install, parent, again = commands(read_run(run))
+    assert shlex.split(install) == [
+        "python",
+        "-m",
+        "pip",
+        "install",
+        "jax==0.10.2; touch bad\ntouch worse",
+        "numpy==2.4.6",
+    ]
+    assert parent == "# needs runs/sft touch bad (config.parents.sft)"
+    assert shlex.split(again)[3:] == [f"--config={run}/config.json", f"--workdir={run}-again"]
