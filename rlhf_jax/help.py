@@ -36,6 +36,7 @@ commands (each with a --help of its own):
   export            a trained model as a Hugging Face folder: rlhf-jax export runs/a --stage=reward --out=DIR
   plan              what each program of a run needs, on devices that need not be there: rlhf-jax plan --config=FILE
   sweep             many runs over a space of settings, on many workers: rlhf-jax sweep --config=FILE --workdir=DIR
+  report            a page of a run, of several compared, or of a sweep: rlhf-jax report runs/a runs/b
   completion        commands and settings completed by the shell: source <(rlhf-jax completion bash)
 
 All settings, with units and what they do, are in docs/reference/config.md; docs/tutorial.md takes ten minutes."""
