@@ -17,7 +17,7 @@ from rlhf_jax.reports.sweep_plots import (
     parallel_plot,
     trade_plot,
 )
-from rlhf_jax.reports.trials import Point, Sweep, Trial, mean_and_half_width
+from rlhf_jax.reports.trials import Point, Sweep, Trial, behind, mean_and_half_width
 
 INTERVALS = (
     "Mean over the seeds of a point with its 95 % interval by Student's t (none for a single seed), and each seed."
@@ -93,15 +93,18 @@ def ranking_table(sweep: Sweep) -> Table:
     for one in sweep.objectives:
         numbers += [len(columns), len(columns) + 1]
         columns += [one.metric, "± (95 %)"]
-    rows = []
-    for place, point in enumerate(sweep.ranked(sweep.objectives[0]), start=1):
+    numbers.append(len(columns))
+    columns.append("behind the first")
+    rows, ranked = [], sweep.ranked(sweep.objectives[0])
+    for place, point in enumerate(ranked, start=1):
         counted = f"{len(point.values(sweep.objectives[0].metric))} of {len(point.trials)}"
         row = [str(place), point.name, *(_parameter(point, name) for name in sweep.parameters), counted]
         for one in sweep.objectives:
             values = point.values(one.metric)
             mean, half = mean_and_half_width(values) if values.size else (None, None)
             row += [number(mean) if mean is not None else "–", number(half) if half is not None else "–"]
-        rows.append(row)
+        apart = behind(ranked[0], point, sweep.objectives[0]) if place > 1 else None
+        rows.append([*row, _interval(*apart) if apart else "–"])
     return Table(columns, rows, numbers=numbers)
 
 
@@ -134,15 +137,13 @@ def _findings(sweep: Sweep) -> list[str]:
         if len(ranked) < 2:
             continue
         best, second = ranked[:2]
-        (mean, half), (other, other_half) = (mean_and_half_width(p.values(one.metric)) for p in (best, second))
-        told = f"{one.metric}: best is {best.name} with {_interval(mean, half)}, next {second.name} with "
-        told += f"{_interval(other, other_half)}"
-        if half is None or other_half is None:
-            told += "; of single trials nothing can be said about chance."
-        elif abs(mean - other) <= half + other_half:
-            told += "; their intervals overlap."
+        told = f"{one.metric}: best is {best.name} with {_interval(*mean_and_half_width(best.values(one.metric)))}"
+        apart = behind(best, second, one)
+        if apart is None or apart[1] is None:
+            told += f", next {second.name}; of fewer than two seeds that both have nothing can be said about chance."
         else:
-            told += "; their intervals do not overlap."
+            sure = "more than chance at 95 %" if apart[0] > apart[1] else "which may be chance"
+            told += f", next {second.name}, {_interval(*apart)} behind over the seeds that both have, {sure}."
         found.append(told)
     failed = [trial for trial in sweep.trials if trial.state == "failed"]
     if failed:

@@ -112,6 +112,17 @@ def mean_and_half_width(values: Float[np.ndarray, "S"]) -> tuple[float, float | 
     return float(values.mean()), float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
+def behind(best: Point, point: Point, objective: Objective) -> tuple[float, float | None] | None:
+    """How much worse a point is than the best: mean and half-width, as above, of the differences over shared seeds.
+
+    None without any. Seeds are paired because what is good luck for one point is so for the other.
+    """
+    ours, theirs = ({t.seed: t.value(objective.metric) for t in one.trials} for one in (best, point))
+    differences = [objective.sign * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs]
+    found = np.array([value for value in differences if np.isfinite(value)])
+    return mean_and_half_width(found) if found.size else None
+
+
 def is_sweep(folder: Path) -> bool:
     """Whether a folder is no run itself but holds some."""
     return not is_run(folder) and bool(_runs_below(folder))

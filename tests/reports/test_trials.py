@@ -4,14 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import ttest_1samp, ttest_rel
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.reports import write_sweep_report
 from rlhf_jax.reports.importance import importances
 from rlhf_jax.reports.sweep_page import ranking_table
 from rlhf_jax.reports.sweep_plots import intervals_plot, labels_of, parallel_plot, place_on_axis
-from rlhf_jax.reports.trials import Objective, is_sweep, mean_and_half_width, read_sweep
+from rlhf_jax.reports.trials import Objective, behind, is_sweep, mean_and_half_width, read_sweep
 from tests.reports.sweeps import gold_and_kl, random_points, write_sweep, write_trial
 
 
@@ -50,8 +50,28 @@ def test_a_sweep_is_read_as_it_is_described(tmp_path):
         "n": "2 of 2",
         "ppo.gold.open": "0.300",
         "± (95 %)": "1.271",  # t of one degree of freedom, 12.706, x 0.1414 / sqrt(2)
+        "behind the first": "0.600",  # of seed 5, the only one that both have
     }
-    assert table.rows[0][4:] == ["1 of 2", "0.800", "–"]
+    assert table.rows[0][4:] == ["1 of 2", "0.800", "–", "–"]
+
+
+def test_points_are_compared_over_the_seeds_that_both_have(tmp_path):
+    """As scipy's paired t-test has it; seeds differ far more than points."""
+    luck = {0: 0.0, 1: 5.0, 2: -3.0, 3: 1.0}
+    points = [{"a": 0.0}, {"a": 1.0}]
+    extra = {(1.0, 1): 0.1, (1.0, 2): -0.05}
+
+    def value(parameters, seed):
+        return {"ppo.kl": luck[seed] + parameters["a"] + extra.get((parameters["a"], seed), 0.0)}
+
+    folder = write_sweep(tmp_path / "s", points, tuple(luck), value, objectives=(("ppo.kl", "min"),), failed=(3,))
+    sweep = read_sweep(folder)
+    best, other = sweep.ranked(sweep.objectives[0])
+    assert best.parameters == {"a": 0.0}
+    mean, half = behind(best, other, sweep.objectives[0])
+    low, high = ttest_rel([1.0, 6.1, -2.05], [0.0, 5.0, -3.0]).confidence_interval(0.95)
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert "more than chance at 95 %" in write_sweep_report(folder).read_text()
 
 
 def test_the_interval_is_that_of_the_t_test():
