@@ -88,24 +88,26 @@ def _figures(sweep: Sweep) -> Iterator[Section]:
 
 def ranking_table(sweep: Sweep) -> Table:
     """One row a point, best first by the first objective: its parameters, and its objectives with their intervals."""
-    columns = ["place", "point", *sweep.parameters, "n"]
-    numbers = [0, len(columns) - 1]
-    for one in sweep.objectives:
-        numbers += [len(columns), len(columns) + 1]
+    first = sweep.objectives[0]
+    columns = ["place", "point", *sweep.parameters, "n", first.metric, "± (95 %)", "behind the first"]
+    for one in sweep.objectives[1:]:
         columns += [one.metric, "± (95 %)"]
-    numbers.append(len(columns))
-    columns.append("behind the first")
-    rows, ranked = [], sweep.ranked(sweep.objectives[0])
+    rows, ranked = [], sweep.ranked(first)
     for place, point in enumerate(ranked, start=1):
-        counted = f"{len(point.values(sweep.objectives[0].metric))} of {len(point.trials)}"
+        counted = f"{len(point.values(first.metric))} of {len(point.trials)}"
+        apart = behind(ranked[0], point, first) if place > 1 else None
         row = [str(place), point.name, *(_parameter(point, name) for name in sweep.parameters), counted]
-        for one in sweep.objectives:
-            values = point.values(one.metric)
-            mean, half = mean_and_half_width(values) if values.size else (None, None)
-            row += [number(mean) if mean is not None else "–", number(half) if half is not None else "–"]
-        apart = behind(ranked[0], point, sweep.objectives[0]) if place > 1 else None
-        rows.append([*row, _interval(*apart) if apart else "–"])
-    return Table(columns, rows, numbers=numbers)
+        row += [*_mean_columns(point, first.metric), _interval(*apart) if apart else "–"]
+        for one in sweep.objectives[1:]:
+            row += _mean_columns(point, one.metric)
+        rows.append(row)
+    return Table(columns, rows, numbers=[0, *range(2 + len(sweep.parameters), len(columns))])
+
+
+def _mean_columns(point: Point, metric: str) -> list[str]:
+    values = point.values(metric)
+    mean, half = mean_and_half_width(values) if values.size else (None, None)
+    return ["–" if value is None else number(value) for value in (mean, half)]
 
 
 def _trials_table(sweep: Sweep, links: Mapping[str, str]) -> Table:

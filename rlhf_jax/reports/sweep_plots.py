@@ -195,7 +195,7 @@ def colours_of(values: Float[np.ndarray, "N"]) -> list[str]:
     low, high = values.min(), values.max()
     shares = (values - low) / ((high - low) or 1.0)
     table = matplotlib.colormaps["plasma"]
-    return [matplotlib.colors.to_hex(table(0.15 + 0.65 * share)) for share in shares]
+    return [matplotlib.colors.to_hex(table(0.25 + 0.6 * share)) for share in shares]
 
 
 def _series(rows: Sequence[Row], stage: str, name: str) -> tuple[np.ndarray, np.ndarray]:

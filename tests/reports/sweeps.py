@@ -76,7 +76,7 @@ def random_points(count: int) -> list[dict[str, Any]]:
 
 def gold_and_kl(parameters: Mapping[str, Any], seed: int) -> dict[str, float]:
     """Gold has its best at a coefficient of 0.03; the KL falls with it."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, int(1e6 * parameters["ppo.kl.coefficient"])])
     distance = np.log10(parameters["ppo.kl.coefficient"]) + 1.5
     gold = 0.9 - 0.15 * distance**2 + 0.05 * (parameters["reward.utility.name"] == "log") + 0.02 * rng.normal()
     kl = 2 - 2 * np.log10(parameters["ppo.kl.coefficient"]) + 0.1 * rng.normal()
