@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from rlhf_jax.reports.style import THEMES
 
 SCRIPT = "plotly.min.js"
 TWINS = ("pdf", "png")
+_MARK = "rlhf_jax report</title>"
+_FIGURE = re.compile(r'href="figures/(\w+\.\w+)"')
 
 
 def write_page(page: Page, folder: Path) -> Path:
@@ -35,17 +38,23 @@ def write_page(page: Page, folder: Path) -> Path:
     twins = {
         f"{plot.name}.{form}": data for plot in plots for form, data in zip(TWINS, paper(plot, *TWINS), strict=True)
     }
-    html = render(page)
+    html, index = render(page), folder / "index.html"
+    earlier = _FIGURE.findall(index.read_text(encoding="utf-8")) if is_page(folder) else []
     for name, data in twins.items():
         _write_bytes(folder / "figures" / name, data)
     if plots:
         _write_bytes(folder / SCRIPT, _plotly().encode())
-    index = folder / "index.html"
     write_text_atomically(index, html)
-    for old in (folder / "figures").glob("*"):
-        if old.name not in twins:
-            old.unlink()
+    for name in earlier:
+        if name not in twins:
+            (folder / "figures" / name).unlink(missing_ok=True)
     return index
+
+
+def is_page(folder: Path) -> bool:
+    """Whether a folder holds a page that was written here."""
+    index = folder / "index.html"
+    return index.is_file() and _MARK in index.read_text(encoding="utf-8", errors="replace")
 
 
 def render(page: Page) -> str:

@@ -32,6 +32,8 @@ def test_one_run_several_and_a_folder(runs, tmp_path, capsys):
     assert title_of(runs / "a" / "report" / "index.html") == "a"
     main(["report", str(runs / "a"), str(runs / "b"), f"--out={tmp_path / 'out'}"])
     assert title_of(tmp_path / "out" / "index.html") == "a · b"
+    main(["report", str(runs / "b"), str(runs / "a")])
+    assert title_of(runs / "comparison" / "index.html") == "b · a"
     main(["report", str(runs)])
     assert title_of(runs / "report" / "index.html") == "runs"
     sweep = write_sweep(tmp_path / "sweep", random_points(4), (0, 1), gold_and_kl)
@@ -45,7 +47,6 @@ def test_one_run_several_and_a_folder(runs, tmp_path, capsys):
         (["{runs}/none"], "none: no such directory"),
         (["{runs}/a", "{runs}"], "runs: no run directory"),
         (["{empty}"], "empty: no run directory, and no run below it"),
-        (["{runs}/a", "{runs}/b"], "say with --out=DIR where their page goes"),
         (["{runs}/a", "{runs}/a", "--out=x"], "named twice"),
         (["{runs}/a", "--metric=ppo.kl"], "--metric: goes with a folder of runs"),
         (["{runs}", "--metric=ppo.kl:up"], "after the colon must be max or min"),
@@ -53,6 +54,7 @@ def test_one_run_several_and_a_folder(runs, tmp_path, capsys):
         (["{runs}", "--outt=x"], "no such option; did you mean --out?"),
         (["--out=x"], "name a run directory"),
         (["{runs}/a", "--out={file}/x"], "Not a directory"),
+        (["{runs}/a", "--out={runs}/b"], "b: holds something else than a report"),
     ],
 )
 def test_mistakes_are_one_line(words, error, runs, tmp_path, capsys):

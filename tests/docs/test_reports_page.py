@@ -11,7 +11,7 @@ from tests.reports.sweeps import gold_and_kl, random_points, write_sweep, write_
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "reports.md").read_text()
 COMMANDS = [
-    shlex.split(line)[2:]
+    shlex.split(line, comments=True)[2:]
     for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
     for line in block.splitlines()
     if line.startswith(".venv/bin/rlhf-jax report ")

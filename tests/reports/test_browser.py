@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium import webdriver
 
 from rlhf_jax.reports import write_comparison, write_report, write_sweep_report
 from rlhf_jax.reports.style import THEMES
 from tests.reports.conftest import write_hostile_run, write_run
 from tests.reports.sweeps import gold_and_kl, random_points, write_sweep
-
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e .[test])")
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = next(filter(None, map(shutil.which, ("chromedriver", "chromium.chromedriver"))), None)

@@ -117,7 +117,9 @@ def test_figures_of_an_earlier_page_are_taken_away(full_run):
     figures = write_report(full_run).parent / "figures"
     (full_run / "rewards" / "reward.jsonl").unlink()
     (full_run / "rewards" / "reward_common.jsonl").unlink()
+    (figures / "mine.png").touch()
     write_report(full_run)
+    assert (figures / "mine.png").exists()  # what no page has written is not taken
     assert not (figures / "rewards.png").exists()
     assert (figures / "loss.pdf").exists()
 
