@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from rlhf_jax.metrics import read_metrics
-from rlhf_jax.reports.headline import number
+from rlhf_jax.metrics import read_json, read_metrics
+from rlhf_jax.reports.headline import headline, number
 from rlhf_jax.reports.importance import LEAST, importances
 from rlhf_jax.reports.run_page import pretty
 from rlhf_jax.reports.sections import Code, Link, Page, Section, Table
@@ -19,6 +20,7 @@ from rlhf_jax.reports.sweep_plots import (
 )
 from rlhf_jax.reports.trials import Point, Sweep, Trial, behind, mean_and_half_width
 
+SHOWN_POINTS = 24  # of the table of all figures
 INTERVALS = (
     "Mean over the seeds of a point with its 95 % interval by Student's t (none for a single seed), and each seed."
 )
@@ -49,6 +51,14 @@ def _sections(sweep: Sweep, links: Mapping[str, str]) -> Iterator[Section]:
         goal = "; then ".join(f"{one.metric} ({one.direction})" for one in sweep.objectives[:1])
         yield Section("Ranking", f"Points, best first by {goal}. n: trials that ended.", tables=[ranking_table(sweep)])
         yield from _figures(sweep)
+    else:
+        yield Section("Ranking", "No run has a figure that runs are usually ranked by: name one with --metric=NAME.")
+    means = {point.name: mean_summary(point) for point in sweep.points[:SHOWN_POINTS]}
+    if any(means.values()):
+        text = "Means over the trials of each point that ended" + (
+            f"; the first {SHOWN_POINTS} points." if len(sweep.points) > SHOWN_POINTS else "."
+        )
+        yield Section("Figures", text, tables=headline(means))
     yield Section("Trials", tables=[_trials_table(sweep, links)])
     yield _made_by(sweep)
 
@@ -104,6 +114,12 @@ def ranking_table(sweep: Sweep) -> Table:
     return Table(columns, rows, numbers=[0, *range(2 + len(sweep.parameters), len(columns))])
 
 
+def mean_summary(point: Point) -> dict[str, float]:
+    """Each figure of the summaries, as the mean over the trials that have it."""
+    names = sorted({name for trial in point.trials for name in trial.summary})
+    return {name: float(values.mean()) for name in names if (values := point.values(name)).size}
+
+
 def _mean_columns(point: Point, metric: str) -> list[str]:
     values = point.values(metric)
     mean, half = mean_and_half_width(values) if values.size else (None, None)
@@ -124,12 +140,21 @@ def _trials_table(sweep: Sweep, links: Mapping[str, str]) -> Table:
 def _made_by(sweep: Sweep) -> Section:
     text = "Every number comes from the summary.json, metrics.jsonl and STATUS.json of the trials' folders."
     if not sweep.record:
-        return Section("This folder", text)
+        return Section("This folder", text, codes=list(_analysis(sweep.folder)))
     record = {name: value for name, value in sweep.record.items() if name != "config"}
     codes = [Code(pretty(record))]
     if sweep.record.get("config"):
         codes.append(Code(pretty(sweep.record["config"]), "Configuration that every trial starts from"))
     return Section("This sweep", text, codes=codes)
+
+
+def _analysis(folder: Path) -> Iterator[Code]:
+    """What an experiment's own analysis has left beside its settings."""
+    verdict = read_json(folder / "verdict.json")
+    if verdict:
+        yield Code(pretty(verdict), "Verdict of the experiment's analysis (verdict.json)")
+    if (folder / "table.md").is_file():
+        yield Code((folder / "table.md").read_text(encoding="utf-8"), "Its table (table.md)")
 
 
 def _findings(sweep: Sweep) -> list[str]:

@@ -20,7 +20,7 @@ from rlhf_jax.reports.differences import differing, leaves
 from rlhf_jax.reports.fields import is_number, is_whole
 
 DEPTH = 4  # how far below the folder a run may lie
-# Figures by which runs are ranked where nobody says: the first that most of them have.
+# Figures by which runs are ranked where nobody says: the first that most of them have, if any.
 MAIN = (
     "ppo.gold.open", "online.gold.open", "dpo.gold.open", "reward.pair_accuracy", "ppo.reward.mean", "sft.loss",
 )  # fmt: skip
@@ -221,10 +221,7 @@ def _objectives(
             return objectives
     counts = {name: sum(is_number(summary.get(name)) for summary in summaries) for name in MAIN}
     best = max(counts, key=lambda name: counts[name])  # the first of equals
-    if counts[best]:
-        return [Objective(best, _usual_direction(best))]
-    names = sorted({name for summary in summaries for name in summary})
-    return [Objective(names[0], _usual_direction(names[0]))] if names else []
+    return [Objective(best, _usual_direction(best))] if counts[best] else []
 
 
 def _usual_direction(name: str) -> str:

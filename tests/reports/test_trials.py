@@ -193,3 +193,17 @@ def test_a_bad_trial_is_named(tmp_path):
     (folder / "trials" / "0000" / "trial.json").write_text(json.dumps({"point": "one"}))
     with pytest.raises(UserError, match=r"0000/trial\.json: expected a trial"):
         read_sweep(folder)
+
+
+def test_a_folder_without_a_usual_figure_is_shown_and_not_ranked(tmp_path):
+    """With the means of what it has, and what its analysis found."""
+    for name, value in (("a.0", 1.0), ("a.1", 2.0), ("b.0", 5.0)):
+        write_trial(tmp_path / "exp" / name, {"seed": 0}, {"lists.w1": value})
+    (tmp_path / "exp" / "verdict.json").write_text(json.dumps({"holds": True}))
+    (tmp_path / "exp" / "table.md").write_text("| <b> | 1 |")
+    assert read_sweep(tmp_path / "exp").objectives == []
+    page = write_sweep_report(tmp_path / "exp").read_text()
+    assert "name one with --metric=NAME" in page
+    assert '<td><code>lists.w1</code></td><td class="number">1.500</td><td class="number">5</td>' in page
+    assert "&#34;holds&#34;: true" in page
+    assert "| &lt;b&gt; | 1 |" in page
