@@ -12,7 +12,7 @@ HELP = """Train a language model with reinforcement learning from human feedback
 
 examples:
   python -m rlhf_jax --config=configs/quickstart.py --workdir=runs/a
-      every stage on the embedded world, some minutes on a CPU; read runs/a/report.html
+      every stage on the embedded world, some minutes on a CPU; read runs/a/report/index.html
   python -m rlhf_jax --config=configs/reward_pairwise.py --workdir=runs/b --config.reward.utility.sigma=0.5
       one stage, with a setting of your own; there may be any number of them
   python -m rlhf_jax --config=runs/a/config.json --dry_run --config.reward.utility_by_type.open.name=log

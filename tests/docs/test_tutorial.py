@@ -55,5 +55,5 @@ def test_the_tutorial_leads_to_two_runs_that_are_compared(tmp_path: pathlib.Path
         assert f"runs/{name}/summary.json" in done.stdout
         assert "reward.w1_open_closed" in summary
     assert "ppo.gold.open" in found["quickstart"]
-    assert (tmp_path / "runs" / "quickstart" / "report.html").is_file()
+    assert (tmp_path / "runs" / "quickstart" / "report" / "index.html").is_file()
     assert "--config.reward.utility.gamma=0.5" in done.stdout
