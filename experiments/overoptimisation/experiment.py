@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.overoptimisation import exact, policy, proxies, world
@@ -55,7 +54,9 @@ def judge(form: str, tables: Tables, seeds: tuple[int, ...]) -> dict[str, Any]:
     for row, seed in enumerate(seeds):
         proxy, gold = np.asarray(tables.proxy[row], float), np.asarray(tables.gold[row], float)
         mean = {"proxy": law @ proxy, "gold": law @ gold}
-        spread = {f"{name}.deviation": np.sqrt(law @ (x - law @ x) ** 2) for name, x in (("proxy", proxy), ("gold", gold))}
+        spread = {
+            f"{name}.deviation": np.sqrt(law @ (x - law @ x) ** 2) for name, x in (("proxy", proxy), ("gold", gold))
+        }
         found["start"].append(mean | spread)
         found["optimum"].append({"beta": PATH} | exact.optimum(proxy, gold, law, np.array(PATH)))
         found["best_of_n"].append({"n": BEST_OF} | exact.best_of_n_curve(proxy, gold, law, BEST_OF))

@@ -3,6 +3,7 @@
 What a proxy is made of is no matter here, so that one compiled program serves them all.
 """
 
+import dataclasses
 import functools
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,8 +21,8 @@ from rlhf_jax.learners.step import init_state
 from rlhf_jax.models import DecoderSpec, apply_value_model, init_decoder, silent_value_head
 from rlhf_jax.types import Params, PromptBatch, Rollout, TrainState
 
-ITERATIONS, EPISODES = 80, 256
-LEARNING_RATE = 3e-3
+ITERATIONS, EPISODES = 80, 128
+LEARNING_RATE = 2e-3
 LANES = 12  # runs at once; less would compile anew
 AUDIT = 32  # responses of an iteration whose gold is asked for, for the audit
 FINAL = 4096  # responses of the end
@@ -29,15 +30,17 @@ MODEL = DecoderSpec(
     vocab_size=VOCAB,
     width=16,
     depth=1,
-    heads=2,
-    kv_heads=2,
+    heads=1,
+    kv_heads=1,
     mlp_width=32,
     norm="layer",
     positions="learned",
+    activation="gelu",
     tied=False,
     max_positions=1 + HORIZON,
 )
-SPEC = ppo.PPOSpec(policy=MODEL, value=MODEL, epochs=4, minibatches=2)
+VALUE = dataclasses.replace(MODEL, width=8, mlp_width=16)
+SPEC = ppo.PPOSpec(policy=MODEL, value=VALUE, epochs=1, minibatches=4)
 SAMPLER = RolloutSpec(MODEL, MODEL, False, HORIZON, EOS, EOS, SamplingSpec(), None)
 
 
@@ -65,7 +68,7 @@ def _optimizer() -> Any:
 
 
 def _start(reference: Params, key: jax.Array, beta: Float[Array, ""]) -> TrainState:
-    value = {"decoder": init_decoder(MODEL, key), "head": silent_value_head(MODEL)}
+    value = {"decoder": init_decoder(VALUE, key), "head": silent_value_head(VALUE)}
     return init_state({"policy": reference, "value": value}, _optimizer(), key, {"kl_coefficient": beta})
 
 
@@ -80,7 +83,7 @@ def _roll(
     ids = jnp.concatenate([start, answer.ids], axis=1)
     mask = jnp.concatenate([prompts.mask, answer.mask], axis=1)
     before = response_logprobs(MODEL, reference, ids, mask, response_length=HORIZON, temperature=1.0)
-    values = apply_value_model(MODEL, params["value"], ids, mask)[:, -HORIZON - 1 : -1]
+    values = apply_value_model(VALUE, params["value"], ids, mask)[:, -HORIZON - 1 : -1]
     which = number(answer.ids, jnp.sum(answer.mask & (answer.ids != EOS), axis=1))
     scores = proxy[which]
     rollout = Rollout(
@@ -146,5 +149,5 @@ def train(
         betas, seeds, rows = (np.array(column) for column in zip(*padded, strict=True))
         references = made(jax.vmap(jax.random.key)(jnp.asarray(1000 + seeds)))
         out = _program()(jnp.asarray(seeds), jnp.float32(betas), jnp.asarray(rows), references, tables)
-        found.append(jax.tree.map(lambda leaf, kept=len(part): np.asarray(leaf, float)[:kept], out))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+        found.append(jax.tree.map(lambda leaf: np.asarray(leaf, float), out))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(runs)], *found)

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -47,14 +46,17 @@ def label(
     return Lists(responses, np.where(turned, np.swapaxes(better, 1, 2), better))
 
 
-def decoder(width: int) -> DecoderSpec:
-    """One layer."""
+def decoder(width: int) -> DecoderSpec | None:
+    """One layer; None of width 0, a bag of tokens."""
+    if not width:
+        return None
+    heads = max(width // 8, 1)
     return DecoderSpec(
         vocab_size=VOCAB,
         width=width,
         depth=1,
-        heads=max(width // 8, 1),
-        kv_heads=max(width // 8, 1),
+        heads=heads,
+        kv_heads=heads,
         mlp_width=2 * width,
         positions="learned",
         max_positions=1 + HORIZON,
@@ -67,14 +69,18 @@ def parameters(width: int) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def _init(spec: DecoderSpec, key: Array) -> Params:
+def _init(spec: DecoderSpec | None, key: Array) -> Params:
+    if spec is None:
+        return {"weights": jnp.zeros(VOCAB)}
     return {"decoder": init_decoder(spec, key), "head": init_scalar_head(spec, jax.random.fold_in(key, 1))}
 
 
 def _score(
-    spec: DecoderSpec, bounded: bool, params: Params, ids: Int[Array, "B R"], mask: Bool[Array, "B R"]
+    spec: DecoderSpec | None, bounded: bool, params: Params, ids: Int[Array, "B R"], mask: Bool[Array, "B R"]
 ) -> Float[Array, "B"]:
     """Rewards of responses after the prompt."""
+    if spec is None:
+        return jnp.sum(jnp.where(mask, params["weights"][ids], 0.0), axis=1)
     start = jnp.full((len(ids), 1), PROMPT, jnp.int32)
     rows, read = jnp.concatenate([start, ids], axis=1), jnp.concatenate([jnp.ones_like(start, bool), mask], axis=1)
     return apply_reward_model(spec, params, rows, read, bounded=bounded)
@@ -152,7 +158,7 @@ def gold_table(name: str) -> Float[np.ndarray, "S"]:
 
 
 def make_tables(proxy: Mapping[str, Any], seeds: tuple[int, ...]) -> Tables:
-    """A proxy trained from each seed, scaled to the linear proxy's deviation under the reference; see ``sweep.PROXY``."""
+    """A proxy trained from each seed, scaled to the linear proxy's deviation; see ``sweep.PROXY``."""
     law, gold = world.law("free"), gold_table(proxy["gold"])
     count = proxy["members"]
     lists = []

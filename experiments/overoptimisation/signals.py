@@ -92,7 +92,12 @@ def choose(signal: str, runs: Sequence[Run]) -> Alarm:
     def left(alarm: Alarm) -> float:
         places = [alarm_at(alarm, run) for run in runs]
         return float(
-            np.mean([smooth(run.gold, len(run.gold) - 1 if at is None else at) for run, at in zip(runs, places, strict=True)])
+            np.mean(
+                [
+                    smooth(run.gold, len(run.gold) - 1 if at is None else at)
+                    for run, at in zip(runs, places, strict=True)
+                ]
+            )
         )
 
     return max(alarms, key=left)

@@ -73,5 +73,5 @@ def text(ids: Int[np.ndarray, "R"], words: int) -> str:
 
 
 def coded_gold(spices: Int[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-    """1 - ((spices - 5) / 5)^2: more is better up to five, of which the reference writes more in one of 120 responses."""
+    """1 - ((spices - 5) / 5)^2: more is better up to five; the reference writes more in one response of 120."""
     return 1.0 - ((spices - BEST) / BEST) ** 2

@@ -25,9 +25,7 @@ def best_of_n(proxy: Float[np.ndarray, "N"], values: Float[np.ndarray, "N"], n: 
     return float(np.exp(log_choose - log_all) @ shared[n - 1 :])
 
 
-def best_of_n_law(
-    proxy: Float[np.ndarray, "K"], reference: Float[np.ndarray, "K"], n: int
-) -> Float[np.ndarray, "K"]:
+def best_of_n_law(proxy: Float[np.ndarray, "K"], reference: Float[np.ndarray, "K"], n: int) -> Float[np.ndarray, "K"]:
     """The probability that each of K answers wins among n independent draws from ``reference``, of sum 1.
 
     With F the distribution function of the proxy under the reference, p(y) (F(r)^n - F(r-)^n) / (F(r) - F(r-)): equal

@@ -67,4 +67,4 @@ class Monitor:
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from ``get_state`` of a monitor of the same alarms."""
         self._first, self._runs = dict(state["first"]), list(state["runs"])
-        self.fired = {place: step for place, step in state["fired"]}
+        self.fired = dict(state["fired"])
