@@ -95,6 +95,22 @@ def bootstrap_fit(
     return FitInterval(fit(distance.ravel(), gain.ravel(), form), *pairs)
 
 
+def reward_gap(
+    proxy: Float[np.ndarray, "N"],
+    gold: Float[np.ndarray, "N"],
+    start_proxy: Float[np.ndarray, "M"],
+    start_gold: Float[np.ndarray, "M"],
+) -> float:
+    """How much more the proxy has gained than the gold, each in deviations of the answers that the start gives.
+
+    NaN where those answers are all worth the same.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gains = [(now.mean() - then.mean()) / then.std() for now, then in ((proxy, start_proxy), (gold, start_gold))]
+    gap = float(gains[0] - gains[1])
+    return gap if np.isfinite(gap) else float("nan")
+
+
 def turning_point(gold: Float[np.ndarray, "N"], window: int = 1) -> int:
     """The place of the highest gold after a centred mean over ``window`` (odd) points, fewer at the ends."""
     half = window // 2
