@@ -44,7 +44,7 @@ def best_of_n_kl(proxy: Float[np.ndarray, "K"], reference: Float[np.ndarray, "K"
     """
     _, mass, won = _tiers(proxy, reference, n)
     held = won > 0
-    return float(np.sum(won[held] * np.log(won[held] / mass[held])))
+    return max(float(np.sum(won[held] * np.log(won[held] / mass[held]))), 0.0)
 
 
 def best_of_n_kl_bound(n: int) -> float:
