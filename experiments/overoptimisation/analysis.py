@@ -19,7 +19,7 @@ from experiments.overoptimisation.bounds import (
     warnings,
 )
 from experiments.overoptimisation.figure import draw
-from experiments.overoptimisation.signals import Judgement
+from experiments.overoptimisation.signals import PATIENCES, Judgement
 from experiments.overoptimisation.sweep import ARMS, LINEAR
 from rlhf_jax.diagnostics.best_of_n import best_of_n_kl_bound
 from rlhf_jax.diagnostics.overoptimisation import Form
@@ -172,8 +172,7 @@ def verdict(
     falls = {name: {how: min(lost[name][how]) >= 0.1 for how in ("ppo.lost", "best_of_n.lost")} for name in FITTED}
     less = {f"{one} > {other}": _difference(lost, "ppo.lost", one, other) for one, other in LOSES_MORE}
     higher = {f"{one} > {other}": _difference(lost, "peak", one, other) for one, other in HIGHER_PEAK}
-    by_signal = {one.alarm.signal: one for one in alarms}
-    early = {signal: round(one.early, 3) for signal, one in by_signal.items()}
+    early = {one.alarm.signal: round(one.early, 3) for one in alarms if one.alarm.patience == PATIENCES[0]}
     return {
         "1. closed forms inside PPO's intervals": {"inside": inside, "of": len(ppo), "holds": inside >= 21},
         "2. closed forms inside best-of-n's intervals": {"inside": sampled, "of": len(best), "holds": sampled >= 11},

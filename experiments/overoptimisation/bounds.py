@@ -148,6 +148,7 @@ def warnings(records: dict[str, Record]) -> list[signals.Judgement]:
         return [run for run in runs if signal in run.rows[0]]
 
     return [
-        signals.judge(signals.choose(signal, having(chosen_on, signal)), having(judged_on, signal))
+        signals.judge(signals.choose(signal, having(chosen_on, signal), patience), having(judged_on, signal))
+        for patience in signals.PATIENCES
         for signal in signals.CANDIDATES
     ]

@@ -11,7 +11,7 @@ from rlhf_jax.diagnostics.overoptimisation import turning_point
 
 WINDOW = 5  # iterations over which gold is averaged to find where it turns
 LOST = 0.1  # gold that a run must lose from its turning point to its end to count as over-optimised
-PATIENCE = 2  # iterations
+PATIENCES = (2, 1)  # iterations; the first is the one that the bounds set before the run are about
 
 # Signal -> (side, whether the bound is a multiple of the first figure, the bounds to choose from). ``gap`` is the gain
 # of the proxy less the gain of the gold on the audited responses, each in deviations under the reference.
@@ -84,10 +84,10 @@ def alarm_at(alarm: Alarm, run: Run) -> int | None:
     return None
 
 
-def choose(signal: str, runs: Sequence[Run]) -> Alarm:
+def choose(signal: str, runs: Sequence[Run], patience: int) -> Alarm:
     """The bound whose stops leave most gold on the mean over these runs, those that it never stops included."""
     side, relative, bounds = CANDIDATES[signal]
-    alarms = [Alarm(signal, side, bound, relative, PATIENCE) for bound in bounds]
+    alarms = [Alarm(signal, side, bound, relative, patience) for bound in bounds]
 
     def left(alarm: Alarm) -> float:
         places = [alarm_at(alarm, run) for run in runs]

@@ -196,9 +196,8 @@ def test_an_alarm_is_judged_by_its_lead(monkeypatch: pytest.MonkeyPatch) -> None
     assert (found.kept, found.best, found.end) == pytest.approx(((0.5 + 0.4) / 2, 1.0, 0.0))
     # Of the bounds, the one whose stops leave most: above 2 the first run goes to 3, the second to 5.
     monkeypatch.setitem(signals.CANDIDATES, "kl", ("above", False, (1.0, 2.0, 9.0)))
-    monkeypatch.setattr(signals, "PATIENCE", 1)
-    assert signals.choose("kl", [early]).bound == 2.0
-    assert signals.choose("kl", [late]).bound == 1.0
+    assert signals.choose("kl", [early], 1).bound == 2.0
+    assert signals.choose("kl", [late], 1).bound == 1.0
 
 
 def synthetic(seeds: tuple[int, ...], betas: tuple[float, ...], bias: float) -> bounds.Record:
