@@ -137,17 +137,19 @@ def arm_table(lost: dict[str, dict[str, list[float]]], sizes: dict[str, float]) 
 
 def alarm_table(alarms: list[Judgement]) -> str:
     """Lead times of the signals on runs that their bounds were not chosen on."""
+
+    def number(value: float, digits: int = 2) -> str:
+        return "–" if np.isnan(value) else f"{value:.{digits}f}"
+
     rows = [
         [
             str(one.alarm),
             f"{one.over}",
-            f"{one.warned:.2f}",
-            f"{one.early:.2f}",
-            f"{one.lead[1]:.0f} ({one.lead[0]:.0f} to {one.lead[2]:.0f})",
-            f"{one.false:.2f} of {one.others}",
-            f"{one.kept:.2f}",
-            f"{one.best:.2f}",
-            f"{one.end:.2f}",
+            number(one.warned),
+            number(one.early),
+            f"{number(one.lead[1], 0)} ({number(one.lead[0], 0)} to {number(one.lead[2], 0)})",
+            f"{number(one.false)} of {one.others}",
+            *map(number, (one.kept, one.best, one.end)),
         ]
         for one in alarms
     ]
