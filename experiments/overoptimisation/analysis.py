@@ -174,7 +174,10 @@ def verdict(
     falls = {name: {how: min(lost[name][how]) >= 0.1 for how in ("ppo.lost", "best_of_n.lost")} for name in FITTED}
     less = {f"{one} > {other}": _difference(lost, "ppo.lost", one, other) for one, other in LOSES_MORE}
     higher = {f"{one} > {other}": _difference(lost, "peak", one, other) for one, other in HIGHER_PEAK}
-    early = {one.alarm.signal: round(one.early, 3) for one in alarms if one.alarm.patience == PATIENCES[0]}
+    first = [
+        one for one in alarms if one.alarm.patience == PATIENCES[0] and one.over
+    ]  # what no run could tell is left out
+    early = {one.alarm.signal: round(one.early, 3) for one in first}
     return {
         "1. closed forms inside PPO's intervals": {"inside": inside, "of": len(ppo), "holds": inside >= 21},
         "2. closed forms inside best-of-n's intervals": {"inside": sampled, "of": len(best), "holds": sampled >= 11},
