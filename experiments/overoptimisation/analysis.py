@@ -129,7 +129,7 @@ def arm_table(lost: dict[str, dict[str, list[float]]], sizes: dict[str, float]) 
         for name, found in lost.items()
     ]
     header = (
-        "proxy | parameters | best policies: peak gold | lost | best-of-n: peak gold | lost at 65,536 | "
+        "proxy | parameters | best policies: peak gold | lost at β = 0.012 | best-of-n: peak gold | lost at 65,536 | "
         "PPO, least β: peak gold | lost at the end"
     )
     return "Means over seeds ± half of the 95 % interval.\n\n" + _rows(header, rows)
@@ -177,6 +177,7 @@ def verdict(
     first = [
         one for one in alarms if one.alarm.patience == PATIENCES[0] and one.over
     ]  # what no run could tell is left out
+    differences = (*less.values(), *higher.values())
     early = {one.alarm.signal: round(one.early, 3) for one in first}
     return {
         "1. closed forms inside PPO's intervals": {"inside": inside, "of": len(ppo), "holds": inside >= 21},
@@ -189,7 +190,8 @@ def verdict(
         "5. proxies": {
             "gold lost by PPO, differences": less,
             "peak gold, differences": higher,
-            "holds": all(one["mean"] > 0 for one in (*less.values(), *higher.values())),
+            "signs as said": sum(one["mean"] > 0 for one in differences),
+            "holds": all(one["mean"] > 0 and one["beyond chance"] for one in differences),
         },
         "6. alarms not after the turn": {
             **early,
@@ -201,4 +203,4 @@ def verdict(
 def _difference(lost: dict[str, dict[str, list[float]]], name: str, one: str, other: str) -> dict[str, Any]:
     """Mean difference, seed by seed, and half of its interval."""
     mean, half = interval(np.subtract(lost[one][name], lost[other][name]))
-    return {"mean": round(mean, 4), "half": round(half, 4), "beyond chance": abs(mean) > half}
+    return {"mean": round(mean, 4), "half": round(half, 4), "beyond chance": bool(abs(mean) > half)}

@@ -26,7 +26,7 @@ def draw(records: dict[str, Record], fits: dict[tuple[str, Form], Fitted]) -> by
         _closed(axes[0], records["linear"], "gold", "gold, linear proxy", fits)
         _closed(axes[1], records["linear"], "proxy", "proxy, linear proxy", {})
         _paths(axes[2], records["linear"])
-        _arms(axes[3], records, "optimum", "gold of the best policies, by proxy")
+        _arms(axes[3], records, "optimum", "gold of the best policies, β ≥ 0.012, and of PPO")
         _arms(axes[4], records, "best_of_n", "gold of best-of-n, by proxy")
         _divergence(axes[5])
         return to_png(drawing)
@@ -106,4 +106,6 @@ def _divergence(ax: Axes) -> None:
     for label, values, colour in curves:
         ax.plot(BEST_OF, values, color=colour, label=label)
     ax.set(title="KL of best-of-n", xscale="log", xlabel="n", ylabel="nats")
+    ax.set_xticks(BEST_OF[::4], labels=[f"{n:,}" for n in BEST_OF[::4]])
+    ax.set_xticks([], minor=True)
     ax.legend(fontsize=7.5, labelcolor=INK)

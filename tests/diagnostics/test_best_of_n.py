@@ -94,4 +94,6 @@ def test_the_estimator_knows_its_two_ends() -> None:
     """Rare answers: the bound. An answer that is certain: nothing moves. One sure to win: minus log of its share."""
     assert best_of_n_kl_estimate(np.full(3, 1e-9), 8) == pytest.approx(best_of_n_kl_bound(8), abs=1e-6)
     assert best_of_n_kl_estimate(np.ones(2), 8) == 0.0
+    # By hand for e = 0.3, n = 2: 0.49 (log 2 + log 0.7 - 1/2) + 0.51 log(0.51 / 0.3).
+    assert best_of_n_kl_estimate(np.array([0.3]), 2) == pytest.approx(0.1904918, abs=1e-7)
     assert best_of_n_kl_estimate(np.array([0.25]), 10_000) == pytest.approx(-np.log(0.25))
