@@ -64,9 +64,9 @@ def add_defaults(c: ConfigDict) -> None:
     c.data.list_size = 8  # responses per list; of a longer list so many are kept, evenly spaced from best to worst
 
     c.data.gold = (
-        ""  # a true reward of your own, FILE.py:FUNCTION of (prompt, response) as text: every policy is judged
+        ""  # a true reward of your own, FILE.py:FUNCTION of prompt and response as texts, by which policies are
     )
-    #                   by it; empty: that of the embedded world, none of a file
+    #                   judged; empty: that of the embedded world, none of a file
     c.data.refinements = "none"  # of responses that somebody mended: none; sft: demonstrations too; pairs: the mended
     #                              text above the response, as lists of two; both
 
