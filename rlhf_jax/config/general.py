@@ -63,10 +63,8 @@ def add_defaults(c: ConfigDict) -> None:
     c.data.tie_margin = 0.0  # scored lists of a file: scores closer than this are tied
     c.data.list_size = 8  # responses per list; of a longer list so many are kept, evenly spaced from best to worst
 
-    c.data.gold = (
-        ""  # a true reward of your own, FILE.py:FUNCTION of prompt and response as texts, by which policies are
-    )
-    #                   judged; empty: that of the embedded world, none of a file
+    c.data.gold = ""  # a true reward of your own, FILE.py:FUNCTION of prompt and response as texts, that policies are
+    #                   judged by; empty: that of the embedded world, none of a file
     c.data.refinements = "none"  # of responses that somebody mended: none; sft: demonstrations too; pairs: the mended
     #                              text above the response, as lists of two; both
 
