@@ -92,6 +92,8 @@ UNITS: dict[str, str] = {
     "reward.best": "mean over lists of the largest score in each",
     "reward.std": "standard deviation of the proxy reward over responses",
     "score.mean": "mean proxy reward per response after normalisation and the missing-EOS rule",
+    "gold": "mean gold reward, prompts without a type",
+    "validation.gap": "held-out answers: deviations that the reward gained more than the gold since the start",
     "gold.open": "mean gold reward in [0, 1], open prompts",
     "gold.closed": "mean gold reward in [0, 1], closed prompts",
     "kl": "nats per response, policy against the SFT policy: the estimate k1 = l, l = log pi / pi_ref of a token",

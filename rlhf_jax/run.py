@@ -35,7 +35,7 @@ from rlhf_jax.config import ITERATED, MEANS, from_json, leaves, to_json
 from rlhf_jax.console import Console
 from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
 from rlhf_jax.flags import Launch
-from rlhf_jax.loop import Evaluated, Event, Stepped, Stopped, Task, run
+from rlhf_jax.loop import Alarmed, Evaluated, Event, Started, Stepped, Stopped, Task, held_out, run
 from rlhf_jax.metrics import (
     MetricWriter,
     read_jsonl,
@@ -138,7 +138,8 @@ def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared
                     raise SystemExit(INTERRUPTED)
         if not is_first():
             return
-        _set_status(workdir, "done", **where(workdir), exit_code=0)
+        reason = stopped_by_monitor(launch.config, read_summary(workdir))
+        _set_status(workdir, "done", **where(workdir), reason=reason, exit_code=0)
         report = write_report(workdir) if shared is None else None
     except Exception as error:
         code = USER_ERROR if isinstance(error, UserError) else 1
@@ -302,7 +303,8 @@ def record(context: Context, task: Task, events: Iterator[Event]) -> Event:
     with MetricWriter(workdir, tensorboard=config.log.tensorboard) as writer:
         event = next(events)
         start = event.step
-        writer.rewind(stage, start, held_out=start < task.total_steps)
+        closing = isinstance(event, Started) and event.closing
+        writer.rewind(stage, start, held_out=not closing)
         write_status(workdir, "running", stage=stage, step=start)
         if task.optimum:
             write_optimum(workdir, stage, task.optimum)
@@ -312,6 +314,9 @@ def record(context: Context, task: Task, events: Iterator[Event]) -> Event:
             for event in events:
                 if isinstance(event, Evaluated):
                     record_evaluation(workdir, stage, event, writer, console)
+                    continue
+                if isinstance(event, Alarmed):
+                    record_alarm(workdir, task, event, console)
                     continue
                 console.advance(event.step)
                 if isinstance(event, Stepped) and event.metrics:
@@ -325,9 +330,7 @@ def record(context: Context, task: Task, events: Iterator[Event]) -> Event:
 def record_evaluation(workdir: Path, stage: str, event: Evaluated, writer: MetricWriter, console: Console) -> None:
     """Write down what an evaluation found; the final one goes into the summary, which marks the stage as finished."""
     found = event.evaluation
-    # Figures of the training lists keep the name that says so.
-    row = {name if name.startswith("train.") else f"validation.{name}": v for name, v in found.metrics.items()}
-    writer.write(stage, event.step, row)
+    writer.write(stage, event.step, held_out(found))
     console.print(f"{stage} held-out after {event.step}: {_line(found.metrics)}")
     for warning in found.warnings:
         console.print(f"{stage} warning: {warning}")
@@ -339,6 +342,22 @@ def record_evaluation(workdir: Path, stage: str, event: Evaluated, writer: Metri
     if event.final:
         values = {f"{stage}.{name}": value for name, value in found.metrics.items()}
         update_summary(workdir, {**values, f"{stage}.steps": event.step})
+
+
+def record_alarm(workdir: Path, task: Task, event: Alarmed, console: Console) -> None:
+    """Tell of an alarm; ``STAGE.alarm.SIGNAL`` in the summary is the step that set it off."""
+    ends = "; it ends here" if task.halts else ""
+    console.print(f"{task.name} warning: monitor after step {event.step}: {event.alarm}{ends}")
+    name = event.alarm.signal.removeprefix("validation.")
+    update_summary(workdir, {f"{task.name}.alarm.{name}": event.step})
+
+
+def stopped_by_monitor(config: ConfigDict, summary: dict[str, float]) -> str:
+    """Why PPO ended before its last iteration, empty if it did not."""
+    alarms = [name.removeprefix("ppo.alarm.") for name in summary if name.startswith("ppo.alarm.")]
+    if config.ppo.monitor.action != "stop" or not alarms:
+        return ""
+    return f"ppo stopped by monitor after iteration {summary['ppo.steps']:.0f}: {', '.join(alarms)}"
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, float]:

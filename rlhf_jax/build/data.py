@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.config import did_you_mean
 from rlhf_jax.data import world, world_local
 from rlhf_jax.data.chat import Chat
+from rlhf_jax.data.gold import load_gold
 from rlhf_jax.data.readers import read_file, sft_pairs, split_records
 from rlhf_jax.data.records import Prompt, Record
 from rlhf_jax.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer, texts_of, with_chat
@@ -54,8 +55,10 @@ def load_data(
       UserError: a bad row, as ``file:line: field: reason``.
     """
     data = config.data
+    own = own_gold(config)
     if data.path:
-        return _file_data(config, rejects_path, limit, None if tokenizer is None else tokenizer.chat)
+        found = _file_data(config, rejects_path, limit, None if tokenizer is None else tokenizer.chat)
+        return dataclasses.replace(found, gold=own)
     form = "total" if data.ties == "broken" else "tiers"
     annotators = Annotators(data.feedback, data.noise, data.judges)
     local = data.task == "local"
@@ -74,9 +77,22 @@ def load_data(
         lists_validation=[give_feedback(record, annotators) for record in split("lists_validation")[:]],
         prompts=split("prompts")[:],
         prompts_validation=split("prompts_validation")[:],
-        gold=world_local.gold_local if local else world.gold,
-        annotators=annotators if data.feedback != "lists" else None,
+        gold=own or (world_local.gold_local if local else world.gold),
+        # What they chose by is the world's gold: under another their probabilities are not known.
+        annotators=annotators if data.feedback != "lists" and own is None else None,
     )
+
+
+def own_gold(config: ConfigDict) -> Gold | None:
+    """The user's own gold, ``config.data.gold``, None without.
+
+    Raises:
+      UserError: there is no such function.
+    """
+    try:
+        return load_gold(config.data.gold) if config.data.gold else None
+    except UserError as error:
+        raise UserError(f"config.data.gold: {error}") from error
 
 
 def _file_data(config: ConfigDict, rejects_path: Path | None, limit: int | None, chat: Chat | None) -> Data:

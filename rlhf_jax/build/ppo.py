@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.common import by_rows, floats
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.lora import lora_spec
+from rlhf_jax.build.monitor import make_monitor
 from rlhf_jax.build.ppo_evaluation import HeldOut, read_texts
 from rlhf_jax.build.ppo_models import Forms, Networks, in_units_of_scores, load_networks
 from rlhf_jax.build.programs import Program
@@ -165,6 +166,8 @@ def ppo_task(context: Context) -> Task:
         log_every=1,
         eval_every=settings.eval_every,
         notes=_notes(settings, networks),
+        monitor=make_monitor(settings.monitor),
+        halts=settings.monitor.action == "stop",
     )
 
 

@@ -1,7 +1,7 @@
 """PPO's figures on held-out prompts."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from rlhf_jax.build.context import Context
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_eval_batches
 from rlhf_jax.data.segments import paid_parts
+from rlhf_jax.diagnostics.overoptimisation import reward_gap
 from rlhf_jax.evaluation.policy import decode_responses, diversity_metrics, gold_metrics
 from rlhf_jax.learners.ppo import PPOSpec
 from rlhf_jax.learners.ppo_metrics import held_out_metrics
@@ -33,6 +34,7 @@ class HeldOut:
     reference: Callable[[Params], Params]
     rows: int
     key: jax.Array
+    start: list[tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)
 
     def answers(self, answer: Answer, params: Params, extra: dict[str, Any]) -> Rollout:
         """All held-out prompts answered once, as one host-side rollout in their order."""
@@ -63,14 +65,33 @@ class HeldOut:
         if found.spread is not None:
             metrics["reward.spread"] = float(found.spread.mean())
         metrics |= diversity_metrics(texts) | gold_metrics(data.prompts_validation, texts, gold)
+        if self.context.config.ppo.monitor.gap:
+            metrics["gap"] = reward_gap(found.raw_scores, self.golds(texts), *self.started(answer, state))
         before = None
         if final:
-            first = self.answers(answer, {**state.params, "policy": self.reference(state.params)}, state.extra)
+            first = self.first(answer, state)
             before = self.texts(first)
             metrics["reward.mean.before"] = float(first.raw_scores.mean())
         count = samples_shown(self.context.config, final)
         rows = sample_rows(data.prompts_validation, texts, gold, count, found.raw_scores, before, self.paid(found))
         return Evaluation(metrics, rows)
+
+    def first(self, answer: Answer, state: TrainState) -> Rollout:
+        """What the policy answered that the one in training started from."""
+        return self.answers(answer, {**state.params, "policy": self.reference(state.params)}, state.extra)
+
+    def started(self, answer: Answer, state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+        """Rewards and gold of those answers, computed once: neither changes."""
+        if not self.start:
+            first = self.first(answer, state)
+            self.start.append((first.raw_scores, self.golds(self.texts(first))))
+        return self.start[0]
+
+    def golds(self, texts: Sequence[str]) -> np.ndarray:
+        """The true reward of an answer to each held-out prompt."""
+        data = self.context.data
+        assert data.gold is not None  # noqa: S101  # by the rules of the configuration
+        return np.array([data.gold(one.prompt, text) for one, text in zip(data.prompts_validation, texts, strict=True)])
 
     def texts(self, found: Rollout) -> list[str]:
         """What is read of each response."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf_jax.config import AGGREGATES, did_you_mean
-from rlhf_jax.diagnostics.best_of_n import best_of_n, best_of_n_kl_bound
+from rlhf_jax.diagnostics.best_of_n import best_of_n, best_of_n_kl, best_of_n_kl_bound
 from rlhf_jax.errors import UserError
 
 POLICIES = ("sft", "ppo", "dpo", "online")
@@ -39,8 +39,9 @@ usage: rlhf-jax best-of-n RUN --n=N [--aggregate=HOW] [--penalty=P] [--policy=ST
   --json            print one JSON object, with every answer and all its scores, and nothing else
 
 Printed for each n' (powers of 2, and n): the mean proxy reward, the aggregate chosen by; the mean gold reward where it
-is known; both unbiased, from all N answers. KL bound: log n' - (n' - 1) / n' nats, which the KL from the policy to its
-best-of-n' does not exceed.
+is known; both unbiased, from all N answers. KL: of best-of-n' from the policy, as if the N answers were all there are,
+each as likely: right where many have equal rewards, too small where they all differ and n' is near N. KL bound:
+log n' - (n' - 1) / n' nats, which the true KL does not exceed.
 
 examples:
   rlhf-jax best-of-n runs/quickstart --n=16
@@ -63,11 +64,12 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Mean over prompts for one n'; ``gold`` is None where the truth is not known. ``kl_bound`` in nats."""
+    """Mean over prompts for one n'; ``gold`` is None where the truth is not known. ``kl`` and ``kl_bound`` in nats."""
 
     n: int
     proxy: float
     gold: float | None
+    kl: float
     kl_bound: float
 
 
@@ -128,7 +130,12 @@ def by_n(scores: Float[np.ndarray, "P N"], gold: Float[np.ndarray, "P N"] | None
     def mean(values: Float[np.ndarray, "P N"], n: int) -> float:
         return float(np.mean([best_of_n(own, value, n) for own, value in zip(scores, values, strict=True)]))
 
-    return [Row(n, mean(scores, n), None if gold is None else mean(gold, n), best_of_n_kl_bound(n)) for n in sizes]
+    def kl(n: int) -> float:
+        return float(np.mean([best_of_n_kl(own, np.full(most, 1.0 / most), n) for own in scores]))
+
+    return [
+        Row(n, mean(scores, n), None if gold is None else mean(gold, n), kl(n), best_of_n_kl_bound(n)) for n in sizes
+    ]
 
 
 # ------------------------------------------------------------------------- words to a question
@@ -206,11 +213,17 @@ def _print(question: Question, rows: Sequence[Row], members: Float[np.ndarray, "
     how = f", {question.aggregate} of {count} members" if count > 1 else ""
     console.print(f"best of n, {question.policy} policy, {prompts} prompts, seed {question.seed}{how}", soft_wrap=True)
     table = Table()
-    columns = ["n", "proxy reward", *(["gold reward"] if rows[0].gold is not None else []), "KL bound, nats"]
+    columns = [
+        "n",
+        "proxy reward",
+        *(["gold reward"] if rows[0].gold is not None else []),
+        "KL, nats",
+        "KL bound, nats",
+    ]
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
-        cells: list[Any] = [row.proxy, *([row.gold] if row.gold is not None else []), row.kl_bound]
+        cells: list[Any] = [row.proxy, *([row.gold] if row.gold is not None else []), row.kl, row.kl_bound]
         table.add_row(str(row.n), *(f"{cell:.4f}" for cell in cells))
     console.print(table)
     if count > 1:

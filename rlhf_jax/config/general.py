@@ -63,6 +63,8 @@ def add_defaults(c: ConfigDict) -> None:
     c.data.tie_margin = 0.0  # scored lists of a file: scores closer than this are tied
     c.data.list_size = 8  # responses per list; of a longer list so many are kept, evenly spaced from best to worst
 
+    c.data.gold = ""  # a true reward of your own, FILE.py:FUNCTION of prompt and response as texts, that policies are
+    #                   judged by; empty: that of the embedded world, none of a file
     c.data.refinements = "none"  # of responses that somebody mended: none; sft: demonstrations too; pairs: the mended
     #                              text above the response, as lists of two; both
 
@@ -126,6 +128,7 @@ RULES: dict[str, Rule] = {
     "data.judges": Rule(lambda v: 1 <= v <= 3, "1, 2 or 3"),
     "data.tie_margin": NOT_NEGATIVE,
     "data.list_size": Rule(lambda v: v >= 2, "at least 2"),
+    "data.gold": Rule(lambda v: not v or ".py:" in v, "FILE.py:FUNCTION"),
     "data.refinements": one_of("none", "sft", "pairs", "both"),
     "parallel.mode": one_of("mesh", "pmap"),
     "parallel.data": Rule(lambda v: v == -1 or v >= 1, "-1 (all devices left) or at least 1"),

@@ -13,6 +13,7 @@ from rlhf_jax.config.rules import (
     BOOL,
     CLOSED_UNIT,
     COUNT,
+    DECAY,
     NATURAL,
     NOT_NEGATIVE,
     OPEN_UNIT,
@@ -27,6 +28,7 @@ from rlhf_jax.config.rules import (
 )
 
 UNCERTAINTY, ALPHA, SCORE, ROWS, VALUE_RATE = 1.0, 0.5, -1.0, 8, 1e-3
+PATIENCE, ACTION = 1, "warn"
 CONTROLLER = {"target": 6.0, "horizon": 10_000}  # what a fixed price has no use for
 DENSE = {"at": "parts", "value": "sign"}  # what would go unused without fine-grained reward models
 
@@ -142,6 +144,15 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.pretraining = ConfigDict()
     c.ppo.pretraining.coefficient = 0.0  # of the negative log-likelihood of demonstrations, per nat and token; 0: none
     c.ppo.pretraining.rows = ROWS  # packed rows of demonstrations in each update, over all devices
+    c.ppo.monitor = ConfigDict()  # early warnings of over-optimisation (docs/overoptimisation.md); a bound of 0: none
+    c.ppo.monitor.kl = 0.0  # above so many nats per response
+    c.ppo.monitor.length = 0.0  # above so many times the length of the first iteration
+    c.ppo.monitor.entropy = 0.0  # below so many times the entropy of the first iteration
+    c.ppo.monitor.spread = 0.0  # above so many times the first spread of the members of a reward ensemble
+    c.ppo.monitor.gap = 0.0  # above so many deviations that the reward of held-out answers gained more than their gold
+    #                          did, at every evaluation; where gold is known
+    c.ppo.monitor.patience = PATIENCE  # iterations on end, of gap evaluations
+    c.ppo.monitor.action = ACTION  # warn, or stop: the iteration is the last one
     c.ppo.optimizer = optimizer(3e-4, warmup=20)  # of the policy
     c.ppo.value_learning_rate = VALUE_RATE  # peak, of the value network; its schedule is the policy's
     c.ppo.eval_every = 20  # iterations between evaluations on held-out prompts
@@ -200,6 +211,12 @@ RULES: dict[str, Rule] = {
     "ppo.dense.sequence": NOT_NEGATIVE,
     "ppo.missing_eos.rule": one_of("replace", "subtract", "mask", "none"),
     "ppo.missing_eos.score": ANY,
+    "ppo.monitor.kl": NOT_NEGATIVE,
+    "ppo.monitor.length": Rule(lambda v: v == 0 or v > 1, "0 or above 1"),
+    "ppo.monitor.entropy": DECAY,
+    "ppo.monitor.spread": Rule(lambda v: v == 0 or v > 1, "0 or above 1"),
+    "ppo.monitor.gap": NOT_NEGATIVE,
+    "ppo.monitor.action": one_of("warn", "stop"),
     "ppo.value_learning_rate": POSITIVE,
     "ppo.whiten_advantages": BOOL,
     "ppo.aggregate": one_of(*AGGREGATES),
@@ -227,6 +244,7 @@ def problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
         yield from _advantage_problems(c)
         yield from _ending_problems(c)
         yield from _reward_problems(c)
+        yield from _monitor_problems(c)
     if "reward" in c.stages and "ppo" in c.stages:
         yield from aggregate_problems(c, c.reward.ensemble.members)
     if c.ppo.uncertainty_penalty != UNCERTAINTY and c.ppo.aggregate in ("mean", "worst"):
@@ -324,7 +342,21 @@ def _reward_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
             yield "ppo.rewards.models", f"no such run directory: {run}"
 
 
+def _monitor_problems(c: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Alarms without the figures that they read, and settings without an alarm."""
+    monitor = c.ppo.monitor
+    bounds = [key for key in monitor if key not in ("patience", "action")]
+    for key, default in {"patience": PATIENCE, "action": ACTION}.items():
+        if monitor[key] != default and not any(monitor[bound] for bound in bounds):
+            text = f"{monitor[key]} would go unused: no bound of config.ppo.monitor is above 0"
+            yield f"ppo.monitor.{key}", text
+    if monitor.gap and c.data.path and not c.data.gold:
+        yield "ppo.monitor.gap", f"{monitor.gap}, but gold is not known of config.data.path; name config.data.gold"
+
+
 def aggregate_problems(c: ConfigDict, members: int) -> Iterator[tuple[str, str]]:
     """What is wrong with PPO's aggregate against a reward model of so many members."""
     if c.ppo.aggregate != "mean" and members == 1:
         yield "ppo.aggregate", f"{c.ppo.aggregate} would go unused: the reward model is no ensemble"
+    if "ppo" in c.stages and c.ppo.monitor.spread and members == 1:
+        yield "ppo.monitor.spread", f"{c.ppo.monitor.spread} would go unused: the reward model is no ensemble"

@@ -43,13 +43,14 @@ def sample_completions(
 
 
 def gold_metrics(prompts: Sequence[Record], responses: Sequence[str], gold: Gold | None) -> dict[str, float]:
-    """``gold.open`` and ``gold.closed``: the mean true reward by prompt type; empty without a truth."""
+    """``gold.open`` and ``gold.closed``: the mean true reward by prompt type, ``gold`` of prompts without one; empty
+    without a truth."""
     if gold is None:
         return {}
     values: dict[str, list[float]] = {}
     for prompt, response in zip(prompts, responses, strict=True):
         values.setdefault(prompt.prompt_type, []).append(gold(prompt.prompt, response))
-    return {f"gold.{kind}": float(np.mean(found)) for kind, found in sorted(values.items())}
+    return {f"gold.{kind}" if kind else "gold": float(np.mean(found)) for kind, found in sorted(values.items())}
 
 
 def diversity_metrics(responses: Sequence[str]) -> dict[str, float]:

@@ -111,6 +111,8 @@ def test_best_of_n_from_the_command_line(parent: pathlib.Path, capsys: pytest.Ca
     assert last["proxy"] == pytest.approx(np.mean([max(one["scores"]) for one in found["prompts"]]))
     assert found["by_n"][0]["gold"] == pytest.approx(np.mean([one["gold"] for one in found["prompts"]]))
     assert last["kl_bound"] == pytest.approx(np.log(6) - 5 / 6)
+    assert found["by_n"][0]["kl"] == pytest.approx(0.0, abs=1e-12)
+    assert 0 < last["kl"] <= last["kl_bound"]
     assert found == best_of_n(capsys, *words, "--n=6")
     # The first answers of a larger n are those of a smaller one.
     fewer = best_of_n(capsys, *words, "--n=2")

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from rlhf_jax.build.data import Data, load_data
+from rlhf_jax.build.data import Data, load_data, own_gold
 from rlhf_jax.config import default_config
 from rlhf_jax.data import world_local
 from rlhf_jax.data.records import Record
@@ -111,6 +111,7 @@ def load(
     if config.data.path:
         return load_data(config, rejects_path, limit, tokenizer)
     data = small_world(config.data.task, config.data.ties, config.data.list_size)
+    data = dataclasses.replace(data, gold=own_gold(config) or data.gold)
     if config.data.feedback == "lists":
         return data
     who = Annotators(config.data.feedback, config.data.noise, config.data.judges)

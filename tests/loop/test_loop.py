@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.loop import Evaluated, Evaluation, Event, Started, Stepped, Stopped, Task, run
+from rlhf_jax.diagnostics.monitor import Alarm, Monitor
+from rlhf_jax.loop import Alarmed, Evaluated, Evaluation, Event, Started, Stepped, Stopped, Task, run
 from rlhf_jax.types import TrainState
 
 
@@ -48,6 +49,8 @@ class Toy:
     diary: list[tuple[str, int]] = dataclasses.field(default_factory=list)
     used: list[int] = dataclasses.field(default_factory=list)
     last: TrainState | None = None
+    alarm: Alarm | None = None
+    halts: bool = False
 
     def task(self) -> Task:
         def step(state: TrainState, batch: int) -> tuple[TrainState, Any]:
@@ -76,6 +79,8 @@ class Toy:
             evaluate=evaluate,
             log_every=self.log_every,
             eval_every=self.eval_every,
+            monitor=None if self.alarm is None else Monitor([self.alarm]),
+            halts=self.halts,
         )
 
 
@@ -102,6 +107,8 @@ def outline(events: list[Event]) -> list[tuple]:
                 rows.append(("logged" if metrics else "stepped", step))
             case Evaluated(step, _, final):
                 rows.append(("final" if final else "evaluated", step))
+            case Alarmed(step, _):
+                rows.append(("alarmed", step))
             case Stopped(step):
                 rows.append(("stopped", step))
     return rows
@@ -264,3 +271,82 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_of_every_step(tmp_path:
     if rest.last is not None:
         assert whole.last is not None
         np.testing.assert_array_equal(rest.last.params["x"], whole.last.params["x"])
+
+
+def values(events: list[Event]) -> dict[int, float]:
+    """x after each step."""
+    return {event.step: event.metrics["x"] for event in events if isinstance(event, Stepped)}
+
+
+@pytest.fixture(scope="module")
+def path_of_x(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    return values(drained(Toy(log_every=1), tmp_path_factory.mktemp("x") / "c"))
+
+
+def bound(path_of_x: dict[int, float], step: int) -> Alarm:
+    """An alarm that first goes off at the step at which x is higher than ever before."""
+    assert path_of_x[step] > max(path_of_x[i] for i in range(1, step))
+    return Alarm("x", "above", max(path_of_x[i] for i in range(1, step)))
+
+
+def records(path_of_x: dict[int, float]) -> list[int]:
+    """The steps at which x is higher than ever before."""
+    return [step for step in path_of_x if step > 1 and path_of_x[step] > max(path_of_x[i] for i in range(1, step))]
+
+
+def test_an_alarm_that_warns_changes_nothing_but_the_events(path_of_x: dict[int, float], tmp_path: Path) -> None:
+    step = records(path_of_x)[0]
+    plain, watched = Toy(log_every=1), Toy(log_every=1, alarm=bound(path_of_x, step))
+    without = outline(drained(plain, tmp_path / "a"))
+    found = outline(drained(watched, tmp_path / "b"))
+    assert [row for row in found if row[0] != "alarmed"] == without
+    assert found[found.index(("logged", step)) + 1] == ("alarmed", step)
+    ends = [toy.last.params["x"] for toy in (plain, watched) if toy.last is not None]
+    assert np.array_equal(*ends)
+
+
+def test_an_alarm_that_stops_makes_its_step_the_last(path_of_x: dict[int, float], tmp_path: Path) -> None:
+    """Whatever is saved in between; that step is evaluated and saved."""
+    step = records(path_of_x)[-1]
+    for every in (1, 4, 100):
+        toy = Toy(log_every=1, eval_every=100, alarm=bound(path_of_x, step), halts=True)
+        found = outline(drained(toy, tmp_path / f"{every}", every=every))
+        assert found[-3:] == [("logged", step), ("alarmed", step), ("final", step)]
+        assert toy.diary[-1] == ("final", step)
+        with Checkpoints(tmp_path / f"{every}") as checkpoints:
+            assert checkpoints.latest() == step
+
+
+def test_a_run_cut_off_before_its_alarm_stops_where_the_whole_one_does(tmp_path: Path) -> None:
+    """What the monitor has counted is in the checkpoint: nine rows on end, cut off after every event in turn."""
+    alarm = Alarm("x", "above", 0.0, patience=9)
+
+    def toy() -> Toy:
+        return Toy(log_every=1, eval_every=5, alarm=alarm, halts=True)
+
+    events = drained(toy(), tmp_path / "whole", every=2)
+    whole = events[-1]
+    assert outline(events)[-2:] == [("alarmed", 9), ("final", 9)]
+    for cut in range(1, len(events), 2):
+        left = iter(range(cut))
+        drained(toy(), tmp_path / str(cut), 2, lambda _, left=left: next(left, None) is None)
+        last = drained(toy(), tmp_path / str(cut), every=2)[-1]
+        assert isinstance(last, Evaluated)
+        assert isinstance(whole, Evaluated)
+        assert (last.step, last.evaluation.metrics) == (9, whole.evaluation.metrics)
+
+
+def test_evaluations_are_watched_under_a_name_of_their_own(tmp_path: Path) -> None:
+    """Held out, x is x too; an alarm on the one does not read the other."""
+    toy = Toy(log_every=1, alarm=Alarm("validation.x", "above", -1.0), halts=True)
+    assert outline(drained(toy, tmp_path / "c"))[-3:] == [("evaluated", 5), ("alarmed", 5), ("final", 5)]
+
+
+def test_a_stage_that_has_only_to_close_says_so(tmp_path: Path) -> None:
+    alarm = Alarm("x", "above", -1.0)
+    drained(Toy(log_every=1, alarm=alarm, halts=True), tmp_path / "c", stop=lambda event: isinstance(event, Alarmed))
+    # Cut off before the step was saved: all is done again.
+    assert drained(Toy(log_every=1, alarm=alarm, halts=True), tmp_path / "c")[0] == Started(0)
+    found = drained(Toy(log_every=1, alarm=alarm, halts=True), tmp_path / "c")
+    assert found[0] == Started(1, closing=True)
+    assert outline(found) == [("started", 1), ("final", 1)]
