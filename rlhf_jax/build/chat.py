@@ -82,7 +82,7 @@ class Speaker:
             ensemble=stage_ensemble(config, "reward") if self.judged else ONE_MODEL,
             stop_id=stop_token(config, tokenizer),
         )
-        spec = dataclasses.replace(spec, sampling=sampling)
+        self._spec = spec = dataclasses.replace(spec, sampling=sampling)
 
         def answer(policy: Any, reward: Any, prompts: PromptBatch, key: jax.Array, axis_name: Any) -> tuple[Any, ...]:
             if reward is not None:

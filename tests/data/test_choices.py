@@ -114,7 +114,9 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: pathlib.Path, monkeypatch: py
     assert len(read_file(file.path).records) == 2
 
 
-def test_a_line_is_on_the_disk_before_the_next_question(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_on_the_disk_before_the_next_question(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[bytes] = []
     path = tmp_path / "labels.jsonl"
     monkeypatch.setattr(os, "fsync", lambda _: synced.append(path.read_bytes()))
