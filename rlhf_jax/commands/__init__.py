@@ -1,4 +1,16 @@
 """The small commands, ``rlhf-jax NAME ...``: a module each, with a function ``main`` that takes the words after it."""
 
 # The first words of a command line; "-" is "_" in the name of the module.
-NAMES = ("theory", "collapse", "evaluate", "best-of-n", "labels", "prepare", "export", "plan", "sweep", "completion", "chat")
+NAMES = (
+    "theory",
+    "collapse",
+    "evaluate",
+    "best-of-n",
+    "labels",
+    "prepare",
+    "export",
+    "plan",
+    "sweep",
+    "completion",
+    "chat",
+)
