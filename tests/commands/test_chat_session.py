@@ -94,8 +94,10 @@ def test_one_member_has_no_spread_and_no_model_no_score(tmp_path: pathlib.Path) 
 def test_a_dialogue_goes_on_after_what_was_chosen(tmp_path: pathlib.Path) -> None:
     answer = Standin()
     own = session(tmp_path / "labels.jsonl", answer)
-    talk, _ = own.choose(own.ask(Talk(), "one"), "B")
+    shown = own.ask(Talk(), "one")
+    talk, _ = own.choose(shown, "B")
     first = talk.turns[-1].content
+    assert first == shown.pair.texts[1]
     following = own.ask(talk, "two", go_on=True)
     assert answer.asked[-1][0] == (Message("user", "one"), Message("assistant", first), Message("user", "two"))
     assert transcript(following.pair.turns) == f"user: one\n\nassistant: {first}\n\nuser: two"
