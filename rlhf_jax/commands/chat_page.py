@@ -38,7 +38,8 @@ def make_page(session: Session, prompts: Iterable[tuple[Message, ...]], *, go_on
     unless they are said not to.
     """
     gradio = _gradio()
-    waiting = iter(list(prompts))
+    proposed = list(prompts)
+    waiting = iter(proposed)
 
     with gradio.Blocks(title="rlhf-jax chat", analytics_enabled=False) as page:
         state = gradio.State(Talk())
@@ -54,7 +55,7 @@ def make_page(session: Session, prompts: Iterable[tuple[Message, ...]], *, go_on
         question = gradio.Textbox(label="Prompt", lines=3, max_lines=20)
         with gradio.Row():
             asking = gradio.Button("Ask", variant="primary")
-            following = gradio.Button("Next prompt of the file")
+            following = gradio.Button("Next prompt of the file", interactive=bool(proposed))
             keep = gradio.Checkbox(go_on, label="Go on with the dialogue")
         shown = [state, dialogue, *answers, note, *choosing.values()]
 
