@@ -2,15 +2,5 @@
 
 # The first words of a command line; "-" is "_" in the name of the module.
 NAMES = (
-    "theory",
-    "collapse",
-    "evaluate",
-    "best-of-n",
-    "labels",
-    "prepare",
-    "export",
-    "plan",
-    "sweep",
-    "completion",
-    "chat",
-)
+    "theory", "collapse", "evaluate", "best-of-n", "labels", "prepare", "export", "plan", "sweep", "completion", "chat",
+)  # fmt: skip
