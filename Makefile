@@ -22,7 +22,10 @@ TPU := .venv-tpu
 # Sphinx and its friends likewise: nothing of them is needed to run or to test the program.
 DOCS := .venv-docs
 
-.PHONY: help quickstart feedback test slow browser parity test-parity tpu docs check smoke reproduce golden bench lock clean
+# Gradio wants an older Pillow than the lock has.
+CHAT := .venv-chat
+
+.PHONY: help quickstart feedback test slow browser parity test-parity tpu docs chat check smoke reproduce golden bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -61,6 +64,9 @@ docs: $(DOCS)/.done  ## the site into build/site: a dead link is an error, the n
 	$(DOCS)/bin/python -m docs.check build/site
 	@echo "the site: build/site/index.html"
 
+chat: $(CHAT)/.done  ## the page of rlhf-jax chat, served and used (installs Gradio into .venv-chat)
+	$(CHAT)/bin/python -m pytest -n 0 tests/chat
+
 check: $(VENV)/.dev  ## format, lint, types, import contracts; changes nothing
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
@@ -93,13 +99,16 @@ lock:  ## resolve requirements/*.txt anew from setup.py (needs uv); UPGRADE=--up
 	  $(LOCK_FLAGS) --output-file requirements/tpu.txt
 	$(UV) pip compile setup.py --extra docs --constraints requirements/dev.txt \
 	  $(LOCK_FLAGS) --output-file requirements/docs.txt
+	cp requirements/dev.txt requirements/chat.txt  # versions to keep wherever Gradio lets them be kept
+	$(UV) pip compile setup.py --extra chat --extra test \
+	  $(filter-out --upgrade%,$(LOCK_FLAGS)) --output-file requirements/chat.txt
 
 # One version of each package for all Pythons from 3.11 on: the lock is what is tested.
 LOCK_FLAGS = --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command "make lock" --quiet $(UPGRADE)
 
 clean:  ## remove the environment and every cache; runs/ stays
-	rm -rf $(VENV) $(PARITY) $(TPU) $(DOCS) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(PARITY) $(TPU) $(DOCS) $(CHAT) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -147,4 +156,11 @@ $(DOCS)/.done: $(VENV)/.base requirements/docs.txt
 	@$(RUN) -m venv --clear $(DOCS)
 	@$(SEES_BASE)
 	@$(DOCS)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/docs.txt
+	@touch $@
+
+$(CHAT)/.done: $(VENV)/.dev requirements/chat.txt
+	@echo "installing Gradio of requirements/chat.txt into $(CHAT) (about 0.2 GB)"
+	@$(RUN) -m venv --clear $(CHAT)
+	@$(SEES_BASE)
+	@$(CHAT)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/chat.txt
 	@touch $@

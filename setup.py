@@ -53,6 +53,8 @@ setup(
         "tpu": [f"jax[tpu]{JAX}"],
         "hub": ["datasets>=4.0"],  # from 4.0 on it runs no code of a data set
         "wandb": ["wandb>=0.31.0"],
+        "trackio": ["trackio>=0.43.0"],
+        "chat": ["gradio>=6.31.0"],  # rlhf-jax chat
         "quant": ["qwix>=0.1.8"],  # config.lora.base=int8 and nf4
         "sweep": ["optuna>=5.0.0", "scikit-learn>=1.9.1"],
         "docs": ["furo>=2025.12.19", "myst-nb>=1.4.0", "sphinx>=8.2"],

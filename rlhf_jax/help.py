@@ -35,6 +35,7 @@ commands (each with a --help of its own):
   prepare           a file of feedback, read and checked once: rlhf-jax prepare FILE --out=DIR
   export            a trained model as a Hugging Face folder: rlhf-jax export runs/a --stage=reward --out=DIR
   plan              what each program of a run needs, on devices that need not be there: rlhf-jax plan --config=FILE
+  chat              talk to a policy on a page and judge its answers: rlhf-jax chat runs/a --out=labels.jsonl
   sweep             many runs over a space of settings, on many workers: rlhf-jax sweep --config=FILE --workdir=DIR
   report            a page of a run, of several compared, or of a sweep: rlhf-jax report runs/a runs/b
   completion        commands and settings completed by the shell: source <(rlhf-jax completion bash)

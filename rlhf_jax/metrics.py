@@ -4,8 +4,8 @@
 
     {"stage": "sft", "step": 20, "time": 1700000000.0, "metrics": {"loss": 1.23}}
 
-TensorBoard files under ``tb/<stage>`` repeat it. Non-finite floats are written as the strings "nan", "inf" and
-"-inf", so that every line is strict JSON. Whole files are replaced atomically. In a run of many
+TensorBoard files under ``tb/<stage>`` and trackers repeat it. Non-finite floats are written as the strings "nan",
+"inf" and "-inf", so that every line is strict JSON. Whole files are replaced atomically. In a run of many
 hosts only the first one writes.
 """
 
@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, Protocol, SupportsFloat
 
 from rlhf_jax.errors import UserError
 
@@ -205,11 +205,20 @@ def _loads(data: bytes, place: str) -> Any:
         raise UserError(f"{place}: not JSON that can be read: nested too deeply") from None
 
 
-class MetricWriter:
-    """Appends rows to ``metrics.jsonl`` (each in one write call) and scalars to TensorBoard files."""
+class Mirror(Protocol):
+    """Whatever else wants every row."""
 
-    def __init__(self, workdir: Path | str, tensorboard: bool = True) -> None:
+    def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """One row."""
+
+
+class MetricWriter:
+    """Appends rows to ``metrics.jsonl`` (each in one write call), and to TensorBoard files and a mirror if wanted."""
+
+    def __init__(self, workdir: Path | str, tensorboard: bool = True, mirror: Mirror | None = None) -> None:
         self._workdir = Path(workdir)
+        self._mirror = mirror
+        self._mirrored: set[tuple[str, int, bool]] = set()  # rows that a mirror has been told of
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._path = self._workdir / "metrics.jsonl"
         self._tensorboard = tensorboard
@@ -229,13 +238,15 @@ class MetricWriter:
             for name, value in values.items():
                 board.add_scalar(name, value, step, now, summary_description=unit_of(name))
             board.flush()
+        if self._mirror is not None and (stage, step, _is_held_out(values)) not in self._mirrored:
+            self._mirror.log(stage, step, values)
 
     def rewind(self, stage: str, step: int, *, held_out: bool = True) -> None:
         """Forget what ``stage`` wrote after ``step``, so that a resumed run leaves no overlapping rows.
 
         Rows, rewards and sample files with a larger step go, and a torn last line; TensorBoard is told to
-        hide its own. Of ``step`` itself, held-out rows and rewards go unless ``held_out``: a stage that was
-        cut off while it closed is evaluated again.
+        hide its own, and a mirror, which cannot forget, will not be told of them again. Of ``step`` itself, held-out
+        rows and rewards go unless ``held_out``: a stage that was cut off while it closed is evaluated again.
         """
         self._file.close()
         rows = read_jsonl(self._path)
@@ -245,6 +256,7 @@ class MetricWriter:
             for row in rows
             if row["stage"] != stage or row["step"] <= (last if _is_held_out(row["metrics"]) else step)
         ]
+        self._mirrored |= {(row["stage"], row["step"], _is_held_out(row["metrics"])) for row in rows}
         write_text_atomically(self._path, "".join(_dump(row) + "\n" for row in kept))
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
         rewards = self._workdir / "rewards" / f"{stage}.jsonl"

@@ -50,6 +50,7 @@ from rlhf_jax.metrics import (
 )
 from rlhf_jax.parallel import Stop, Watch, failing_together, heeding_others, is_first, join, wait_for_all, watching
 from rlhf_jax.reports import write_report
+from rlhf_jax.trackers import Trackers, check_trackers
 
 # A run may be continued with these changed: they do not touch what is computed, but for rounding.
 FREE_SECTIONS = ("log.", "checkpoint.", "parallel.", *(f"model.{key}" for key in MEANS))
@@ -75,6 +76,7 @@ def dry_run(launch: Launch) -> None:
     join()
     with failing_together(lambda *_: None), _said_once():
         inherit_model(launch.config)
+        check_trackers(launch.config.log.trackers)
         config_path = Path(launch.workdir) / "config.json"
         if launch.workdir and config_path.is_file() and _has_begun(config_path.parent):
             _same_configuration(config_path, launch.config)
@@ -112,6 +114,7 @@ def go_on(launch: Launch, judge: Judge | None = None, shared: Shared | None = No
 def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared: Shared | None) -> None:
     workdir = Path(launch.workdir)
     inherit_model(launch.config)
+    check_trackers(launch.config.log.trackers)
     open_run(workdir, launch.config)
     use_compilation_cache()
     done = read_summary(workdir)
@@ -119,23 +122,24 @@ def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared
         context = make_context(launch.config, workdir, shared)
         for note in (*context.data.notes, *context.notes):
             print(note)
-        for stage in launch.config.stages:
-            if f"{stage}.steps" not in done:
-                last = run_stage(context, stage, stop, watch, judge)
-                if isinstance(last, Stopped) and stop.reason == PRUNED:
-                    _set_status(workdir, "pruned", stage=stage, step=last.step, exit_code=0)
-                    return
-                if isinstance(last, Stopped):
-                    _set_status(
-                        workdir,
-                        "interrupted",
-                        stage=stage,
-                        step=last.step,
-                        reason=stop.reason,
-                        exit_code=INTERRUPTED,
-                    )
-                    print(f"{stage}: stopped after step {last.step} by {stop.reason}; the same command goes on")
-                    raise SystemExit(INTERRUPTED)
+        with _trackers(launch.config, workdir) as trackers:
+            for stage in launch.config.stages:
+                if f"{stage}.steps" not in done:
+                    last = run_stage(context, stage, stop, watch, trackers, judge)
+                    if isinstance(last, Stopped) and stop.reason == PRUNED:
+                        _set_status(workdir, "pruned", stage=stage, step=last.step, exit_code=0)
+                        return
+                    if isinstance(last, Stopped):
+                        _set_status(
+                            workdir,
+                            "interrupted",
+                            stage=stage,
+                            step=last.step,
+                            reason=stop.reason,
+                            exit_code=INTERRUPTED,
+                        )
+                        print(f"{stage}: stopped after step {last.step} by {stop.reason}; the same command goes on")
+                        raise SystemExit(INTERRUPTED)
         if not is_first():
             return
         reason = stopped_by_monitor(launch.config, read_summary(workdir))
@@ -149,6 +153,12 @@ def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared
         print(f"{name:32} {value:.4f}")
     if report:
         print(f"report: {report}")
+
+
+def _trackers(config: ConfigDict, workdir: Path) -> Trackers:
+    """Of the first process, which alone writes; the others have none."""
+    names = config.log.trackers if is_first() else ()
+    return Trackers(names, config.log.project, workdir, dict(leaves(config)))
 
 
 def _last_words(workdir: Path, code: int, reason: str) -> None:
@@ -266,7 +276,9 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def run_stage(context: Context, stage: str, stop: Stop, watch: Watch, judge: Judge | None = None) -> Event:
+def run_stage(
+    context: Context, stage: str, stop: Stop, watch: Watch, trackers: Trackers, judge: Judge | None = None
+) -> Event:
     """Drain one stage's loop and write down every event; returns the last."""
     config = context.config
     watch.begin()
@@ -286,7 +298,7 @@ def run_stage(context: Context, stage: str, stop: Stop, watch: Watch, judge: Jud
         events = run(task, checkpoints, checkpoint_every=every, stop=boundary)
         if judge is not None:
             events = _judged(events, stage, judge, stop)
-        return record(context, task, events) if is_first() else collections.deque(events, maxlen=1).pop()
+        return record(context, task, events, trackers) if is_first() else collections.deque(events, maxlen=1).pop()
 
 
 def _judged(events: Iterator[Event], stage: str, judge: Judge, stop: Stop) -> Iterator[Event]:
@@ -297,10 +309,10 @@ def _judged(events: Iterator[Event], stage: str, judge: Judge, stop: Stop) -> It
             stop.ask(PRUNED)
 
 
-def record(context: Context, task: Task, events: Iterator[Event]) -> Event:
+def record(context: Context, task: Task, events: Iterator[Event], trackers: Trackers) -> Event:
     """Write down every event of a stage; returns the last."""
     config, workdir, stage = context.config, context.workdir, task.name
-    with MetricWriter(workdir, tensorboard=config.log.tensorboard) as writer:
+    with MetricWriter(workdir, tensorboard=config.log.tensorboard, mirror=trackers) as writer:
         event = next(events)
         start = event.step
         closing = isinstance(event, Started) and event.closing

@@ -74,7 +74,7 @@ def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: in
         stop_id=stop_token(config, tokenizer),
     )
     reward = load_parent(context, "reward", judge)
-    actor = _policy(context, policy, decoder)
+    actor = stage_policy(context, policy, decoder, "best-of-n: --policy")
     executor = context.executor
     compiled = executor.compile(
         lambda actor, reward, batch, key, axis_name: sample_scored(spec, actor, reward, batch, key),
@@ -111,10 +111,15 @@ def _prompts(context: Context, prompts: str) -> list[Record]:
     return list(read_file(prompts, "prompt", data.template, chat=context.tokenizer.chat).records)
 
 
-def _policy(context: Context, stage: str, decoder: DecoderSpec) -> Params:
+def stage_policy(context: Context, stage: str, decoder: DecoderSpec, named: str) -> Params:
+    """The policy that a stage (sft, ppo, dpo or online) ended with, adapters merged.
+
+    Raises:
+      UserError: there is no checkpoint (begins with ``named``, what led there), or it has other shapes.
+    """
     if stage == "sft":
         return load_parent(context, "sft", decoder)
     if stage in ("dpo", "online"):  # whose parameters are those of the policy alone
         init = adapted(context.config, stage, partial(init_decoder, decoder))
-        return merge(restore(context, context.workdir / "checkpoints" / stage, "best-of-n: --policy", init))
-    return load_policy(context, context.workdir / "checkpoints" / stage, "best-of-n: --policy", decoder)
+        return merge(restore(context, context.workdir / "checkpoints" / stage, named, init))
+    return load_policy(context, context.workdir / "checkpoints" / stage, named, decoder)

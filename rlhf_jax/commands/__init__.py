@@ -13,4 +13,5 @@ NAMES = (
     "sweep",
     "report",
     "completion",
+    "chat",
 )

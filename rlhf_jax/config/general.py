@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.config import optimizers
 from rlhf_jax.config.groups import optimizer
-from rlhf_jax.config.names import DATA_FORMATS, FEEDBACK
+from rlhf_jax.config.names import DATA_FORMATS, FEEDBACK, TRACKERS
 from rlhf_jax.config.rules import ANY_TEXT, BOOL, COUNT, NATURAL, NOT_NEGATIVE, OPEN_UNIT, Rule, one_of
 
 
@@ -83,6 +83,8 @@ def add_defaults(c: ConfigDict) -> None:
     c.log = ConfigDict()
     c.log.every = 20  # steps between two rows of metrics
     c.log.tensorboard = True  # write TensorBoard files next to the JSON lines
+    c.log.trackers = ()  # where rows of metrics go besides: wandb, trackio, or both
+    c.log.project = "rlhf_jax"  # of the trackers' runs; no trackers: unused
     c.log.samples = 10  # completions shown and stored at each evaluation, 10 at least; 0: only at the end
 
     c.checkpoint = ConfigDict()
@@ -135,6 +137,10 @@ RULES: dict[str, Rule] = {
     "parallel.*": COUNT,
     "log.every": COUNT,
     "log.samples": NATURAL,
+    "log.trackers": Rule(
+        lambda v: len(set(v)) == len(v) and set(v) <= set(TRACKERS), f"none, one or more of {', '.join(TRACKERS)}"
+    ),
+    "log.project": Rule(lambda v: bool(v.strip()), "a name"),
     "checkpoint.*": COUNT,
     **optimizers.RULES,
     "sft.*": COUNT,

@@ -26,6 +26,7 @@ LEVELS = ("sequence", "sentence", "sub_sentence", "token")  # at which a fine-gr
 OWN = "this"  # in ppo.dense.models: the fine-grained reward model that this run makes itself
 AGGREGATES = ("mean", "worst", "uncertainty", "lower")  # of the members of a reward ensemble
 FEEDBACK = ("lists", "pairs", "margins", "ties", "edges", "labels", "scores", "mixed")  # of the embedded world
+TRACKERS = ("wandb", "trackio")
 WORLD_PROMPT_TYPES = ("open", "closed")  # of the embedded data; users' files may have any others
 
 # Keys of config.model that say by what means a model is computed. They belong to a run and its devices: a run that goes

@@ -6,7 +6,13 @@ import pathlib
 import pytest
 import transformers
 
+from rlhf_jax.build.chat import Speaker
+from rlhf_jax.commands.chat_session import Session
+from rlhf_jax.data.choices import ChoiceFile
+from rlhf_jax.data.readers import read_file
+from rlhf_jax.data.records import Message
 from rlhf_jax.data.tokenizers import load_tokenizer
+from rlhf_jax.generation import SamplingSpec
 from rlhf_jax.main import main
 from rlhf_jax.metrics import read_jsonl, read_summary
 from tests.build.test_chat import folder, rows
@@ -66,6 +72,21 @@ def test_every_command_reads_the_run(
     main(["labels", "to-labelstudio", str(run), "--responses=4", "--policy=ppo", f"--out={tmp_path / 'labels'}"])
     tasks = json.loads((tmp_path / "labels" / "tasks.json").read_text())
     assert all(task["data"]["prompt_messages"][0] == {"role": "system", "content": "hush"} for task in tasks)
+
+
+def test_a_dialogue_is_talked_about_by_the_template(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "a question"}) + "\n")
+    for stage in ("sft", "ppo"):
+        speaker = Speaker(run, stage, "", SamplingSpec(temperature=1.0))
+        assert speaker.in_chat
+        (question,) = speaker.prompts(str(tmp_path / "prompts.jsonl"))
+        with ChoiceFile(tmp_path / f"{stage}.jsonl") as file:
+            session = Session(speaker.answer, file, annotator="", model=stage, seed=0, settings={})
+            talk, _ = session.choose(session.ask_turns((Message("system", "hush"), *question)), "A")
+            session.choose(session.ask(talk, "and another", go_on=True), "B")
+        records = read_file(file.path, chat=speaker._context.tokenizer.chat).records
+        assert {one.text for record in records for one in record.responses} <= {"chosen answer", "chosen reply"}
+        assert [len(record.messages) for record in records] == [2, 4]
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward"])

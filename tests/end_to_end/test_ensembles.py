@@ -3,11 +3,25 @@
 import json
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.build.chat import Speaker, bucket
+from rlhf_jax.commands.chat_session import Session, Talk
+from rlhf_jax.config import from_json, to_json
+from rlhf_jax.data import world
+from rlhf_jax.data.choices import ChoiceFile
+from rlhf_jax.data.examples import encode_response
+from rlhf_jax.data.readers import read_file
+from rlhf_jax.data.records import Message
+from rlhf_jax.data.tokenizers import load_tokenizer
+from rlhf_jax.errors import UserError
+from rlhf_jax.generation import SamplingSpec
+from rlhf_jax.generation.best_of_n import sample_scored
 from rlhf_jax.main import main
 from rlhf_jax.metrics import read_metrics, read_summary
+from rlhf_jax.models import apply_reward_members
 from tests.end_to_end import tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -145,3 +159,83 @@ def test_what_best_of_n_refuses(
     line = capsys.readouterr().err
     assert line.startswith("rlhf-jax: error: ")
     assert wanted in line
+
+
+def speaker(run: pathlib.Path, reward: str = "") -> Speaker:
+    return Speaker(run, "sft", reward, SamplingSpec(temperature=1.0))
+
+
+def beside(parent: pathlib.Path, here: pathlib.Path, *left_out: str, **data: int) -> pathlib.Path:
+    """The same run with other limits, some of its checkpoints left out."""
+    config = from_json((parent / "config.json").read_text())
+    config.data.update(data)
+    (here / "checkpoints").mkdir(parents=True)
+    (here / "config.json").write_text(to_json(config))
+    (here / "tokenizer").symlink_to(parent / "tokenizer")
+    for stage in {"sft", "reward"} - set(left_out):
+        (here / "checkpoints" / stage).symlink_to(parent / "checkpoints" / stage)
+    return here
+
+
+def test_chat_scores_by_every_member(parent: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Rewards against those of each answer by itself, unpadded; and the same by way of another run's name."""
+    own = speaker(parent)
+    found = own.answer(asked(5), 2, seed=1, draw=0)
+    assert found.rewards.shape == (2, 3)
+    config, tokenizer = from_json((parent / "config.json").read_text()), load_tokenizer(parent / "tokenizer")
+    prompt = tokenizer.encode(asked(5)[0].content)
+    for text, rewards in zip(found.texts, found.rewards, strict=True):
+        ids = jnp.array([[*prompt, *encode_response(tokenizer, text, config.data.max_response)[0]]])
+        alone = apply_reward_members(
+            own._spec.reward, own._spec.ensemble, own._reward, ids, jnp.ones_like(ids, bool), bounded=True
+        )
+        np.testing.assert_allclose(rewards, alone[:, 0], atol=1e-5)
+    again = speaker(parent, str(parent)).answer(asked(5), 2, seed=1, draw=0)
+    assert again.texts == found.texts
+    assert own.answer(asked(5), 2, seed=1, draw=1).texts != found.texts
+    alone = speaker(beside(parent, tmp_path / "alone", "reward")).answer(asked(5), 2, seed=1, draw=0)
+    assert alone.texts == found.texts
+    assert alone.rewards.shape == (2, 0)
+    with pytest.raises(UserError, match=r"sft: no checkpoints in"):
+        speaker(beside(parent, tmp_path / "empty", "sft"))
+    with pytest.raises(UserError, match=r"chat: --reward: .* does not exist"):
+        speaker(parent, str(tmp_path))
+
+
+def asked(words: int) -> tuple[Message, ...]:
+    return (Message("user", " ".join((world.vocabulary() * 2)[:words])),)
+
+
+def test_chat_compiles_few_programs(
+    parent: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [bucket(length, 100) for length in (1, 16, 17, 64, 65, 100)] == [16, 16, 32, 64, 100, 100]
+    traced = []
+    monkeypatch.setattr("rlhf_jax.build.chat.sample_scored", lambda *words: traced.append(0) or sample_scored(*words))
+    long = speaker(beside(parent, tmp_path / "long", max_prompt=64))
+    found = {words: long.answer(asked(words), 2, seed=1, draw=0) for words in (3, 5, 16, 20, 31)}
+    assert len(traced) == 2
+    assert not any(one.cut for one in found.values())
+    # Padded to 12 tokens or to 16: the same answers.
+    short = speaker(parent)
+    same = short.answer(asked(5), 2, seed=1, draw=0)
+    assert same.texts == found[5].texts
+    np.testing.assert_allclose(same.rewards, found[5].rewards, atol=1e-5)
+    assert short.answer(asked(20), 2, seed=1, draw=0).cut
+
+
+def test_what_was_judged_trains_a_reward_model(
+    parent: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "labels.jsonl"
+    with ChoiceFile(path) as file:
+        session = Session(speaker(parent).answer, file, annotator="alex", model="m", seed=0, settings={})
+        for number, choice in enumerate(("A", "B", "tie", "A", "B", "A")):
+            _, said = session.choose(session.ask(Talk(), asked(3 + number)[0].content), choice)
+            assert "3 members" in said
+    found = read_file(path)
+    assert (found.format, len(found.records)) == ("lists", 6)
+    assert [record.responses[1].rank for record in found.records] == [1, 1, 0, 1, 1, 1]
+    words = ("--config.stages=reward", "--config.reward.init=scratch", "--config.data.format=auto")
+    main([f"--config={tiny.ROOT / 'configs' / 'lists_file.py'}", *words, f"--config.data.path={path}", "--dry_run"])
+    assert "6 rows of format lists" in capsys.readouterr().out
