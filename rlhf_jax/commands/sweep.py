@@ -87,6 +87,10 @@ def main(words: Sequence[str]) -> None:
         trials = counted(read_trials(folder), spec.objectives)
         write_results(folder, spec, trials)
         print_table(spec, trials)
+        if any(trial.state == "done" for trial in trials):
+            from rlhf_jax.reports import write_sweep_report  # here: it loads what draws figures
+
+            print(f"report: {write_sweep_report(folder)}")
 
 
 def _work(folder: Path, workers: int, lease: float) -> int:

@@ -58,7 +58,9 @@ def test_a_trial_is_the_run_of_its_configuration_though_programs_are_shared(
     trials = read_trials(tmp_path / "sweep")
     assert [trial.state for trial in trials] == ["done"] * 4
     assert len({trial.summary["reward.loss"] for trial in trials}) == 4
-    assert not (trials[3].folder / "report.html").exists()
+    assert not (trials[3].folder / "report").exists()
+    page = (tmp_path / "sweep" / "report" / "index.html").read_text()
+    assert "reward.loss" in page
 
     config = f"--config={trials[3].folder / 'config.json'}"
     tiny.launch(config, f"--workdir={tmp_path / 'alone'}", report=False)
@@ -110,7 +112,7 @@ def test_a_trial_that_is_pruned_ends_cleanly_and_is_not_gone_on_with(
     assert list(own) == [3]
     capsys.readouterr()
     tiny.launch(*command)
-    assert capsys.readouterr().out.startswith("┏")  # nothing is said but the table
+    assert capsys.readouterr().out.startswith("┏")  # nothing is said but the table, and where the page is
     assert json.loads((tmp_path / "results.json").read_text())["states"] == {"done": 1, "pruned": 1}
 
 
