@@ -60,7 +60,7 @@ def test_a_trial_is_the_run_of_its_configuration_though_programs_are_shared(
     assert len({trial.summary["reward.loss"] for trial in trials}) == 4
     assert not (trials[3].folder / "report").exists()
     page = (tmp_path / "sweep" / "report" / "index.html").read_text()
-    assert "reward.loss" in page
+    assert "reward.pair_accuracy" in page
 
     config = f"--config={trials[3].folder / 'config.json'}"
     tiny.launch(config, f"--workdir={tmp_path / 'alone'}", report=False)
