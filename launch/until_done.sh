@@ -6,13 +6,22 @@ set -uo pipefail
 
 restarts="${RESTARTS:-20}"
 pause="${PAUSE:-5}"
-asked=0
+asked=0 handed=0
 child=
-trap 'asked=1; kill -TERM "$child" 2>/dev/null' TERM INT
+
+hand_on() { # each signal once, and those too that came before there was a child to have them
+  while [[ -n $child ]] && ((handed < asked)); do
+    handed=$((handed + 1))
+    kill -TERM "$child" 2>/dev/null
+  done
+}
+trap 'asked=$((asked + 1)); hand_on' TERM INT
 
 for ((run = 0; ; run++)); do
+  child=
   "$@" &
   child=$!
+  hand_on
   wait "$child"
   code=$?
   if ((asked)); then # the signal has ended the first wait
@@ -23,8 +32,10 @@ for ((run = 0; ; run++)); do
     exit "$code"
   fi
   echo "until_done: interrupted; going on in $pause s (restart $((run + 1)) of at most $restarts)" >&2
+  child=
   sleep "$pause" & # a trap would wait for one in the foreground
   child=$!
+  hand_on
   wait "$child"
   ((asked)) && exit "$code"
 done

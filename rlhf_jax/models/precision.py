@@ -1,5 +1,7 @@
 """Products whose factors are narrow and whose sums are not."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -21,11 +23,28 @@ def _narrow(x: Float[Array, "*S I"], kernel: Float[Array, "I O"]) -> Float[Array
 
 
 def wide_einsum(how: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The sums of products of narrow floats, in float32 at least: they are not rounded to the type of the factors."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    if platform() == "cpu":
-        x, y = x.astype(wide), y.astype(wide)
-    return jnp.einsum(how, x, y, preferred_element_type=wide)
+    """An einsum of narrow floats that is not rounded to their type, but float32. (Of wide ones, an einsum.)"""
+    return jnp.einsum(how, x, y) if jnp.finfo(x.dtype).bits >= 32 else _wide_sums(how, x, y)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _wide_sums(how: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    if platform() == "cpu":  # as in ``_backward``
+        x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    return jnp.einsum(how, x, y, preferred_element_type=jnp.float32)
+
+
+def _wide_forward(how: str, x: jax.Array, y: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _wide_sums(how, x, y), (x, y)
+
+
+def _wide_backward(how: str, kept: tuple[jax.Array, jax.Array], out: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of narrow factors again: a gradient of one token is no sum to be careful of."""
+    gradients: tuple[jax.Array, jax.Array] = jax.vjp(partial(jnp.einsum, how), *kept)[1](out.astype(kept[0].dtype))
+    return gradients
+
+
+_wide_sums.defvjp(_wide_forward, _wide_backward)
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

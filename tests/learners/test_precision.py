@@ -46,11 +46,14 @@ def test_sums_are_of_float32_and_products_of_bfloat16(spec, monkeypatch):
     assert {dtype for _, dtype in summed} <= {"float32", "int32"}
     products = [one for one in found if one.primitive.name == "dot_general"]
     assert {str(v.aval.dtype) for one in products for v in one.invars} == {"bfloat16"}
-    # Gradients of the parameters are those products that come out in float32: of each kernel of a layer and the output.
+    # Gradients of the parameters come out in float32, of each kernel of a layer and the output, and attention's scores.
     wide = sum(str(one.outvars[0].aval.dtype) == "float32" for one in products)
-    assert wide == sum(
-        path[-1].key in ("kernel", "output") for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ) + (spec.tied)
+    assert (
+        wide
+        == sum(path[-1].key in ("kernel", "output") for path, _ in jax.tree_util.tree_leaves_with_path(params))
+        + (spec.tied)
+        + 1
+    )
 
 
 def test_the_gradient_of_a_kernel_is_summed_in_float32():
