@@ -85,7 +85,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "words", "seen"),
     [
-        ("sft", (), {"sft.update"}),
+        pytest.param("sft", (), {"sft.update"}, marks=SLOW),
         pytest.param("sft", ("--config.lora.rank=2", "--config.lora.stages=sft"), {"sft.update"}, marks=SLOW),
         pytest.param("reward", (), {"reward.update"}, marks=SLOW),
         pytest.param("reward", HEADS, {"reward.update"}, marks=SLOW),

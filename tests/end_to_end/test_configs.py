@@ -16,6 +16,7 @@ from tests.end_to_end.conftest import Run
 pytestmark = pytest.mark.usefixtures("one_device")
 
 CONFIGS = sorted((tiny.ROOT / "configs").glob("*.py"))
+LONG = ("critique", "ppo_nplus", "ppo_ziegler")  # to compile
 TWO_STEPS = (
     *tiny.SIZE,
     "--config.sft.steps=2",
@@ -82,7 +83,11 @@ def commands(path: pathlib.Path) -> list[list[str]]:
     return [shlex.split(line)[3:] for line in lines if line.startswith("python -m rlhf_jax ")]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in CONFIGS],
+    ids=lambda path: path.stem,
+)
 def test_a_config_makes_its_steps_in_every_stage(
     path: pathlib.Path,
     quickstart: Run,

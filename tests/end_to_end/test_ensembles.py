@@ -64,6 +64,7 @@ def test_the_members_differ_and_their_spread_is_measured(parent: pathlib.Path) -
     assert all(row["spread"] > 0 for row in trained)
 
 
+@pytest.mark.slow
 def test_ppo_follows_the_ensemble_of_another_run(parent: pathlib.Path, tmp_path: pathlib.Path) -> None:
     found = {}
     for how in ("mean", "worst"):

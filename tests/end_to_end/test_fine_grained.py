@@ -67,6 +67,7 @@ class Killed(BaseException):
     """Not an Exception: nothing in the program may catch it."""
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(
     whole: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from rlhf_jax.main import main
 from rlhf_jax.models import has_adapters
 from tests.end_to_end import tiny
 
+pytestmark = pytest.mark.slow
 STAGES = ("sft", "reward", "ppo")
 
 

@@ -32,6 +32,7 @@ def command(quickstart: Run) -> list[str]:
     return [f"--config={tiny.ROOT / 'configs' / 'ppo.py'}", *tiny.PIPELINE, *parents, "--config.log.tensorboard=False"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(
     quickstart: Run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,9 @@ TWO: dict[str, Callable[[], Executor]] = {
 }
 
 
-@pytest.mark.parametrize(("learner", "executor"), [("sft", "mesh"), ("reward", "pmap"), ("ppo", "pmap")])
+@pytest.mark.parametrize(
+    ("learner", "executor"), [("sft", "mesh"), ("reward", "pmap"), pytest.param("ppo", "pmap", marks=pytest.mark.slow)]
+)
 def test_four_parts_are_the_whole(learner: str, executor: str) -> None:
     """Ragged rows, 5 steps (of PPO 2 iterations), in float64: parameters and metrics, the norm of gradients too."""
     whole = trained(learner, "one", "float64")
