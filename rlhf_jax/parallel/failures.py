@@ -74,6 +74,12 @@ def show_stacks() -> None:
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
 
 
+def let_others_hear() -> None:
+    """Wait until they know why this process ends: with it they lose a collective, or the line on which they hear."""
+    if jax.process_count() > 1:
+        time.sleep(3 * POLL)
+
+
 def end_with(code: int, reason: str, last_words: LastWords) -> None:
     """End this process at once for what another one has come to."""
     print(f"rlhf-jax: process {jax.process_index()} ends: {reason}", file=sys.stderr, flush=True)
@@ -83,8 +89,7 @@ def end_with(code: int, reason: str, last_words: LastWords) -> None:
 
 
 def _leave_behind(code: int) -> None:
-    if processes.is_first():
-        time.sleep(3 * POLL)  # the others lose their line with this process: let them hear why
+    let_others_hear()
     _leave(code)
 
 

@@ -15,8 +15,7 @@ from typing import TypeVar
 import jax
 
 from rlhf_jax.errors import INTERRUPTED, UserError
-from rlhf_jax.parallel import processes
-from rlhf_jax.parallel.failures import POLL, STALLED, LastWords, end_with, say, show_stacks
+from rlhf_jax.parallel.failures import POLL, STALLED, LastWords, end_with, let_others_hear, say, show_stacks
 
 STALL = "RLHF_JAX_STALL"
 # The preparation of a stage, its first steps, in which programs are compiled, and each evaluation may take so many
@@ -111,6 +110,5 @@ def _look(watch: Watch, ended: threading.Event, last_words: LastWords) -> None:
             if jax.process_count() > 1:
                 say(STALLED, str(jax.process_index()))
             reason = f"no step for {waited:.0f} s ({STALL}={limit()})"
-            if jax.process_count() > 1 and processes.is_first():
-                time.sleep(3 * POLL)  # the others lose their line with this process: let them hear why
+            let_others_hear()
             return end_with(INTERRUPTED, reason, last_words)
