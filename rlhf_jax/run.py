@@ -367,7 +367,7 @@ def record_alarm(workdir: Path, task: Task, event: Alarmed, console: Console) ->
 def stopped_by_monitor(config: ConfigDict, summary: dict[str, float]) -> str:
     """Why PPO ended before its last iteration, empty if it did not."""
     alarms = [name.removeprefix("ppo.alarm.") for name in summary if name.startswith("ppo.alarm.")]
-    if config.ppo.monitor.action != "stop" or not alarms:
+    if config.ppo.monitor.action != "stop" or not alarms or summary["ppo.steps"] >= config.ppo.iterations:
         return ""
     return f"ppo stopped by monitor after iteration {summary['ppo.steps']:.0f}: {', '.join(alarms)}"
 

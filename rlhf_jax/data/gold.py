@@ -17,12 +17,18 @@ def load_gold(name: str) -> Callable[[str, str], float]:
     path, _, title = name.rpartition(":")
     if not Path(path).is_file():
         raise UserError(f"no such file: {path or name}; name a function as FILE.py:FUNCTION")
-    function = runpy.run_path(path).get(title)
+    try:
+        function = runpy.run_path(path).get(title)
+    except Exception as error:  # whatever a user's file may do
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from None
     if not callable(function):
         raise UserError(f"{path} defines no function {title}")
 
     def gold(prompt: str, response: str) -> float:
-        found = function(prompt, response)
+        try:
+            found = function(prompt, response)
+        except Exception as error:
+            raise UserError(f"{name}: {type(error).__name__}: {error}, for the response {response[:60]!r}") from None
         try:
             value = float(found)
         except (TypeError, ValueError):

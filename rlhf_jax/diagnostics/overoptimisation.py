@@ -31,12 +31,14 @@ class Fit:
 
     @property
     def peak(self) -> tuple[float, float]:
-        """(d, R) where the gain is largest; (inf, inf) of a curve that never turns, b <= 0.
+        """(d, R) where the gain is largest; (inf, inf) of a curve that rises without end, (0, 0) if it only falls.
 
         best_of_n: a / (2b), a^2 / (4b). rl: d = exp(a/b - 1), R = b d.
         """
-        if self.b <= 0:
+        if self.b < 0 or (self.b == 0 and self.a > 0):
             return np.inf, np.inf
+        if self.b == 0 or (self.form == "best_of_n" and self.a <= 0):
+            return 0.0, 0.0
         if self.form == "best_of_n":
             return self.a / (2.0 * self.b), self.a**2 / (4.0 * self.b)
         with np.errstate(over="ignore"):
@@ -105,6 +107,8 @@ def reward_gap(
 
     NaN where those answers are all worth the same.
     """
+    if not (np.ptp(start_proxy) > 0 and np.ptp(start_gold) > 0):  # their deviation may be rounding
+        return float("nan")
     with np.errstate(divide="ignore", invalid="ignore"):
         gains = [(now.mean() - then.mean()) / then.std() for now, then in ((proxy, start_proxy), (gold, start_gold))]
     gap = float(gains[0] - gains[1])

@@ -83,7 +83,8 @@ def _array(value: Any) -> Hashable:
     if isinstance(value, jax.core.Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable):
         return _Itself(value)
     host = np.asarray(value)
-    return (type(value), str(host.dtype), host.shape, hashlib.blake2b(host.tobytes()).digest())
+    weak = isinstance(value, jax.Array) and value.weak_type
+    return (type(value), str(host.dtype), weak, host.shape, hashlib.blake2b(host.tobytes()).digest())
 
 
 class ReusingExecutor:

@@ -19,6 +19,7 @@ from rlhf_jax.parallel import processes
 from rlhf_jax.parallel.failures import FAILED, POLL, STALLED, STOP, LastWords, end_with, heard, say, show_stacks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ORDERS = tuple(signal.Signals(number).name for number in SIGNALS)
 ONE_ORDER = 0.5  # seconds: launchers often signal a process and then its group, which is no second order
 
 
@@ -40,12 +41,18 @@ class Stop:
             return self._last is not None and self._boundary >= self._last
 
     def ask(self, name: str) -> None:
-        """Have all processes stop at the next boundary that none of them has passed."""
+        """Have all processes stop at the next boundary that none of them has passed.
+
+        A signal is the reason also of a stop that was asked for before without one; nothing takes its place.
+        """
         if jax.process_count() > 1:
             say(STOP, name)
             return
         with self._lock:
-            self.reason, self._last = name, self._boundary + 1
+            if self._last is None:
+                self._last = self._boundary + 1
+            if not self.reason or name in ORDERS:
+                self.reason = name
 
     def agree(self, name: str) -> None:
         """Settle the boundary with all processes, each of which has to come here."""

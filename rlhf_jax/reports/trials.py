@@ -24,6 +24,9 @@ DEPTH = 4  # how far below the folder a run may lie
 MAIN = (
     "ppo.gold.open", "online.gold.open", "dpo.gold.open", "reward.pair_accuracy", "ppo.reward.mean", "sft.loss",
 )  # fmt: skip
+# Words in the names of figures of which less is better, or more.
+LOWER = {"loss", "kl", "ece", "brier", "rmse", "nll", "entropy", "distance", "index"}
+HIGHER = {"accuracy", "gold", "tau", "ndcg", "auroc"}
 
 Parameters = Mapping[str, Any]
 
@@ -93,11 +96,12 @@ class Sweep:
         return list(dict.fromkeys(name for point in self.points for name in point.parameters))
 
     def ranked(self, objective: Objective) -> list[Point]:
-        """The points by their means, best first; those without a value last."""
+        """The points by their means, best first; those of which a seed failed come later, without a value last."""
 
-        def key(point: Point) -> tuple[bool, float]:
+        def key(point: Point) -> tuple[bool, bool, float]:
             values = point.values(objective.metric)
-            return not values.size, -objective.sign * float(values.mean()) if values.size else 0.0
+            failed = any(trial.state == "failed" for trial in point.trials)
+            return not values.size, failed, -objective.sign * float(values.mean()) if values.size else 0.0
 
         return sorted(self.points, key=key)
 
@@ -161,7 +165,8 @@ def _points_of_experiment(folder: Path) -> list[Point]:
     names = {path: str(path.relative_to(folder)) for path in folders}
     configs = {path: dict(leaves(read_json(path / "config.json"))) for path in folders}
     matches = {path: re.fullmatch(r"(.+)\.(\d+)", name) for path, name in names.items()}
-    named = all(matches.values())
+    # Names such as beta0.1 end in a number that is no seed: then the settings tell what belongs together.
+    named = all(match and configs[path].get("seed", int(match[2])) == int(match[2]) for path, match in matches.items())
     varying = differing(list(configs.values()))
     groups: dict[str, list[Path]] = {}
     for place, path in enumerate(folders):
@@ -225,8 +230,12 @@ def _objectives(
 
 
 def _usual_direction(name: str) -> str:
-    lower = ("loss", "kl", "ece", "brier", "rmse", "w1", "collapse_index", "nll")
-    return "min" if any(part in lower or part.endswith("_loss") for part in name.split(".")) else "max"
+    words = set(re.split(r"[._]", name))
+    if words & LOWER:
+        return "min"
+    if words & HIGHER or name in MAIN:
+        return "max"
+    raise UserError(f"report: --metric: {name}: say which way is better, {name}:max or {name}:min")
 
 
 def is_run(folder: Path) -> bool:

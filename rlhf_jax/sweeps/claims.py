@@ -84,6 +84,8 @@ def claims(trial: Path) -> list[Claim]:
     for path in (trial / "claims").glob("[0-9]*.json"):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # with its trial, removed since
+            continue
         except ValueError:
             content = {}
         found.append(Claim(path, content if isinstance(content, dict) else {}))

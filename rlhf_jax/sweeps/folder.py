@@ -123,7 +123,9 @@ def read_trials(folder: Path) -> list[Trial]:
         what = read_json(path / "trial.json")
         if not what:
             if path.exists():
-                raise UserError(f"{path}: no trial.json in it; remove the folder to have the trial run anew")
+                raise UserError(
+                    f"{path}: no trial.json in it; rename the folder to begin with a dot, and the trial runs anew"
+                )
             continue  # removed since
         status = read_json(path / "STATUS.json")
         state = status.get("state", "running")

@@ -89,13 +89,16 @@ def _check_failures(spec: SweepSpec, trials: Sequence[Trial]) -> None:
         first = failed[0]
         raise UserError(
             f"sweep: {len(failed)} of {len(ended)} ended trials have failed, more than --failures={spec.failures:g} "
-            f"allows; trial {first.number}: {first.reason} (remove the folder of a trial to have it run anew)"
+            f"allows; trial {first.number}: {first.reason} (one whose folder is renamed to begin with a dot runs anew)"
         )
 
 
 def doomed(trial: Trial) -> str:
     """Why a trial should not be tried again, "" if it should."""
-    *before, own = claims.claims(trial.folder)
+    found = claims.claims(trial.folder)
+    if not found:
+        return ""  # its folder is being removed
+    *before, own = found
     died = [one for one in before[-DEATHS:] if not one.content.get("ended")]
     if len(died) < DEATHS or any(one.content.get("at") != own.content.get("at") for one in died):
         return ""

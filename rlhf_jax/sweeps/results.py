@@ -34,6 +34,11 @@ class Point:
     def pruned(self) -> bool:
         return any(trial.state == "pruned" for trial in self.trials)
 
+    @property
+    def failed(self) -> bool:
+        """Whether a seed did: the mean over the others flatters the point."""
+        return any(trial.state == "failed" for trial in self.trials)
+
     def values(self, objective: Objective) -> dict[int, float]:
         """The figure by seed, of the trials that are done."""
         return {one.seed: one.summary[objective.metric] for one in self.trials if one.state == "done"}
@@ -83,11 +88,11 @@ def half_width(values: Sequence[float]) -> float | None:
 
 
 def ranked(points: Sequence[Point], objective: Objective) -> list[Point]:
-    """Best first; those without a value last, by number."""
+    """Best first; those of which a seed failed after the others, those without a value last, by number."""
 
-    def place(point: Point) -> tuple[bool, float, int]:
+    def place(point: Point) -> tuple[bool, bool, float, int]:
         mean = point.mean(objective)
-        return mean is None, 0.0 if mean is None else -objective.better(mean, 0.0), point.number
+        return mean is None, point.failed, 0.0 if mean is None else -objective.better(mean, 0.0), point.number
 
     return sorted(points, key=place)
 

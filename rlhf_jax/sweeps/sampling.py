@@ -40,7 +40,7 @@ def _as_trial(spec: SweepSpec, space: Space, point: Point) -> Any:
         told = {"intermediate_values": curve}
     elif len(point.trials) == len(spec.seeds) and all(one.ended for one in point.trials):
         means = [point.mean(one) for one in spec.objectives]
-        if None in means:
+        if point.failed or None in means:
             state = library.trial.TrialState.FAIL
         else:
             state, told = library.trial.TrialState.COMPLETE, {"values": means}

@@ -55,6 +55,16 @@ def test_a_reward_that_is_no_number_is_told_with_its_response(path: pathlib.Path
         gold("", "")
 
 
+def test_mistakes_of_the_file_are_lines_of_their_own(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "gold.py"
+    file.write_text("def gold(prompt, response)\n    return 0\n")
+    with pytest.raises(UserError, match=r"gold\.py: SyntaxError: expected ':' \(gold\.py, line 1\)$"):
+        load_gold(f"{file}:gold")
+    file.write_text("def gold(prompt, response):\n    return 1 / len(response)\n")
+    with pytest.raises(UserError, match=r"gold\.py:gold: ZeroDivisionError: division by zero, for the response ''$"):
+        load_gold(f"{file}:gold")("", "")
+
+
 def test_a_file_of_feedback_gets_the_gold_that_the_config_names(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Prompts without a type have one figure, and it is of this gold."""
     rows = tmp_path / "rows.jsonl"

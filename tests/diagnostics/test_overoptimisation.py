@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit, minimize_scalar
 
-from rlhf_jax.diagnostics.overoptimisation import Fit, bootstrap_fit, fit, turning_point
+from rlhf_jax.diagnostics.overoptimisation import Fit, bootstrap_fit, fit, reward_gap, turning_point
 
 DISTANCE = np.linspace(0.2, 4.0, 20)
 SHAPES = {"best_of_n": lambda d, a, b: d * (a - b * d), "rl": lambda d, a, b: d * (a - b * np.log(d))}
@@ -36,6 +36,18 @@ def test_the_peak_is_where_a_search_finds_it(form: str) -> None:
 def test_a_curve_that_never_turns_has_no_peak() -> None:
     assert Fit("best_of_n", 0.5, 0.0).peak == (np.inf, np.inf)
     assert Fit("rl", 0.5, -0.1).peak == (np.inf, np.inf)
+
+
+def test_a_curve_that_only_falls_is_highest_where_it_starts() -> None:
+    assert Fit("best_of_n", -1.0, 1.0).peak == (0.0, 0.0)
+    assert Fit("rl", -1.0, 0.0).peak == (0.0, 0.0)
+
+
+def test_answers_that_are_all_worth_the_same_have_no_gap() -> None:
+    """0.1 48 times has a deviation of 1.4e-17 in floats."""
+    start, better = np.linspace(0, 1, 48), np.linspace(0, 2, 48)
+    assert np.isnan(reward_gap(better, np.full(48, 0.09), start, np.full(48, 0.1)))
+    assert reward_gap(better, np.full(48, 0.5), start, start) == pytest.approx(0.5 / start.std())
 
 
 def test_one_distance_is_not_enough() -> None:

@@ -76,6 +76,7 @@ SAME_AND_OTHER = [
     (lambda: np.arange(3), lambda: np.arange(3.0)),
     (lambda: np.zeros((2, 3)), lambda: np.zeros((3, 2))),
     (lambda: jnp.arange(3), lambda: jnp.arange(1, 4)),
+    (lambda: jnp.asarray(2.0), lambda: jnp.array(2.0, jnp.float32)),  # the first takes the type of what it meets
     (lambda: jax.random.key(0), lambda: jax.random.key(1)),
     (lambda: jax.random.key(0), lambda: jax.random.key_data(jax.random.key(0))),
     (lambda: scaled(0.5), lambda: scaled(0.25)),

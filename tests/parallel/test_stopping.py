@@ -118,6 +118,15 @@ def test_a_process_alone_stops_at_the_next_boundary() -> None:
     assert stop.reason == "SIGINT"
 
 
+@pytest.mark.parametrize("asked", [("SIGTERM", "pruned"), ("pruned", "SIGTERM")])
+def test_a_signal_is_the_reason_whatever_else_asked_for_the_stop(asked: tuple[str, str]) -> None:
+    stop = Stop()
+    for name in asked:
+        stop.ask(name)
+    assert stop()
+    assert stop.reason == "SIGTERM"
+
+
 SCRIPT = """
 import sys, time
 from rlhf_jax.parallel.stopping import heeding_others

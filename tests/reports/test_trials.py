@@ -41,18 +41,19 @@ def test_a_sweep_is_read_as_it_is_described(tmp_path):
     ]
     assert "<nan>" in sweep.trials[3].reason
     table = ranking_table(sweep)
-    assert [row[:2] for row in table.rows] == [["1", "point 1"], ["2", "point 0"]]
-    assert dict(zip(table.columns, table.rows[1], strict=True)) == {
-        "place": "2",
+    # Point 1 has 0.8 of one seed, but its other seed failed.
+    assert [row[:2] for row in table.rows] == [["1", "point 0"], ["2", "point 1"]]
+    assert dict(zip(table.columns, table.rows[0], strict=True)) == {
+        "place": "1",
         "point": "point 0",
         "ppo.kl.coefficient": "0.1",
         "reward.utility.name": "–",
         "n": "2 of 2",
         "ppo.gold.open": "0.300",
         "± (95 %)": "1.271",  # t of one degree of freedom, 12.706, x 0.1414 / sqrt(2)
-        "behind the first": "0.600",  # of seed 5, the only one that both have
+        "behind the first": "–",
     }
-    assert table.rows[0][4:] == ["1 of 2", "0.800", "–", "–"]
+    assert table.rows[1][4:] == ["1 of 2", "0.800", "–", "-0.600"]  # of seed 5, the only one that both have
 
 
 def test_points_are_compared_over_the_seeds_that_both_have(tmp_path):
@@ -64,7 +65,7 @@ def test_points_are_compared_over_the_seeds_that_both_have(tmp_path):
     def value(parameters, seed):
         return {"ppo.kl": luck[seed] + parameters["a"] + extra.get((parameters["a"], seed), 0.0)}
 
-    folder = write_sweep(tmp_path / "s", points, tuple(luck), value, objectives=(("ppo.kl", "min"),), failed=(3,))
+    folder = write_sweep(tmp_path / "s", points, tuple(luck), value, objectives=(("ppo.kl", "min"),), failed=(7,))
     sweep = read_sweep(folder)
     best, other = sweep.ranked(sweep.objectives[0])
     assert best.parameters == {"a": 0.0}
@@ -110,10 +111,36 @@ def test_runs_of_other_names_are_one_point_where_only_their_seed_differs(tmp_pat
     assert [point.parameters["rate"] for point in sweep.ranked(sweep.objectives[0])] == [0.1, 0.2]
 
 
+def test_names_that_end_in_a_value_are_not_seeds_of_one_point(tmp_path):
+    for name, price, gold in (("beta0.1", 0.1, 0.5), ("beta0.3", 0.3, 0.9)):
+        write_trial(tmp_path / name, {"seed": 0, "price": price}, {"ppo.gold.open": gold})
+    sweep = read_sweep(tmp_path)
+    assert [point.parameters for point in sweep.points] == [{"price": 0.1}, {"price": 0.3}]
+
+
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [
+        ("reward.score_rmse", "min"),
+        ("reward.label_brier", "min"),
+        ("reward.log_loss_calibrated", "min"),
+        ("reward.ece_calibrated", "min"),
+        ("segments.cross_entropy.fact", "min"),
+        ("reward.pair_accuracy.open", "max"),
+        ("ppo.gold.closed", "max"),
+        ("ppo.reward.mean", "max"),
+    ],
+)
+def test_figures_are_better_in_their_own_direction(tmp_path, name, direction):
+    write_trial(tmp_path / "a", {}, {name: 1.0})
+    assert read_sweep(tmp_path, name).objectives == [Objective(name, direction)]
+
+
 def test_a_metric_may_be_named_and_is_told_if_there_is_none(tmp_path):
     write_trial(tmp_path / "a", {}, {"sft.loss": 1.0, "sft.length": 3.0})
     assert read_sweep(tmp_path, "sft.length:min").objectives == [Objective("sft.length", "min")]
-    assert read_sweep(tmp_path, "sft.length").objectives == [Objective("sft.length", "max")]
+    with pytest.raises(UserError, match=r"sft\.length: say which way is better, sft\.length:max or sft\.length:min$"):
+        read_sweep(tmp_path, "sft.length")
     with pytest.raises(UserError, match=r"no summary below .* has 'sft.lenght'; did you mean sft.length\?"):
         read_sweep(tmp_path, "sft.lenght")
     (tmp_path / "empty").mkdir()
@@ -198,7 +225,7 @@ def test_a_bad_trial_is_named(tmp_path):
 def test_a_folder_without_a_usual_figure_is_shown_and_not_ranked(tmp_path):
     """With the means of what it has, and what its analysis found."""
     for name, value in (("a.0", 1.0), ("a.1", 2.0), ("b.0", 5.0)):
-        write_trial(tmp_path / "exp" / name, {"seed": 0}, {"lists.w1": value})
+        write_trial(tmp_path / "exp" / name, {"seed": int(name[-1])}, {"lists.w1": value})
     (tmp_path / "exp" / "verdict.json").write_text(json.dumps({"holds": True}))
     (tmp_path / "exp" / "table.md").write_text("| <b> | 1 |")
     assert read_sweep(tmp_path / "exp").objectives == []

@@ -103,5 +103,5 @@ def test_trials_are_what_their_folders_say(tmp_path: pathlib.Path) -> None:
     assert found[0].curve("reward.pair_accuracy") == {10: 0.5, 30: 0.7}
     assert found[2].summary == {}
     (tmp_path / "trials" / "0002" / "trial.json").unlink()
-    with pytest.raises(UserError, match=r"0002: no trial.json in it; remove the folder"):
+    with pytest.raises(UserError, match=r"0002: no trial.json in it; rename the folder"):
         read_trials(tmp_path)

@@ -48,7 +48,7 @@ def sweep_of(folder: pathlib.Path) -> None:
 def test_points_are_ranked_by_their_means_with_what_is_known_of_each(tmp_path: pathlib.Path) -> None:
     sweep_of(tmp_path)
     points = points_of(counted(read_trials(tmp_path), (ACCURACY, LOSS)))
-    assert [point.number for point in ranked(points, ACCURACY)] == [2, 1, 0]
+    assert [point.number for point in ranked(points, ACCURACY)] == [1, 0, 2]  # a seed of the last failed
     assert [point.number for point in ranked(points, LOSS)] == [0, 1, 2]
     assert [point.mean(ACCURACY) for point in points] == [0.5, 0.625, 0.875]
     assert points[2].values(LOSS) == {0: 9.0}
@@ -87,13 +87,13 @@ def test_what_is_written_is_what_the_trials_say(tmp_path: pathlib.Path) -> None:
     found = write_results(tmp_path, spec, trials)
     assert json.loads((tmp_path / "results.json").read_text()) == found == as_json(spec, trials)
     assert found["states"] == {"done": 7, "failed": 1}
-    best = found["points"][0]
-    assert (best["point"], best["parameters"], best["trials"], best["seeds"]) == (2, {GAMMA: 2.0}, [6, 7], [0, 1])
-    assert best["states"] == ["done", "failed"]
-    assert best["reasons"] == ["", "no memory"]
-    assert best["values"] == {"reward.pair_accuracy": [0.875, None], "reward.loss": [9.0, None]}
-    assert best["half_width"] == {"reward.pair_accuracy": None, "reward.loss": None}
-    assert best["behind"] == {"reward.pair_accuracy": 0.0, "reward.loss": 8.0}
+    last = found["points"][-1]
+    assert (last["point"], last["parameters"], last["trials"], last["seeds"]) == (2, {GAMMA: 2.0}, [6, 7], [0, 1])
+    assert last["states"] == ["done", "failed"]
+    assert last["reasons"] == ["", "no memory"]
+    assert last["values"] == {"reward.pair_accuracy": [0.875, None], "reward.loss": [9.0, None]}
+    assert last["half_width"] == {"reward.pair_accuracy": None, "reward.loss": None}
+    assert last["behind"] == {"reward.pair_accuracy": -0.25, "reward.loss": 8.0}
     assert [point["front"] for point in found["points"]] == [True, True, True]
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     assert (tmp_path / "results.csv").read_text() == as_csv(trials)
