@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.findings import write_findings
+from experiments.findings import verdict_of, write_findings
 from experiments.goal_misgeneralisation.sweep import ARMS, BETA, BETAS, EVERY, SEEDS, SHARES
 from experiments.measures import interval
 from rlhf_jax.metrics import read_summary
@@ -187,11 +187,7 @@ def figure(runs: dict[str, list[Run]]) -> bytes:
 
 def verdict(runs: dict[str, list[Run]]) -> dict[str, Any]:
     """Each bound, and in words which hold."""
-    found = checks(runs)
-    failed = [name for name, one in found.items() if not one["holds"]]
-    for one in found.values():
-        one["figures"] = {name: [round(v, 3) for v in values] for name, values in one["figures"].items()}
-    return found | {"verdict": "all bounds hold at every seed" if not failed else f"not confirmed: {', '.join(failed)}"}
+    return verdict_of(checks(runs))
 
 
 def main(root: Path) -> None:

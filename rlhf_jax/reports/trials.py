@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from rlhf_jax.diagnostics.intervals import half_width
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import read_json, read_summary
 from rlhf_jax.reports.differences import differing, leaves
@@ -108,12 +109,7 @@ class Sweep:
 
 def mean_and_half_width(values: Float[np.ndarray, "S"]) -> tuple[float, float | None]:
     """Mean and half of its 95 % interval by Student's t over seeds; None for fewer than two values."""
-    # Imported here: it takes a while, and only sweeps need it.
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return float(values.mean()), None
-    return float(values.mean()), float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(values.mean()), half_width(values)
 
 
 def behind(best: Point, point: Point, objective: Objective) -> tuple[float, float | None] | None:

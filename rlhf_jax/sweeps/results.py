@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
 
+from rlhf_jax.diagnostics.intervals import half_width
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import write_text_atomically
 from rlhf_jax.sweeps.folder import Trial, Value
 from rlhf_jax.sweeps.spec import Objective, SweepSpec
-
-CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +75,6 @@ def counted(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Tr
                 trial = dataclasses.replace(trial, state="failed", reason=f"{objective.metric} is {value}")
         found.append(trial)
     return found
-
-
-def half_width(values: Sequence[float]) -> float | None:
-    """Half of the 95 % interval of a mean, by Student's t: t_{0.975, n-1} s / sqrt(n); None below two values."""
-    n = len(values)
-    if n < 2:
-        return None
-    return float(t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
 
 
 def ranked(points: Sequence[Point], objective: Objective) -> list[Point]:

@@ -9,6 +9,7 @@ import optuna
 import pytest
 from scipy import stats
 
+from rlhf_jax.diagnostics.intervals import half_width
 from rlhf_jax.errors import UserError
 from rlhf_jax.sweeps.folder import read_trials
 from rlhf_jax.sweeps.results import (
@@ -17,7 +18,6 @@ from rlhf_jax.sweeps.results import (
     behind,
     counted,
     front,
-    half_width,
     points_of,
     ranked,
     write_results,
