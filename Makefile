@@ -25,7 +25,7 @@ DOCS := .venv-docs
 # Gradio wants an older Pillow than the lock has.
 CHAT := .venv-chat
 
-.PHONY: help quickstart feedback test slow browser parity test-parity tpu docs chat check smoke reproduce golden bench lock clean
+.PHONY: help quickstart feedback test slow reliability torture browser parity test-parity tpu docs chat check smoke reproduce golden bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -40,10 +40,16 @@ feedback: $(VENV)/.base  ## a reward model from each kind of feedback on the emb
 	done
 
 test: $(VENV)/.dev  ## the tests, on WORKERS=2 processes
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" tests
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not reliability" tests
 
 slow: $(VENV)/.dev  ## the slow ones: killed runs, several processes, eight devices from end to end
-	$(RUN) -m pytest -n $(WORKERS) -m "slow and not browser" tests
+	$(RUN) -m pytest -n $(WORKERS) -m "slow and not browser and not reliability" tests
+
+reliability: $(VENV)/.dev  ## the reliability matrix in small: killed runs, damaged checkpoints, bad and hostile input
+	$(RUN) -m pytest -n $(WORKERS) -m reliability tests/reliability
+
+torture: $(VENV)/.dev  ## the same at full size, an hour or two; the table goes to build/torture.md
+	$(RUN) -m pytest -n $(WORKERS) -m reliability --torture --torture-table=build/torture.md tests/reliability
 
 browser: $(VENV)/.dev  ## the reports in a real browser (on Debian: apt-get install chromium chromium-driver)
 	@command -v chromedriver >/dev/null || \
