@@ -69,7 +69,7 @@ class Tally:
         begun = time.monotonic()
         try:
             yield
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             self.failures.append(f"{what}: {type(error).__name__}: {error}")
         taken = time.monotonic() - begun
         self.seconds.append(taken)
