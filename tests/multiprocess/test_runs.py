@@ -60,12 +60,12 @@ def test_a_run_goes_on_in_other_processes_on_another_mesh_and_is_the_run_in_one(
     assert (status["state"], status["exit_code"]) == ("interrupted", 75)
     assert status["reason"] == "process 1 made no step" or status["reason"].startswith("no step for")
 
-    (one,) = launch(1, workdir, *TENSOR, order="0:reward:3")
+    (one,) = launch(1, workdir, *TENSOR, order="0:reward:3:SIGTERM")
     assert one.code == 75, one.err
     assert "sft: going on from step 2\n" in one.out
     assert tiny.last_step(workdir, "reward") == 3
 
-    first, second = launch(2, workdir, *FSDP, order="1:dpo:1")
+    first, second = launch(2, workdir, *FSDP, order="1:dpo:1:SIGTERM")
     assert (first.code, second.code) == (75, 75), first.err + second.err
     assert "reward: going on from step 3\n" in first.out
     assert "SIGTERM: stopping after the step under way" in second.err

@@ -56,42 +56,44 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class Tally:
-    """The tries of one test."""
+    """The tries of one test, of the promise that it is marked with, and of others that the same runs show."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, promise: str, count: int) -> None:
+        self.promise = promise
         self.tries = range(count)
-        self.seconds: list[float] = []
-        self.failures: list[str] = []
+        self.seconds: dict[str, list[float]] = collections.defaultdict(list)
+        self.failures: dict[str, list[str]] = collections.defaultdict(list)
 
     @contextlib.contextmanager
-    def one(self, what: str, within: float | None = None) -> Iterator[None]:
-        """One try; it fails by an exception, or if it takes longer than ``within`` seconds."""
-        begun = time.monotonic()
+    def one(self, what: str, within: float | None = None, of: str = "") -> Iterator[None]:
+        """One try (``of`` another promise); it fails by an exception, or if it takes longer than ``within`` seconds."""
+        promise, begun = of or self.promise, time.monotonic()
         try:
             yield
         except Exception as error:
-            self.failures.append(f"{what}: {type(error).__name__}: {error}")
+            self.failures[promise].append(f"{what}: {type(error).__name__}: {error}")
         taken = time.monotonic() - begun
-        self.seconds.append(taken)
+        self.seconds[promise].append(taken)
         if within is not None and taken > within:
-            self.failures.append(f"{what}: took {taken:.1f} s, more than {within:g} s")
+            self.failures[promise].append(f"{what}: took {taken:.1f} s, more than {within:g} s")
 
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     """What the marked test counts its tries with."""
     marker = request.node.get_closest_marker("reliability")
-    (identifier,), sizes = marker.args, marker.kwargs
-    assert identifier in PROMISES
+    (promise,), sizes = marker.args, marker.kwargs
     full = request.config.getoption("--torture", default=False)
-    found = Tally(sizes.get("torture", sizes["tries"]) if full else sizes["tries"])
+    found = Tally(promise, sizes.get("torture", sizes["tries"]) if full else sizes["tries"])
     yield found
-    row = (identifier, len(found.seconds), len(found.failures), max(found.seconds, default=0.0))
-    request.node.user_properties.append((PROPERTY, json.dumps(row)))
-    missed = len(found.tries) - len(found.seconds)
-    if found.failures or missed > 0:
-        listed = "\n".join(found.failures[:20])
-        pytest.fail(f"{len(found.failures)} of {len(found.seconds)} tries failed, {missed} were not made\n{listed}")
+    assert found.seconds.keys() <= PROMISES.keys()
+    for name, seconds in found.seconds.items():
+        row = (name, len(seconds), len(found.failures[name]), max(seconds))
+        request.node.user_properties.append((PROPERTY, json.dumps(row)))
+    made, failures = len(found.seconds[promise]), [line for lines in found.failures.values() for line in lines]
+    if failures or made < len(found.tries):
+        listed = "\n".join(failures[:20])
+        pytest.fail(f"{len(failures)} tries failed; {made} of {len(found.tries)} were made\n{listed}", pytrace=False)
 
 
 class _Table:
