@@ -3,8 +3,6 @@
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -179,50 +177,3 @@ def _signalled_at(place: tuple[str, int], number: signal.Signals) -> Callable[..
             time.sleep(0.3)  # until the thread that reads signals has read it
 
     return signalled
-
-
-KILLED_FROM_OUTSIDE = """
-import os, signal, sys
-from rlhf_jax.metrics import MetricWriter
-write = MetricWriter.write
-def dying(self, stage, step, metrics):
-    write(self, stage, step, metrics)
-    if (stage, step) == ("reward", 7):
-        os.kill(os.getpid(), signal.SIGKILL)
-MetricWriter.write = dying
-from rlhf_jax.main import main
-main(sys.argv[1:])
-"""
-
-
-@pytest.mark.slow
-def test_a_process_killed_by_the_system_goes_on_from_a_checkpoint(tmp_path: pathlib.Path) -> None:
-    """SIGKILL: no handler, no clean-up, a save perhaps half done. The second process is the program itself."""
-    command = [
-        f"--config={tiny.ROOT / 'configs' / 'lists_file.py'}",
-        f"--config.data.path={tiny.lists_file(tmp_path / 'lists.jsonl')}",
-        *tiny.PIPELINE,
-        *tiny.FILE,
-        "--config.tokenizer.vocab_size=300",
-        "--config.reward.steps=9",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
-
-    def process(*python: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, *python, *command, f"--workdir={tmp_path / 'killed'}"]
-        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-    killed = process("-c", KILLED_FROM_OUTSIDE)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    rows = tiny.rows_of(tmp_path / "killed")
-    assert (rows[-1]["stage"], rows[-1]["step"]) == ("reward", 7)
-    resumed = process("-m", "rlhf_jax")
-    assert resumed.returncode == 0, resumed.stderr
-    # Step 4 was on disk before step 6 could be saved; whether step 6 was, is the system's affair.
-    assert any(f"reward: going on from step {step}\n" in resumed.stdout for step in (4, 6)), resumed.stdout
-    assert "sft: going on" not in resumed.stdout
-
-    tiny.launch(*command, f"--workdir={tmp_path / 'whole'}", report=False)
-    tiny.assert_same_state(tmp_path / "killed", tmp_path / "whole", ("sft", "reward"))
-    assert tiny.rows_of(tmp_path / "killed") == tiny.rows_of(tmp_path / "whole")
-    assert (tmp_path / "killed" / "summary.json").read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()
