@@ -54,8 +54,27 @@ def load_data(
     Raises:
       UserError: a bad row, as ``file:line: field: reason``.
     """
-    data = config.data
     own = own_gold(config)
+    found = _read(config, own, rejects_path, limit, tokenizer)
+    if own is not None:
+        _try_out(own, (*found.lists[:1], *found.prompts_validation[:1]))
+    return found
+
+
+def _try_out(gold: Gold, records: Sequence[Record]) -> None:
+    """Have a user's gold judge a few answers before anything is trained for it."""
+    for record in records:
+        for text in [response.text for response in record.responses] or [""]:
+            try:
+                gold(record.prompt, text)
+            except UserError as error:
+                raise UserError(f"config.data.gold: {error}") from error
+
+
+def _read(
+    config: ConfigDict, own: Gold | None, rejects_path: Path | None, limit: int | None, tokenizer: Tokenizer | None
+) -> Data:
+    data = config.data
     if data.path:
         found = _file_data(config, rejects_path, limit, None if tokenizer is None else tokenizer.chat)
         return dataclasses.replace(found, gold=own)

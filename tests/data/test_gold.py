@@ -81,6 +81,9 @@ def test_a_file_of_feedback_gets_the_gold_that_the_config_names(path: pathlib.Pa
     config.data.gold = f"{path}:wrods"
     with pytest.raises(UserError, match=r"config\.data\.gold: .* defines no function wrods"):
         load_data(config, limit=2)
+    config.data.gold = f"{path}:broken"
+    with pytest.raises(UserError, match=r"config\.data\.gold: .*broken: nan is not a finite number"):
+        load_data(config, limit=2)
 
 
 def test_a_gap_needs_a_gold(path: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -5,7 +5,9 @@ import pathlib
 
 import pytest
 
+from rlhf_jax.config import default_config
 from rlhf_jax.metrics import read_metrics, read_summary
+from rlhf_jax.run import stopped_by_monitor
 from tests.end_to_end import tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -76,3 +78,10 @@ def test_an_alarm_warns_or_stops_at_the_iteration_that_sets_it_off(
     before = tiny.rows_of(tmp_path / "stop")
     follow(parent, tmp_path / "stop", *words)
     assert tiny.rows_of(tmp_path / "stop") == before
+
+
+@pytest.mark.parametrize(("steps", "reason"), [(3.0, "ppo stopped by monitor after iteration 3: kl"), (4.0, "")])
+def test_an_alarm_of_the_last_iteration_has_stopped_nothing(steps: float, reason: str) -> None:
+    config = default_config()
+    config.ppo.iterations, config.ppo.monitor.action = 4, "stop"
+    assert stopped_by_monitor(config, {"ppo.alarm.kl": steps, "ppo.steps": steps}) == reason
