@@ -22,6 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from rlhf_jax.config import (
+    check_code_is_named,
     check_keys,
     default_config,
     did_you_mean,
@@ -70,6 +71,8 @@ def parse(argv: Sequence[str]) -> Launch:
     if not options.get("workdir") and "dry_run" not in options:
         raise UserError("--workdir: missing; name the run directory, for example --workdir=runs/a (or add --dry_run)")
     config = load(options["config"])
+    if options["config"].endswith(".json"):
+        check_code_is_named(config, overrides)
     apply(config, overrides)
     given = [f"config.{key}={text}" for key, text in overrides]
     return Launch(config, options.get("workdir", ""), "dry_run" in options, given)

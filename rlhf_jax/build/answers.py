@@ -12,7 +12,7 @@ from rlhf_jax.build.common import evaluation_stream, sample_rows, samples_shown
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
 from rlhf_jax.build.ppo_evaluation import read_texts
 from rlhf_jax.build.programs import Program
-from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
+from rlhf_jax.build.specs import rollout_spec, stop_token, trained_bounded
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_eval_batches
 from rlhf_jax.evaluation.policy import diversity_metrics, gold_metrics
@@ -39,7 +39,7 @@ def answering(context: Context, stage: str) -> Program:
         config,
         policy,
         judge,
-        bounded=judged and reward_bounded(stage_config(config, "reward").reward),
+        bounded=judged and trained_bounded(stage_config(config, "reward").reward),
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
         ensemble=stage_ensemble(config, "reward") if judged else ONE_MODEL,

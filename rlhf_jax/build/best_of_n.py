@@ -12,6 +12,7 @@ from jaxtyping import Float
 from rlhf_jax.build.context import (
     Context,
     load_parent,
+    read_run,
     restore,
     stage_config,
     stage_decoder,
@@ -20,8 +21,7 @@ from rlhf_jax.build.context import (
 from rlhf_jax.build.data import load_data, run_tokenizer
 from rlhf_jax.build.lora import adapted
 from rlhf_jax.build.ppo_models import load_policy
-from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
-from rlhf_jax.config import from_json
+from rlhf_jax.build.specs import rollout_spec, stop_token, trained_bounded
 from rlhf_jax.data.examples import prompt_rows
 from rlhf_jax.data.loader import prompt_eval_batches
 from rlhf_jax.data.readers import read_file
@@ -38,26 +38,27 @@ ROWS = 512  # responses at once, rounded up to what the devices can share
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """n answers to each of P prompts; ``gold`` is their true reward where the world is known."""
+    """n answers to each of P prompts; ``gold`` is their true reward where the world is known. ``unnamed`` is the
+    ``FILE.py:FUNCTION`` by which the run told it and which nobody has named since."""
 
     records: list[Record]
     texts: list[list[str]]
     candidates: Candidates
     gold: Float[np.ndarray, "P n"] | None
+    unnamed: str = ""
 
 
-def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: int) -> Answers:
+def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: int, gold: str = "") -> Answers:
     """Sample n answers a prompt from the ``sft`` or the ``ppo`` policy of a run, and score them by its reward model.
 
     ``prompts`` is a number of held-out prompts, the first ones, or a file of prompts; "" takes all held-out ones.
+    ``gold`` is a gold of the user's own, as ``config.data.gold``; one that the run alone names is not run.
 
     Raises:
       UserError: the directory is no run, it lacks the policy or the reward model, or there are no such prompts.
     """
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise UserError(f"{workdir}: not a run directory (no config.json)")
-    config = from_json(path.read_text())
+    config, code = read_run(workdir)
+    config.data.gold = gold
     tokenizer = run_tokenizer(config, workdir / "tokenizer")
     data = load_data(config, tokenizer=tokenizer)
     context = Context(config, workdir, MeshExecutor(jax.devices()), data, tokenizer)
@@ -67,7 +68,7 @@ def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: in
         config,
         decoder,
         judge,
-        bounded=reward_bounded(stage_config(config, "reward").reward),
+        bounded=trained_bounded(stage_config(config, "reward").reward),
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
         ensemble=stage_ensemble(config, "reward"),
@@ -91,12 +92,12 @@ def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: in
     shards = executor.row_shards
     found = sample_candidates(sampler, batch, n, -(-min(ROWS, n * len(rows)) // shards) * shards)
     texts = [decode_responses(tokenizer, ids, mask) for ids, mask in zip(found.ids, found.mask, strict=True)]
-    gold = None
-    if data.gold is not None:
-        gold = np.array(
+    true, unnamed = None, "" if gold else code.get("data.gold", "")
+    if data.gold is not None and not unnamed:
+        true = np.array(
             [[data.gold(one.prompt, text) for text in own] for one, own in zip(records, texts, strict=True)]
         )
-    return Answers(records, texts, found, gold)
+    return Answers(records, texts, found, true, unnamed)
 
 
 def _prompts(context: Context, prompts: str) -> list[Record]:

@@ -8,27 +8,25 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from rlhf_jax.build.best_of_n import stage_policy
 from rlhf_jax.build.context import (
     Context,
     checked_run,
     load_parent,
+    read_run,
     stage_config,
     stage_decoder,
     stage_directory,
     stage_ensemble,
 )
 from rlhf_jax.build.data import Data, run_tokenizer
-from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
-from rlhf_jax.config import from_json
+from rlhf_jax.build.specs import rollout_spec, stop_token, trained_bounded
 from rlhf_jax.data.examples import PromptRow, encoded
 from rlhf_jax.data.loader import prompt_eval_batches
 from rlhf_jax.data.readers import read_file
 from rlhf_jax.data.readers.dialogue import render
 from rlhf_jax.data.records import Message, Prompt
-from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.policy import decode_responses
 from rlhf_jax.generation import SamplingSpec
 from rlhf_jax.generation.best_of_n import sample_scored
@@ -76,7 +74,7 @@ class Speaker:
             config,
             stage_decoder(context, "sft"),
             judge,
-            bounded=self.judged and reward_bounded(stage_config(config, "reward").reward),
+            bounded=self.judged and trained_bounded(stage_config(config, "reward").reward),
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
             ensemble=stage_ensemble(config, "reward") if self.judged else ONE_MODEL,
@@ -134,10 +132,7 @@ def bucket(length: int, longest: int) -> int:
 
 def _context(run: Path) -> Context:
     """A run without its data, which may be elsewhere by now."""
-    path = run / "config.json"
-    if not path.is_file():
-        raise UserError(f"{run}: not a run directory (no config.json)")
-    config: ConfigDict = from_json(path.read_text(encoding="utf-8"))
+    config, _ = read_run(run)
     tokenizer = run_tokenizer(config, run / "tokenizer")
     nothing = Data((), (), (), (), (), (), None)
     return Context(config, run, MeshExecutor(jax.devices()[:1]), nothing, tokenizer)

@@ -16,14 +16,14 @@ from rlhf_jax.build.lora import adapted, check_base
 from rlhf_jax.build.pretrained import take_over_sizes
 from rlhf_jax.build.shared import Shared
 from rlhf_jax.build.sizes import check_lengths, check_model, check_rows, notes_on
-from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, ensemble_spec
+from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, ensemble_spec, settle_bounded
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import (
     MEANS,
     adapter_problems,
     aggregate_problems,
     default_config,
-    from_json,
+    from_run,
     leaves,
     needed_parents,
     validate,
@@ -148,6 +148,7 @@ def parents_tokenizer(config: ConfigDict) -> Tokenizer | None:
 
 def inherit_model(config: ConfigDict) -> None:
     """Take over the model of the folder or the run that this run goes on from: its configuration says what it trains.
+    And what only a file of the user's own can tell of the rewards is told there.
 
     Raises:
       UserError: the parent has no configuration, its model does not fit this run, or this run asks for another.
@@ -170,6 +171,7 @@ def inherit_model(config: ConfigDict) -> None:
         raise UserError(f"config.{key}: {text}")
     _check_chat(config)
     _check_ensembles(config)
+    settle_bounded(config)
 
 
 def _check_chat(config: ConfigDict) -> None:
@@ -224,7 +226,22 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
     path = Path(parent) / "config.json"
     if not path.is_file():
         raise UserError(f"config.parents.{stage}: {path} does not exist")
-    return from_json(path.read_text())
+    return read_run(path.parent)[0]
+
+
+def read_run(run: Path) -> tuple[ConfigDict, dict[str, str]]:
+    """The configuration of a run, and the code that it names, by key, which is not run.
+
+    Raises:
+      UserError: it is no run, or its configuration none.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise UserError(f"{run}: not a run directory (no config.json)")
+    try:
+        return from_run(path.read_text(encoding="utf-8"))
+    except (UserError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def stage_model(config: ConfigDict, stage: str) -> ConfigDict:
@@ -247,7 +264,7 @@ def checked_run(context: Context, run: Path, key: str) -> ConfigDict:
     theirs, own = (folder / "tokenizer" / "tokenizer.json" for folder in (run, context.workdir))
     if not theirs.is_file() or not filecmp.cmp(theirs, own, shallow=False):
         raise UserError(f"{key}: {run} was trained with another tokenizer")
-    config = from_json(path.read_text())
+    config, _ = read_run(run)
     asked, own_asked = config.data.chat, context.config.data.chat
     if asked != own_asked or (asked and chat_template_in(theirs.parent) != chat_template_in(own.parent)):
         raise UserError(f"{key}: {run} was trained with another config.data.chat or another chat template")

@@ -7,11 +7,19 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_directory, stage_ensemble
+from rlhf_jax.build.context import (
+    Context,
+    load_parent,
+    read_run,
+    stage_config,
+    stage_decoder,
+    stage_directory,
+    stage_ensemble,
+)
 from rlhf_jax.build.data import Data, load_data, run_tokenizer
-from rlhf_jax.build.specs import reward_bounded
+from rlhf_jax.build.specs import trained_bounded
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import did_you_mean, from_json
+from rlhf_jax.config import did_you_mean
 from rlhf_jax.data.readers import read_file
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizers import UNKNOWN, texts_of
@@ -54,10 +62,7 @@ def load_reward_model(workdir: Path, stage: str = "") -> RewardModel:
     Raises:
       UserError: the directory is not a run, has no such stage, or its checkpoint cannot be read.
     """
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise UserError(f"{workdir}: not a run directory (no config.json)")
-    config = from_json(path.read_text())
+    config, _ = read_run(workdir)
     stages = [name for name in ("reward", "reward_common") if (workdir / "checkpoints" / name).is_dir()]
     if config.parents.reward and "reward" not in stages:
         stages.insert(0, "reward")
@@ -74,7 +79,7 @@ def load_reward_model(workdir: Path, stage: str = "") -> RewardModel:
     params = load_parent(context, chosen, decoder)
     with Checkpoints(stage_directory(context, chosen)) as checkpoints:
         step = checkpoints.latest() or 0
-    bounded = reward_bounded(stage_config(config, chosen).reward, prompt_aware=chosen == "reward")
+    bounded = trained_bounded(stage_config(config, chosen).reward, prompt_aware=chosen == "reward")
     form = stage_ensemble(config, chosen)
     score = make_scorer(executor, decoder, params, bounded=bounded, pad_id=tokenizer.pad_id, ensemble=form)
     return RewardModel(

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
 from rlhf_jax.build.lora import adapt, lora_spec
 from rlhf_jax.build.segments import Judge
-from rlhf_jax.build.specs import reward_bounded, rollout_spec, stop_token
+from rlhf_jax.build.specs import rollout_spec, stop_token, trained_bounded
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation import RolloutSpec
@@ -84,7 +84,7 @@ def forms_of(context: Context, judge: DecoderSpec | None) -> Forms:
     config, tokenizer, settings = context.config, context.tokenizer, context.config.ppo
     policy = stage_decoder(context, "sft")
     reward = judge or stage_decoder(context, "reward")
-    bounded = judge is None and reward_bounded(stage_config(config, "reward").reward)
+    bounded = judge is None and trained_bounded(stage_config(config, "reward").reward)
     form = stage_ensemble(config, "reward") if judge is None else ONE_MODEL
     value = (reward if settings.value.init == "reward" else policy) if settings.advantage == "gae" else None
     rolling = rollout_spec(

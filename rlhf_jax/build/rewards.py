@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rlhf_jax.build.context import Context, checked_run, restore
 from rlhf_jax.build.lora import adapted
-from rlhf_jax.build.specs import decoder_spec, ensemble_spec, reward_bounded
+from rlhf_jax.build.specs import decoder_spec, ensemble_spec, trained_bounded
 from rlhf_jax.config import kind_and_level
 from rlhf_jax.generation import ended
 from rlhf_jax.models import DecoderSpec, EnsembleSpec, apply_reward_members, init_reward_model, merge
@@ -46,7 +46,7 @@ def load_reward_models(context: Context) -> tuple[RewardModel, ...]:
         init = adapted(config, "reward", partial(init_reward_model, decoder, ensemble=form), form)
         params = merge(restore(context, Path(run) / "checkpoints" / "reward", KEY, init))
         name, same = Path(run).name, sum(Path(run).name == model.name.partition("~")[0] for model in models)
-        bounded = reward_bounded(config.reward)
+        bounded = trained_bounded(config.reward)
         models.append(RewardModel(f"{name}~{same}" if same else name, decoder, form, bounded, params, float(weight)))
     return tuple(models)
 

@@ -104,6 +104,41 @@ def reward_bounded(reward: ConfigDict, *, prompt_aware: bool = True) -> bool:
     return bool(needed) if reward.bounded == "auto" else reward.bounded == "yes"
 
 
+def trained_bounded(reward: ConfigDict, *, prompt_aware: bool = True) -> bool:
+    """Whether the rewards of a model that has been trained under these settings are confined to [0, 1].
+
+    No code is run for it: ``settle_bounded`` has left the answer in the settings, where it takes code to tell.
+
+    Raises:
+      UserError: it takes code, and the settings are from before that.
+    """
+    if reward.bounded != "auto":
+        return bool(reward.bounded == "yes")
+    for section in (reward.utility, *reward.utility_by_type.values()):
+        if reward.loss == "utility" and ":" in section.name:
+            raise UserError(
+                f"config.reward.bounded: auto, which depends on {section.name}, and code that a run's config.json names "
+                'is not run; write "yes" or "no" for "auto" there'
+            )
+    return reward_bounded(reward, prompt_aware=prompt_aware)
+
+
+def settle_bounded(config: ConfigDict) -> None:
+    """Say "yes" or "no" in ``config.reward.bounded`` in place of "auto", where a utility of the user's own decides it:
+    whoever reads the run later need not run that file.
+
+    Raises:
+      UserError: the file is no utility, or the stages would not agree.
+    """
+    reward, stages = config.reward, {"reward", "reward_common", "critique"} & set(config.stages)
+    own = any(":" in section.name for section in (reward.utility, *reward.utility_by_type.values()))
+    if reward.loss == "utility" and reward.bounded == "auto" and own and stages:
+        found = {reward_bounded(reward, prompt_aware=stage != "reward_common") for stage in stages}
+        if len(found) > 1:
+            raise UserError("config.reward.bounded: auto, but reward and reward_common would differ in it; say yes")
+        reward.bounded = "yes" if found.pop() else "no"
+
+
 def reward_spec(reward: ConfigDict, decoder: DecoderSpec, *, prompt_aware: bool) -> RewardSpec:
     """The reward model of a stage."""
     utilities, _ = utility_table(reward, prompt_aware=prompt_aware)

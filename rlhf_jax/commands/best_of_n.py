@@ -5,6 +5,7 @@ A mistake on the command line is told before JAX is loaded.
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from rlhf_jax.errors import UserError
 POLICIES = ("sft", "ppo", "dpo", "online")
 MOST = 100_000  # answers to one prompt
 _FLAGS = ("json", "help")
-_VALUED = ("n", "aggregate", "penalty", "policy", "prompts", "seed")
+_VALUED = ("n", "aggregate", "penalty", "policy", "prompts", "gold", "seed")
 _OPTIONS = tuple(f"--{name}" for name in (*_VALUED, *_FLAGS))
 _HELP = """The best of n answers of a run's policy by its reward model, and what that is worth, for every n' up to n.
 
-usage: rlhf-jax best-of-n RUN --n=N [--aggregate=HOW] [--penalty=P] [--policy=STAGE] [--prompts=K|FILE] [--seed=S]
-                              [--json]
+usage: rlhf-jax best-of-n RUN --n=N [--aggregate=HOW] [--penalty=P] [--policy=STAGE] [--prompts=K|FILE]
+                              [--gold=FILE.py:FUNCTION] [--seed=S] [--json]
 
   RUN               a run directory with a policy and a reward model, its own or its parents'
   --n=N             answers sampled to each prompt
@@ -35,6 +36,7 @@ usage: rlhf-jax best-of-n RUN --n=N [--aggregate=HOW] [--penalty=P] [--policy=ST
   --penalty=P       of uncertainty and lower, at least 0 (1)
   --policy=STAGE    sft, ppo, dpo or online (sft)
   --prompts=K|FILE  the first K of the held-out prompts (all), or a JSONL file of rows {"prompt": "..."}
+  --gold=FILE.py:FUNCTION  the true reward, as config.data.gold; one of the run's own has to be named here to be run
   --seed=S          of the sampling (0); the first n' answers are those that --n=n' would have sampled
   --json            print one JSON object, with every answer and all its scores, and nothing else
 
@@ -58,6 +60,7 @@ class Question:
     penalty: float
     policy: str
     prompts: str
+    gold: str
     seed: int
     as_json: bool
 
@@ -87,8 +90,15 @@ def main(words: Sequence[str]) -> None:
     from rlhf_jax.generation.best_of_n import best
 
     found = answer_prompts(
-        question.run, policy=question.policy, prompts=question.prompts, n=question.n, seed=question.seed
+        question.run,
+        policy=question.policy,
+        prompts=question.prompts,
+        n=question.n,
+        seed=question.seed,
+        gold=question.gold,
     )
+    if found.unnamed:
+        print(f"no gold reward: {found.unnamed} is code; if you trust it, add --gold={found.unnamed}", file=sys.stderr)
     members = found.candidates.members
     if question.aggregate != "mean" and members.shape[-1] == 1:
         raise UserError(f"best-of-n: --aggregate: {question.aggregate} needs an ensemble, but {question.run} has none")
@@ -173,6 +183,7 @@ def _question(words: Sequence[str]) -> Question | None:
         penalty=_penalty(options.get("penalty", "1")),
         policy=_choice(options, "policy", POLICIES),
         prompts=options.get("prompts", ""),
+        gold=options.get("gold", ""),
         seed=_whole({"seed": "0", **options}, "seed", 0, 2**32 - 1),
         as_json="json" in options,
     )

@@ -14,12 +14,12 @@ import jax
 from ml_collections import ConfigDict
 
 from rlhf_jax import __version__
-from rlhf_jax.build.context import init_scored
+from rlhf_jax.build.context import init_scored, read_run
 from rlhf_jax.build.data import in_chat
 from rlhf_jax.build.lora import adapted, lora_spec
-from rlhf_jax.build.specs import decoder_spec, reward_bounded
+from rlhf_jax.build.specs import decoder_spec, trained_bounded
 from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import did_you_mean, from_json
+from rlhf_jax.config import did_you_mean
 from rlhf_jax.data.chat import Chat
 from rlhf_jax.data.prepared import sha256_of
 from rlhf_jax.data.records import Message, Prompt
@@ -92,7 +92,7 @@ def main(words: Sequence[str]) -> None:
     if order is None:
         print(_HELP)
         return
-    config = _config(order)
+    config, _ = read_run(order.run)
     tokenizer = in_chat(config, _tokenizer(order.run / "tokenizer"), str(order.run / "tokenizer"))
     spec = decoder_spec(config.model, tokenizer.vocab_size)
     reward = order.stage in ("reward", "reward_common")
@@ -169,16 +169,6 @@ def _order(words: Sequence[str]) -> Order | None:
 # ------------------------------------------------------------------------- what a run holds
 
 
-def _config(order: Order) -> ConfigDict:
-    path = order.run / "config.json"
-    if not path.is_file():
-        raise UserError(f"{order.run}: no run directory, it has no config.json")
-    try:
-        return from_json(path.read_text(encoding="utf-8"))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
 def _tokenizer(folder: Path) -> Tokenizer:
     """The run's tokenizer, whose padding must differ from its end of sequence as it was saved."""
     saved = read_json(folder / "tokenizer_config.json")
@@ -232,7 +222,7 @@ def _about(config: ConfigDict, stage: str) -> dict[str, Any]:
     if stage in ("reward", "reward_common"):
         reward = config.reward.to_dict()
         about |= {name: value for name, value in reward.items() if name not in _HOW}
-        about["bounded"] = reward_bounded(config.reward, prompt_aware=stage == "reward")
+        about["bounded"] = trained_bounded(config.reward, prompt_aware=stage == "reward")
         if stage == "reward_common":
             about["utility_by_type"] = {}
     return about

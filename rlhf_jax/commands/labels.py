@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlhf_jax.config import did_you_mean, from_json
+from rlhf_jax.config import did_you_mean
 from rlhf_jax.console import clean_text
 from rlhf_jax.data.label_studio import KINDS, in_turns, labelling_config, lists_row, unwrapped
 from rlhf_jax.errors import UserError
@@ -79,11 +79,12 @@ def main(words: Sequence[str]) -> None:
 def _ask(order: _Order) -> None:
     if order.out.exists():
         raise UserError(f"labels: --out: {order.out} exists; tasks already given out are not overwritten")
-    from rlhf_jax.build.best_of_n import answer_prompts  # here: it loads JAX
+    from rlhf_jax.build.best_of_n import answer_prompts  # here: they load JAX
+    from rlhf_jax.build.context import read_run
     from rlhf_jax.evaluation.selection import choose_tasks
 
     found = answer_prompts(order.source, policy=order.policy, prompts=order.prompts, n=order.responses, seed=order.seed)
-    template = from_json((order.source / "config.json").read_text(encoding="utf-8")).data.template
+    template = read_run(order.source)[0].data.template
     prompts = [unwrapped(record.prompt, template) for record in found.records]
     chosen = choose_tasks(
         order.kind,

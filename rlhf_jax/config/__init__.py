@@ -5,6 +5,7 @@
 section of settings has a file of its own, with its defaults, its rules and the combinations that cannot be.
 """
 
+from rlhf_jax.config.code import check_code_is_named, code_in, from_run
 from rlhf_jax.config.groups import optimizer, utility
 from rlhf_jax.config.lora import adapter_problems
 from rlhf_jax.config.names import (
@@ -50,10 +51,13 @@ __all__ = [
     "WORLD_PROMPT_TYPES",
     "adapter_problems",
     "aggregate_problems",
+    "check_code_is_named",
     "check_keys",
+    "code_in",
     "default_config",
     "did_you_mean",
     "from_json",
+    "from_run",
     "kind_and_level",
     "leaves",
     "lock",

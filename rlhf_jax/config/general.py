@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.config import optimizers
 from rlhf_jax.config.groups import optimizer
 from rlhf_jax.config.names import DATA_FORMATS, FEEDBACK, TRACKERS
-from rlhf_jax.config.rules import ANY_TEXT, BOOL, COUNT, NATURAL, NOT_NEGATIVE, OPEN_UNIT, Rule, one_of
+from rlhf_jax.config.rules import ANY_TEXT, BOOL, COUNT, NATURAL, NOT_NEGATIVE, OPEN_UNIT, OWN_FUNCTION, Rule, one_of
 
 
 def add_defaults(c: ConfigDict) -> None:
@@ -130,7 +130,7 @@ RULES: dict[str, Rule] = {
     "data.judges": Rule(lambda v: 1 <= v <= 3, "1, 2 or 3"),
     "data.tie_margin": NOT_NEGATIVE,
     "data.list_size": Rule(lambda v: v >= 2, "at least 2"),
-    "data.gold": Rule(lambda v: not v or ".py:" in v, "FILE.py:FUNCTION"),
+    "data.gold": Rule(lambda v: not v or ".py:" in v, OWN_FUNCTION),
     "data.refinements": one_of("none", "sft", "pairs", "both"),
     "parallel.mode": one_of("mesh", "pmap"),
     "parallel.data": Rule(lambda v: v == -1 or v >= 1, "-1 (all devices left) or at least 1"),

@@ -37,9 +37,12 @@ def one_of(*names: str) -> Rule:
     return Rule(lambda v: v in names, "|".join(names))
 
 
+OWN_CLASS, OWN_FUNCTION = "FILE.py:CLASS", "FILE.py:FUNCTION"  # what stands for code of a user's in a rule's text
+
+
 def one_of_or_own(*names: str) -> Rule:
     """One of the names, or a class in a user's file."""
-    return Rule(lambda v: v in names or ":" in v, "|".join((*names, "FILE.py:CLASS")))
+    return Rule(lambda v: v in names or ":" in v, "|".join((*names, OWN_CLASS)))
 
 
 def missing_file(name: str) -> str:

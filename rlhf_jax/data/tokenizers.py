@@ -12,10 +12,12 @@ import numpy as np
 from rlhf_jax.data import world
 from rlhf_jax.data.records import Record
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import MOST_TOKENIZER, check_folder
 
 if TYPE_CHECKING:
     from rlhf_jax.data.chat import Chat
 
+MOST_IDS = 2**22  # of a vocabulary; the largest published has 2^18
 KINDS = ("word", "byte", "bpe", "pretrained")
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
@@ -178,11 +180,15 @@ def _wrap(model: Any) -> Tokenizer:
 def _pretrained(path: str) -> Tokenizer:
     if not path:
         raise UserError("tokenizer.path: empty, but tokenizer.kind is 'pretrained'")
+    if os.path.isdir(path):
+        check_folder(pathlib.Path(path), MOST_TOKENIZER)
     transformers = _transformers()
     try:
-        backend = transformers.AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"tokenizer.path: no tokenizer in {path!r} ({' '.join(str(error).split())})") from error
+        # Without the word it asks on the terminal whether to run code of the folder's own.
+        backend = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # of JSON, of the tokenizers library, of whatever classes a folder names
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"tokenizer.path: no tokenizer in {path!r} ({reason})") from error
     if backend.eos_token_id is None:
         raise UserError(f"tokenizer.path: the tokenizer in {path!r} has no end-of-sequence token")
     if backend.pad_token_id is None or backend.pad_token_id == backend.eos_token_id:
@@ -192,6 +198,8 @@ def _pretrained(path: str) -> Tokenizer:
 
 def _checked(backend: Any) -> Tokenizer:
     size = max(len(backend), 1 + max(backend.get_vocab().values()))
+    if size > MOST_IDS:
+        raise UserError(f"tokenizer: ids up to {size - 1:,}; a model would need a row for each, at most {MOST_IDS:,}")
     tokenizer = Tokenizer(backend, backend.pad_token_id, backend.eos_token_id, size)
     special = {tokenizer.pad_id, tokenizer.eos_id}
     spelled = tokenizer.encode(f"a {backend.pad_token} b {backend.eos_token} c")

@@ -19,13 +19,14 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import read_json_object
 from rlhf_jax.models.hf.family import Family
 from rlhf_jax.models.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from rlhf_jax.models.hf.gpt import GPT2, GPT_NEO, GPT_NEOX
 from rlhf_jax.models.hf.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from rlhf_jax.models.hf.load import Placing, fill, match, names_of, path_of
 from rlhf_jax.models.hf.settings import Settings
-from rlhf_jax.models.hf.storage import WEIGHTS, read_json, stored_tensors
+from rlhf_jax.models.hf.storage import WEIGHTS, stored_tensors
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import Params
 
@@ -99,7 +100,7 @@ def load_reward_model(directory: Path | str) -> tuple[DecoderSpec, Params]:
 
 
 def _config(directory: Path) -> Config:
-    settings = read_json(directory / CONFIG)
+    settings = read_json_object(directory / CONFIG)
     if "auto_map" in settings:
         raise UserError(f"{directory / CONFIG}: auto_map: names code of the folder's own, and none is run")
     return settings

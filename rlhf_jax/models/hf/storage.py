@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import MOST_JSON, check_file, read_json_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = {
@@ -68,7 +70,7 @@ def stored_tensors(directory: Path) -> dict[str, Stored]:
 
 def _index(path: Path) -> dict[str, str]:
     """The file of each tensor, a name without folders."""
-    values = read_json(path)
+    values = read_json_object(path)
     places = values.get("weight_map")
     if not isinstance(places, dict) or not places:
         raise UserError(f"{path}: weight_map: missing")
@@ -78,33 +80,33 @@ def _index(path: Path) -> dict[str, str]:
     return places
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError for anything else."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return values
-
-
 def _file_tensors(path: Path) -> dict[str, Stored]:
+    check_file(path)
     try:
-        with safe_open(path, framework="np"):
-            pass  # the library checks the header: its size, that tensors fill the file and do not overlap
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
+            if length > MOST_JSON:
+                raise UserError(f"{path}: a header of {length:,} bytes; no more than {MOST_JSON:,} are read")
+            with safe_open(path, framework="np"):
+                pass  # the library checks the header: that it is JSON, that tensors fill the file and do not overlap
+            header = json.loads(file.read(length), object_pairs_hook=partial(_once, path))
     except SafetensorError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: {error}") from error
     header.pop("__metadata__", None)
     start = 8 + length
     return {
         name: Stored(path, start + entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
         for name, entry in header.items()
     }
+
+
+def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; another reader may have taken the other of two values of one name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise UserError(f"{path}: the header names something twice")
+    return found

@@ -1,0 +1,52 @@
+"""Files that a stranger may have made: seen to be files, and of a size that can be read, before they are opened."""
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from rlhf_jax.errors import UserError
+
+# Bytes. What is published takes less by half: an index of 91,000 tensors 9 MB, the largest tokenizers 34 MB.
+MOST_JSON, MOST_TOKENIZER = 2**24, 2**26
+
+
+def check_file(path: Path, most: int | None = None) -> None:
+    """See that a path is that of a file, or leads to one, of at most ``most`` bytes; a pipe would never end.
+
+    Raises:
+      UserError: it is not.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: not a file")
+    if most is not None and found.st_size > most:
+        raise UserError(f"{path}: {found.st_size:,} bytes; of such a file no more than {most:,} are read")
+
+
+def check_folder(folder: Path, most: int) -> None:
+    """``check_file`` of everything that lies in a folder but folders, and weights of any size.
+
+    Raises:
+      UserError: for the first that is not.
+    """
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir():
+            check_file(path, None if path.suffix in (".safetensors", ".bin", ".gguf", ".h5") else most)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON object out of a file. Raises UserError for anything else."""
+    check_file(path, MOST_JSON)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return values
