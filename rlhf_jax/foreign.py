@@ -19,8 +19,8 @@ def check_file(path: Path, most: int | None = None) -> None:
     """
     try:
         found = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # of a name with a null in it, too
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}".replace("\0", "?")) from error
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{path}: not a file")
     if most is not None and found.st_size > most:

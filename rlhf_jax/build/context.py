@@ -31,6 +31,7 @@ from rlhf_jax.config import (
 from rlhf_jax.data.prepared import check_tokenizer
 from rlhf_jax.data.tokenizers import Tokenizer, chat_template_in, save_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import MOST_JSON, check_file
 from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, merge, unable
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor, first_goes_first, is_first
 from rlhf_jax.types import DATA, FSDP, SEQUENCE, TENSOR, Params
@@ -238,6 +239,7 @@ def read_run(run: Path) -> tuple[ConfigDict, dict[str, str]]:
     path = run / "config.json"
     if not path.is_file():
         raise UserError(f"{run}: not a run directory (no config.json)")
+    check_file(path, MOST_JSON)
     try:
         return from_run(path.read_text(encoding="utf-8"))
     except (UserError, ValueError) as error:

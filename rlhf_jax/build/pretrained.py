@@ -30,6 +30,8 @@ def folder_of(path: str, *, weights: bool) -> Path:
     """
     if Path(path).is_dir():
         return Path(path)
+    if Path(path).exists():
+        raise UserError(f"config.model.path: {path}: not a folder; archives are not unpacked")
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors"] if weights else ["config.json"]

@@ -117,8 +117,8 @@ def trained_bounded(reward: ConfigDict, *, prompt_aware: bool = True) -> bool:
     for section in (reward.utility, *reward.utility_by_type.values()):
         if reward.loss == "utility" and ":" in section.name:
             raise UserError(
-                f"config.reward.bounded: auto, which depends on {section.name}, and code that a run's config.json names "
-                'is not run; write "yes" or "no" for "auto" there'
+                f"config.reward.bounded: auto, which depends on {section.name}; code that a run's config.json names is "
+                'not run: write "yes" or "no" for "auto" there'
             )
     return reward_bounded(reward, prompt_aware=prompt_aware)
 

@@ -19,7 +19,7 @@ def from_json(text: str) -> ConfigDict:
     """The config of ``to_json``'s text; absent keys take their defaults, unknown keys are refused."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"config: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError("config: not a JSON object")

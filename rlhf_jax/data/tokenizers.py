@@ -182,6 +182,8 @@ def _pretrained(path: str) -> Tokenizer:
         raise UserError("tokenizer.path: empty, but tokenizer.kind is 'pretrained'")
     if os.path.isdir(path):
         check_folder(pathlib.Path(path), MOST_TOKENIZER)
+    elif os.path.exists(path):
+        raise UserError(f"tokenizer.path: {path}: not a folder; archives are not unpacked")
     transformers = _transformers()
     try:
         # Without the word it asks on the terminal whether to run code of the folder's own.

@@ -1,0 +1,82 @@
+"""What tests of hostile files share: a canary that must not sing, and a watch over time, memory and files."""
+
+import contextlib
+import os
+import pathlib
+import pickle
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from rlhf_jax.errors import UserError
+
+SECONDS, BYTES = 2.0, 2**30
+HANG = 20  # seconds after which a try is cut off
+
+
+class Sings:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, canary: pathlib.Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.canary),)
+
+
+def pickled(canary: pathlib.Path) -> bytes:
+    return pickle.dumps(Sings(canary))
+
+
+def code(canary: pathlib.Path, rest: str = "") -> str:
+    """A Python file that makes a file when it is run."""
+    return f"import os\nif not os.path.exists({str(canary)!r}):\n    os.mkdir({str(canary)!r})\n{rest}"
+
+
+def tree(root: pathlib.Path) -> dict[str, tuple[int, int]]:
+    """Every path below a folder with what changes when it is written."""
+    found = {}
+    for folder, names, files in os.walk(root):
+        for name in (*names, *files):
+            path = os.path.join(folder, name)
+            what = os.lstat(path)
+            found[path] = (what.st_size, what.st_mtime_ns)
+    return found
+
+
+def _memory(name: str) -> int:
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def _cut_off(*_: object) -> None:
+    raise TimeoutError(f"cut off after {HANG} s")
+
+
+@contextlib.contextmanager
+def watched(root: pathlib.Path, canary: pathlib.Path) -> Iterator[None]:
+    """Nothing below ``root`` changes, the canary does not appear, memory grows by at most 1 GiB, and it ends."""
+    before, held = tree(root), 0
+    if counts := os.path.exists("/proc/self/clear_refs"):
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+        held = _memory("VmRSS")
+    old = signal.signal(signal.SIGALRM, _cut_off)
+    signal.alarm(HANG)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
+    assert not canary.exists(), "the canary sang"
+    assert tree(root) == before, "something was written"
+    if counts:
+        assert _memory("VmHWM") - held < BYTES, "more than 1 GiB"
+
+
+def one_line(error: UserError, *secrets: str) -> str:
+    """The message, which is one printable line of bearable length and tells none of the secrets."""
+    text = str(error)
+    assert "\n" not in text, text
+    assert len(text) < 1500, len(text)
+    assert not any(secret in text for secret in secrets), text
+    return text
