@@ -1,6 +1,5 @@
 """What a run says on the terminal: a progress bar, or tidy lines where there is no terminal."""
 
-import re
 import sys
 import time
 from collections import deque
@@ -19,14 +18,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_jax.foreign import clean_text
+
 RATE_WINDOW = 20
 CELL_LIMIT = 160
 LOG_WIDTH = 120
-
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]?")
-# C0 and C1 controls, and the marks that reorder text.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_HALVES = re.compile("[\ud800-\udfff]")
 
 
 class Console:
@@ -134,12 +130,9 @@ def samples_table(rows: Iterable[Mapping[str, Any]], title: str, *, console: Ric
     (console or _standard_output()).print(table)
 
 
-def clean_text(text: str) -> str:
-    """Text without terminal escapes, bidirectional marks and controls (but line ends and tabs).
-
-    Half of a surrogate pair, which JSON can spell and no output can take, becomes the replacement character.
-    """
-    return _HALVES.sub("\ufffd", _CONTROLS.sub("", _ESCAPES.sub("", text)))
+def say(text: str) -> None:
+    """Print a line, whoever wrote it."""
+    print(clean_text(text), flush=True)
 
 
 def shorten(text: str, limit: int) -> str:

@@ -1,6 +1,8 @@
-"""Files that a stranger may have made: seen to be files, and of a size that can be read, before they are opened."""
+"""What a stranger may have made. Files are seen to be files, and of a size that can be read, before they are opened;
+texts lose what a terminal would obey."""
 
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,12 @@ from rlhf_jax.errors import UserError
 
 # Bytes. What is published takes less by half: an index of 91,000 tensors 9 MB, the largest tokenizers 34 MB.
 MOST_JSON, MOST_TOKENIZER = 2**24, 2**26
+
+
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]?")
+# C0 and C1 controls, and the marks that reorder text.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 def check_file(path: Path, most: int | None = None) -> None:
@@ -50,3 +58,17 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a JSON object")
     return values
+
+
+def clean_text(text: str) -> str:
+    """Text without terminal escapes, bidirectional marks and controls (but line ends and tabs).
+
+    Half of a surrogate pair, which JSON can spell and no output can take, becomes the replacement character.
+    """
+    return _HALVES.sub("\ufffd", _CONTROLS.sub("", _ESCAPES.sub("", text)))
+
+
+def one_line(text: str, limit: int = 1000) -> str:
+    """Clean text on one line, as it stands but for line ends; its middle left out where it is longer than ``limit``."""
+    line = " ".join(clean_text(text).splitlines())
+    return line if len(line) <= limit else f"{line[: limit // 2]} … {line[-limit // 2 :]}"

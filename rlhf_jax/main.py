@@ -9,6 +9,7 @@ from rlhf_jax.commands import NAMES
 from rlhf_jax.config import did_you_mean
 from rlhf_jax.errors import USER_ERROR, UserError
 from rlhf_jax.flags import Launch, parse
+from rlhf_jax.foreign import one_line
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _dispatch(launch)
         sys.stdout.flush()
     except UserError as error:
-        print(f"rlhf-jax: error: {error}", file=sys.stderr)
+        print(f"rlhf-jax: error: {one_line(str(error))}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except BrokenPipeError:
         # Whoever read what is printed is gone, as head(1) is. What is still buffered must go nowhere.

@@ -32,7 +32,7 @@ from rlhf_jax.build import (
 )
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import ITERATED, MEANS, from_json, leaves, to_json
-from rlhf_jax.console import Console
+from rlhf_jax.console import Console, say
 from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
 from rlhf_jax.flags import Launch
 from rlhf_jax.loop import Alarmed, Evaluated, Event, Started, Stepped, Stopped, Task, held_out, run
@@ -81,7 +81,7 @@ def dry_run(launch: Launch) -> None:
         if launch.workdir and config_path.is_file() and _has_begun(config_path.parent):
             _same_configuration(config_path, launch.config)
         check_sizes(launch.config, make_executor(launch.config.parallel))
-        print(describe_plan(launch.config, Path(launch.workdir) if launch.workdir else None))
+        say(describe_plan(launch.config, Path(launch.workdir) if launch.workdir else None))
 
 
 def train(launch: Launch) -> None:
@@ -121,7 +121,7 @@ def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared
     try:
         context = make_context(launch.config, workdir, shared)
         for note in (*context.data.notes, *context.notes):
-            print(note)
+            say(note)
         with _trackers(launch.config, workdir) as trackers:
             for stage in launch.config.stages:
                 if f"{stage}.steps" not in done:
@@ -138,7 +138,7 @@ def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared
                             reason=stop.reason,
                             exit_code=INTERRUPTED,
                         )
-                        print(f"{stage}: stopped after step {last.step} by {stop.reason}; the same command goes on")
+                        say(f"{stage}: stopped after step {last.step} by {stop.reason}; the same command goes on")
                         raise SystemExit(INTERRUPTED)
         if not is_first():
             return
@@ -150,9 +150,9 @@ def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared
         _set_status(workdir, "failed", **where(workdir), reason=f"{type(error).__name__}: {error}", exit_code=code)
         raise
     for name, value in read_summary(workdir).items():
-        print(f"{name:32} {value:.4f}")
+        say(f"{name:32} {value:.4f}")
     if report:
-        print(f"report: {report}")
+        say(f"report: {report}")
 
 
 def _trackers(config: ConfigDict, workdir: Path) -> Trackers:
@@ -286,7 +286,7 @@ def run_stage(
     wait_for_all(stage)
     task = make_task(context, stage)
     for note in task.notes:
-        print(f"{stage}: {note}")
+        say(f"{stage}: {note}")
     with Checkpoints(context.workdir / "checkpoints" / stage, keep=config.checkpoint.keep) as checkpoints:
         every = config.checkpoint.every_iterations if stage in ITERATED else config.checkpoint.every
         task = dataclasses.replace(task, evaluate=watch.patiently(task.evaluate))
@@ -321,7 +321,7 @@ def record(context: Context, task: Task, events: Iterator[Event], trackers: Trac
         if task.optimum:
             write_optimum(workdir, stage, task.optimum)
         if start:
-            print(f"{stage}: going on from step {start}")
+            say(f"{stage}: going on from step {start}")
         with Console(task.total_steps, stage, start=start) as console:
             for event in events:
                 if isinstance(event, Evaluated):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlhf_jax.console import say
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import read_json, read_metrics, write_text_atomically
 
@@ -136,7 +137,7 @@ class Trackers:
         except Exception as error:  # whatever a library, a network or a disk may do
             self._open.pop(name, None)
             told = next(iter(str(error).splitlines()), "")
-            print(f"{name} failed, and the run goes on without it: {type(error).__name__}: {told}")
+            say(f"{name} failed, and the run goes on without it: {type(error).__name__}: {told}")
 
 
 def check_trackers(names: Sequence[str]) -> None:

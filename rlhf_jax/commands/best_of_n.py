@@ -18,6 +18,7 @@ from rich.table import Table
 from rlhf_jax.config import AGGREGATES, did_you_mean
 from rlhf_jax.diagnostics.best_of_n import best_of_n, best_of_n_kl, best_of_n_kl_bound
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import one_line
 
 POLICIES = ("sft", "ppo", "dpo", "online")
 MOST = 100_000  # answers to one prompt
@@ -98,7 +99,8 @@ def main(words: Sequence[str]) -> None:
         gold=question.gold,
     )
     if found.unnamed:
-        print(f"no gold reward: {found.unnamed} is code; if you trust it, add --gold={found.unnamed}", file=sys.stderr)
+        code = one_line(found.unnamed)
+        print(f"no gold reward: {code} is code; if you trust it, add --gold={code}", file=sys.stderr)
     members = found.candidates.members
     if question.aggregate != "mean" and members.shape[-1] == 1:
         raise UserError(f"best-of-n: --aggregate: {question.aggregate} needs an ensemble, but {question.run} has none")

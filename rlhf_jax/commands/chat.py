@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rlhf_jax.commands.options import read_options
 from rlhf_jax.config import did_you_mean
+from rlhf_jax.console import say
 from rlhf_jax.errors import UserError
 
 POLICIES = ("sft", "ppo", "dpo", "online")
@@ -90,7 +91,7 @@ def main(words: Sequence[str]) -> None:
 
     with ChoiceFile(order.out) as file:
         if file.note:
-            print(file.note)
+            say(file.note)
         stage = order.stage or _last_policy(order.run)
         speaker = Speaker(
             order.run, stage, order.reward, SamplingSpec(temperature=order.temperature, top_p=order.top_p)
@@ -109,11 +110,11 @@ def main(words: Sequence[str]) -> None:
         page = make_page(session, waiting, go_on=speaker.in_chat)
         url = serve(page, order.host, order.port)
         scored = "scored by its reward model" if speaker.judged else "without a reward model"
-        print(f"{url}  {order.run}, {stage}, {scored}; {len(waiting)} prompts wait; control-C ends it", flush=True)
+        say(f"{url}  {order.run}, {stage}, {scored}; {len(waiting)} prompts wait; control-C ends it")
         if order.host != LOOPBACK:
             print(f"anybody who reaches {order.host} can ask and judge", flush=True)
         page.block_thread()
-        print(f"{order.out}: {session.judged} judgements added, {len(file.rows) + session.judged} in all")
+        say(f"{order.out}: {session.judged} judgements added, {len(file.rows) + session.judged} in all")
 
 
 def read_order(words: Sequence[str]) -> Order:

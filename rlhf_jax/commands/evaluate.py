@@ -17,7 +17,7 @@ from rich.table import Table
 from rlhf_jax.commands.collapse import read_scores
 from rlhf_jax.commands.options import read_options
 from rlhf_jax.config import DATA_FORMATS, STAGES, did_you_mean
-from rlhf_jax.console import clean_text
+from rlhf_jax.console import clean_text, say
 from rlhf_jax.diagnostics.reward_model import as_plain, measure_reward_model
 from rlhf_jax.diagnostics.rewardbench import Item, score_rewardbench, score_rewardbench_2
 from rlhf_jax.errors import UserError
@@ -92,7 +92,7 @@ def main(words: Sequence[str]) -> None:
         print(json.dumps(reading, ensure_ascii=False, allow_nan=False))
         return
     _print(reading)
-    print(f"written: {path} and {page}")
+    say(f"written: {path} and {page}")
 
 
 # ------------------------------------------------------------------------- words to options
@@ -250,7 +250,7 @@ def _print(reading: Mapping[str, Any]) -> None:
             "share of pairs of different length",
         ),
     ):
-        table.add_row(escape(name), value, unit)
+        table.add_row(escape(clean_text(name)), value, unit)
     console.print(table)
     table = _table("accuracy in parts", ("pairs", "accuracy", "how many"))
     parts = [(f"type {kind or '(none)'}", one) for kind, one in reading["by_type"].items()]

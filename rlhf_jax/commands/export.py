@@ -20,6 +20,7 @@ from rlhf_jax.build.lora import adapted, lora_spec
 from rlhf_jax.build.specs import decoder_spec, trained_bounded
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import did_you_mean
+from rlhf_jax.console import say
 from rlhf_jax.data.chat import Chat
 from rlhf_jax.data.prepared import sha256_of
 from rlhf_jax.data.records import Message, Prompt
@@ -127,7 +128,7 @@ def main(words: Sequence[str]) -> None:
         _write_tokenizer(tokenizer, folder, spec.max_positions, padding_side="right" if reward else "left")
 
     write_folder(order.out, fill, overwrite=order.overwrite)
-    print(f"{order.out}: {settings['architectures'][0]}, {size:,} parameters, {order.stage} after {step} steps")
+    say(f"{order.out}: {settings['architectures'][0]}, {size:,} parameters, {order.stage} after {step} steps")
 
 
 def _order(words: Sequence[str]) -> Order | None:
@@ -264,7 +265,7 @@ def _write_adapter(
 
     write_folder(order.out, fill, overwrite=order.overwrite)
     size, step = sum(tensor.size for tensor in tensors.values()), settings["rlhf_jax"]["steps"]
-    print(f"{order.out}: adapters of {model_type}, {size:,} parameters, {order.stage} after {step} steps")
+    say(f"{order.out}: adapters of {model_type}, {size:,} parameters, {order.stage} after {step} steps")
 
 
 def _write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int, *, padding_side: str) -> None:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlhf_jax.config import did_you_mean
-from rlhf_jax.console import clean_text
+from rlhf_jax.console import clean_text, say
 from rlhf_jax.data.label_studio import KINDS, in_turns, labelling_config, lists_row, unwrapped
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import write_text_atomically
@@ -116,7 +116,7 @@ def _ask(order: _Order) -> None:
             write_text_atomically(order.out / name, text)
     except OSError as error:
         raise UserError(f"labels: --out: {order.out}: {error.strerror}") from error
-    print(
+    say(
         f"{order.out}: {len(chosen)} {order.kind} tasks of {len(prompts)} prompts; uncertainty "
         f"{chosen[0].uncertainty:.3f} to {chosen[-1].uncertainty:.3f} nats (at most 0.693)"
     )
@@ -135,7 +135,7 @@ def _collect(order: _Order) -> None:
     except OSError as error:
         raise UserError(f"labels: --out: {order.out}: {error.strerror}") from error
     agreement = measure_agreement(records)
-    print(f"{order.out}: {len(records)} records of {found.rows} tasks, {found.skipped} skipped by annotators")
+    say(f"{order.out}: {len(records)} records of {found.rows} tasks, {found.skipped} skipped by annotators")
     table = Table()
     for name in ("annotator", "records", "comparisons with others", "others said the same"):
         table.add_column(name, justify="left" if name == "annotator" else "right")

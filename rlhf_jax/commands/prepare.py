@@ -8,6 +8,7 @@ from typing import Any
 
 from rlhf_jax.commands.options import read_options
 from rlhf_jax.config import DATA_FORMATS
+from rlhf_jax.console import say
 from rlhf_jax.errors import UserError
 
 _HELP = """Read and check a file of feedback once; runs then take the folder as --config.data.path.
@@ -82,7 +83,7 @@ def main(words: Sequence[str]) -> None:
         before = prepared.PreparedRecords(out).fingerprint  # a damaged folder is no reason to leave it as it is
         same = digest and all(getattr(before, key) == value for key, value in known.items())
         if same and options.format in ("auto", before.format):
-            print(f"{out}: holds {before.records} records of {before.source} already")
+            say(f"{out}: holds {before.records} records of {before.source} already")
             return
     if out.exists():
         raise UserError(f"prepare: --out: {out} exists and holds something else")
@@ -110,7 +111,7 @@ def main(words: Sequence[str]) -> None:
     counts += [f"{len(found.rejected)} bad rows left out"] * bool(found.rejected)
     counts += [f"{found.duplicates} repeated responses left out"] * bool(found.duplicates)
     counts += [f"{found.skipped} judgements left out that their annotators skipped"] * bool(found.skipped)
-    print(f"{out}: {', '.join(counts)}")
+    say(f"{out}: {', '.join(counts)}")
 
 
 def _options(words: Sequence[str]) -> _Options:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf_jax.config import did_you_mean, to_json
+from rlhf_jax.console import say
 from rlhf_jax.errors import UserError
 from rlhf_jax.flags import parse
 from rlhf_jax.sweeps.folder import Value, digest, open_sweep, read_sweep, read_trials
@@ -274,5 +275,5 @@ def _print_plan(spec: SweepSpec, points: Sequence[dict[str, Value]]) -> None:
     print(f"{spec.points} points x {len(spec.seeds)} seeds: {spec.trials} trials")
     if spec.sampler != "tpe":
         for number, point in enumerate(points):
-            print(f"{number:4}  {' '.join(named(point))}")
+            say(f"{number:4}  {' '.join(named(point))}")
     sys.stdout.flush()

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
+from rlhf_jax.foreign import one_line
 from rlhf_jax.parallel import processes
 
 # What any process says first: the name of a signal, an exit code, the number of a process that gets nowhere. A run that
@@ -82,7 +83,7 @@ def let_others_hear() -> None:
 
 def end_with(code: int, reason: str, last_words: LastWords) -> None:
     """End this process at once for what another one has come to."""
-    print(f"rlhf-jax: process {jax.process_index()} ends: {reason}", file=sys.stderr, flush=True)
+    print(f"rlhf-jax: process {jax.process_index()} ends: {one_line(reason)}", file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):
         last_words(code, reason)
     _leave(code)

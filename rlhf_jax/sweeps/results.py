@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_jax.console import clean_text
 from rlhf_jax.diagnostics.intervals import half_width
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import write_text_atomically
@@ -151,13 +152,20 @@ def as_csv(trials: Sequence[Trial]) -> str:
     names = sorted({name for trial in trials for name in trial.summary})
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["trial", "point", "seed", "state", "reason", *keys, *names])
+    table.writerow(map(_cell, ["trial", "point", "seed", "state", "reason", *keys, *names]))
     for trial in trials:
         told = [trial.number, trial.point, trial.seed, trial.state, trial.reason]
-        table.writerow(
-            [*told, *(trial.parameters.get(key, "") for key in keys), *(trial.summary.get(n, "") for n in names)]
-        )
+        told += [*(trial.parameters.get(key, "") for key in keys), *(trial.summary.get(n, "") for n in names)]
+        table.writerow([_cell(value) for value in told])
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Of a text what a spreadsheet takes for a text, and not for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = clean_text(value)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
 def write_results(folder: Path, spec: SweepSpec, trials: Sequence[Trial]) -> dict[str, Any]:

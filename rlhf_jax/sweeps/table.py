@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_jax.console import clean_text
 from rlhf_jax.sweeps.folder import Trial
 from rlhf_jax.sweeps.results import as_json
 from rlhf_jax.sweeps.space import named
@@ -30,7 +31,7 @@ def print_table(spec: SweepSpec, trials: Sequence[Trial]) -> None:
     for point in found["points"]:
         done = point["states"].count("done")
         others = [f"{state} {point['states'].count(state)}" for state in sorted({*point["states"]} - {"done"})]
-        settings = Text("\n".join(named(point["parameters"])))  # a user's names are no markup
+        settings = Text(clean_text("\n".join(named(point["parameters"]))))  # a user's names are no markup
         cells: list[str | Text] = [str(point["point"]), settings, ", ".join([f"done {done}", *others])]
         for objective in spec.objectives:
             name = objective.metric
@@ -42,7 +43,8 @@ def print_table(spec: SweepSpec, trials: Sequence[Trial]) -> None:
     console.print(f"{spec.trials} trials: {counts or 'none made'}. Mean ± half of the 95 % interval over seeds.")
     for trial in trials:
         if trial.reason:
-            console.print(f"trial {trial.number} {trial.state}: {trial.reason}", soft_wrap=True, markup=False)
+            told = clean_text(f"trial {trial.number} {trial.state}: {trial.reason}")
+            console.print(told, soft_wrap=True, markup=False)
 
 
 def _cell(value: float | None, width: float | None) -> str:

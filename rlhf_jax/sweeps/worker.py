@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from rlhf_jax.build import Shared
+from rlhf_jax.console import say
 from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
 from rlhf_jax.flags import Launch
 from rlhf_jax.metrics import read_status, write_status
@@ -69,7 +70,7 @@ class Worker:
             if read_status(trial.folder) in ENDED:  # by its owner, while the claim was taken over
                 return
             goes_on = " (goes on)" if int(claim.stem) > 1 else ""
-            _say(f"{name}: {' '.join(named(trial.parameters))} seed {trial.seed}{goes_on}")
+            say(f"{name}: {' '.join(named(trial.parameters))} seed {trial.seed}{goes_on}")
             if reason := doomed(trial):
                 _fail(trial, reason, 1)
             else:
@@ -77,7 +78,7 @@ class Worker:
         trials = counted(read_trials(self._queue.folder), self._spec.objectives)
         write_results(self._queue.folder, self._spec, trials)
         after = next((one for one in trials if one.number == trial.number), trial)
-        _say(f"{name}: {self._told(after)} ({time.monotonic() - start:.0f} s)")
+        say(f"{name}: {self._told(after)} ({time.monotonic() - start:.0f} s)")
         if self._problem:
             raise UserError(self._problem)
         if asked:
@@ -130,7 +131,3 @@ def _fail(trial: Trial, reason: str, code: int) -> None:
     """Write down that a trial has failed, and why: the first line of the reason, not without end."""
     line = reason.strip().split("\n", 1)[0][:300]
     write_status(trial.folder, "failed", **place_of(trial), reason=line, exit_code=code)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

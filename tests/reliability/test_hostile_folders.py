@@ -20,7 +20,15 @@ from rlhf_jax.models import DecoderSpec, hf, init_decoder
 from tests.reliability.hostile import SECONDS, code, one_line, pickled, watched
 
 SPEC = DecoderSpec(
-    vocab_size=300, width=16, depth=1, heads=2, kv_heads=1, mlp_width=32, max_positions=64, rope_theta=10000.0, tied=False
+    vocab_size=300,
+    width=16,
+    depth=1,
+    heads=2,
+    kv_heads=1,
+    mlp_width=32,
+    max_positions=64,
+    rope_theta=10000.0,
+    tied=False,
 )
 PRIVATE = "private-words-of-the-user"
 
@@ -125,8 +133,16 @@ CASES: dict[str, tuple[Callable[[pathlib.Path], dict[str, Any]], str]] = {
     "trust_remote_code": (lambda c: {"config.json": config(trust_remote_code=True), "m.py": code(c)}, "trust_remote_c"),
     "modules beside": (
         lambda c: dict.fromkeys(
-            ("modeling_llama.py", "configuration_llama.py", "tokenization_llama.py", "conftest.py", "sitecustomize.py",
-             "__init__.py", "json.py", "safetensors.py"),
+            (
+                "modeling_llama.py",
+                "configuration_llama.py",
+                "tokenization_llama.py",
+                "conftest.py",
+                "sitecustomize.py",
+                "__init__.py",
+                "json.py",
+                "safetensors.py",
+            ),
             code(c),
         ),
         "",
@@ -181,8 +197,14 @@ CASES: dict[str, tuple[Callable[[pathlib.Path], dict[str, Any]], str]] = {
         },
         "model.safetensors: ",
     ),
-    "negative shape": (lambda c: {"model.safetensors": tensors(lambda h: entry(h, shape=[-16]))}, "model.safetensors: "),
-    "type unheard of": (lambda c: {"model.safetensors": tensors(lambda h: entry(h, dtype="OBJ"))}, "model.safetensors: "),
+    "negative shape": (
+        lambda c: {"model.safetensors": tensors(lambda h: entry(h, shape=[-16]))},
+        "model.safetensors: ",
+    ),
+    "type unheard of": (
+        lambda c: {"model.safetensors": tensors(lambda h: entry(h, dtype="OBJ"))},
+        "model.safetensors: ",
+    ),
     "type of whole numbers": (
         lambda c: {"model.safetensors": tensors(lambda h: entry(h, dtype="I32"))},
         "model.norm.weight: I32 is not read",
@@ -190,7 +212,7 @@ CASES: dict[str, tuple[Callable[[pathlib.Path], dict[str, Any]], str]] = {
     "vocabulary of 10^12": (lambda c: {"config.json": config(vocab_size=10**12)}, "vocab_size: 1000000000000 is not"),
     "vocabulary of 2^31": (lambda c: {"config.json": config(vocab_size=2**31 - 1)}, "but config.json says (2147483647"),
     "10^9 layers": (lambda c: {"config.json": config(num_hidden_layers=10**9)}, "more than anybody has"),
-    "9,999 layers": (lambda c: {"config.json": config(num_hidden_layers=9_999)}, "model.layers.1.input_layernorm.weight: missing"),
+    "9,999 layers": (lambda c: {"config.json": config(num_hidden_layers=9_999)}, "model.layers.1.input_layernorm"),
     "width of 2^31": (
         lambda c: {"config.json": config(hidden_size=2**31 - 2, intermediate_size=2**31 - 1, head_dim=2**30)},
         "but config.json says (300, 2147483646)",
@@ -198,14 +220,19 @@ CASES: dict[str, tuple[Callable[[pathlib.Path], dict[str, Any]], str]] = {
     "negative width": (lambda c: {"config.json": config(hidden_size=-16)}, "hidden_size: -16 is not a count"),
     "width that is none": (lambda c: {"config.json": raw_config("hidden_size", "NaN")}, "hidden_size: nan is not a co"),
     "infinite epsilon": (lambda c: {"config.json": raw_config("rms_norm_eps", "1e999")}, "rms_norm_eps: inf is not a"),
-    "number of 10,000 digits": (lambda c: {"config.json": raw_config("vocab_size", "1" * 10_000)}, "config.json: not J"),
+    "number of 10,000 digits": (
+        lambda c: {"config.json": raw_config("vocab_size", "1" * 10_000)},
+        "config.json: not J",
+    ),
     "configuration of 100 MB": (lambda c: {"config.json": Sparse(10**8)}, "config.json: 100,000,000 bytes"),
     "configuration of 2^50": (lambda c: {"config.json": Sparse(2**40)}, "config.json: 1,099,511,627,776 bytes"),
     "configuration in depth": (lambda c: {"config.json": deep()}, "config.json: not JSON"),
     "configuration in no encoding": (lambda c: {"config.json": b"\xff\xfe{}"}, "config.json: not JSON"),
     "tokenizer's code": (
         lambda c: {
-            "tokenizer_config.json": tokenizer_config(auto_map={"AutoTokenizer": ["evil.T", None]}, tokenizer_class="T"),
+            "tokenizer_config.json": tokenizer_config(
+                auto_map={"AutoTokenizer": ["evil.T", None]}, tokenizer_class="T"
+            ),
             "evil.py": code(c, "class T: pass\n"),
         },
         "tokenizer.path: no tokenizer in",
@@ -225,9 +252,14 @@ CASES: dict[str, tuple[Callable[[pathlib.Path], dict[str, Any]], str]] = {
     "tokenizer in depth": (lambda c: {"tokenizer.json": deep()}, "tokenizer.path: no tokenizer in"),
     "tokenizer of 2 GB": (lambda c: {"tokenizer.json": Sparse(2**31)}, "tokenizer.json: 2,147,483,648 bytes"),
     "template of 1 GB": (lambda c: {"chat_template.jinja": Sparse(2**30)}, "chat_template.jinja: 1,073,741,824 bytes"),
-    "tokenizer of nonsense": (lambda c: {"tokenizer.json": tokenizer(model={"type": "Evil"})}, "tokenizer.path: no tok"),
+    "tokenizer of nonsense": (
+        lambda c: {"tokenizer.json": tokenizer(model={"type": "Evil"})},
+        "tokenizer.path: no tok",
+    ),
     "tokenizer with a stranger's regex": (
-        lambda c: {"tokenizer.json": tokenizer(normalizer={"type": "Replace", "pattern": {"Regex": "("}, "content": ""})},
+        lambda c: {
+            "tokenizer.json": tokenizer(normalizer={"type": "Replace", "pattern": {"Regex": "("}, "content": ""})
+        },
         "tokenizer.path: no tokenizer in",
     ),
     "id of 4 * 10^9": (
@@ -240,16 +272,14 @@ CASES: dict[str, tuple[Callable[[pathlib.Path], dict[str, Any]], str]] = {
         "tokenizer: ids up to 4,294,967,295",
     ),
     "added token of 10^12": (
-        lambda c: {
-            "tokenizer_config.json": tokenizer_config(added_tokens_decoder={str(10**12): {"content": "bomb"}})
-        },
+        lambda c: {"tokenizer_config.json": tokenizer_config(added_tokens_decoder={str(10**12): {"content": "bomb"}})},
         "",
     ),
     "tokenizer in a file elsewhere": (
         lambda c: {"tokenizer_config.json": tokenizer_config(tokenizer_file="PRIVATE", vocab_file="PRIVATE")},
         "",
     ),
-}  # fmt: skip
+}
 
 
 def put(folder: pathlib.Path, changes: dict[str, Any], private: pathlib.Path) -> None:
@@ -319,5 +349,5 @@ def test_an_archive_is_not_unpacked(tally, tmp_path) -> None:
         with tally.one(name, within=SECONDS), watched(tmp_path, tmp_path / "canary"):
             with pytest.raises(UserError, match=r"not a folder; archives are not unpacked"):
                 build_tokenizer("pretrained", path=str(tmp_path / name))
-            with pytest.raises(UserError, match="No|Not a directory|not a file"):
+            with pytest.raises(UserError, match=r"No|Not a directory|not a file"):
                 hf.read_spec(tmp_path / name)

@@ -1,18 +1,15 @@
 """R22: runs of a stranger, as parents and in the commands: what their ``config.json`` names is not run."""
 
-import json
-import os
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
-from rlhf_jax.config import default_config, from_json, to_json
-from rlhf_jax.errors import UserError
+from rlhf_jax.config import from_json, to_json
 from rlhf_jax.main import main
 from tests.end_to_end.tiny import ROOT, SIZE, launch, load
-from tests.reliability.hostile import code, one_line, tree
+from tests.reliability.hostile import code
 
 CONFIG = ROOT / "configs" / "quickstart.py"
 UTILITY = "from rlhf_jax.objectives.utilities import Log as Evil\nfrom rlhf_jax.objectives.divergences import *\n"
@@ -63,9 +60,12 @@ def commands(run: pathlib.Path, out: pathlib.Path) -> dict[str, Sequence[str]]:
 
 def answer(words: Sequence[str]) -> None:
     try:
-        (launch if words[0].startswith("--") else lambda *all: main(all))(*words)
+        if words[0].startswith("--"):
+            launch(*words)
+        else:
+            main(words)
     except SystemExit as stopped:
-        assert not stopped.code, f"ended with {stopped.code}"
+        raise RuntimeError(f"ended with {stopped.code}") from None
 
 
 @pytest.mark.reliability("R22", tries=11)
@@ -87,7 +87,10 @@ def test_code_that_a_run_names_is_not_run(
         with pytest.raises(SystemExit):
             main([f"--config={stranger / 'config.json'}", f"--workdir={tmp_path / 'again'}"])
         said = capsys.readouterr().err
-        assert f"evil.py:evil is code, and a configuration in JSON runs none; if you trust it, add --config.data.gold=" in said
+        assert (
+            "evil.py:evil is code, and a configuration in JSON runs none; if you trust it, add --config.data.gold="
+            in said
+        )
         assert not canary.exists()
     with tally.one("an unsettled range of rewards"):
         config = from_json((stranger / "config.json").read_text())

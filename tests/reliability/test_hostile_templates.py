@@ -25,9 +25,11 @@ HUNGRY = {
 }
 GREEDY = {
     "a long string": "{{ 'x' * 4000000000 }}",
-    "strings that double": "{% set n = namespace(s='x') %}{% for a in range(40) %}{% set n.s = n.s + n.s %}{% endfor %}",
+    "strings that double": "{% set n = namespace(s='x') %}"
+    "{% for a in range(40) %}{% set n.s = n.s + n.s %}{% endfor %}",
     "an output of 1 GB": "{% for a in range(99999) %}{{ 'x' * 10000 }}{% endfor %}",
-    "lists of lists": "{% set n = namespace(s=[]) %}{% for a in range(99999) %}{% set n.s = n.s + n.s + [a] %}{% endfor %}",
+    "lists of lists": "{% set n = namespace(s=[]) %}"
+    "{% for a in range(99999) %}{% set n.s = n.s + n.s + [a] %}{% endfor %}",
     "a wide field": "{{ '%999999999d' | format(1) }}",
     "a wide format": "{{ '{:>999999999}'.format('x') }}",
     "centred": "{{ 'x' | center(2000000000) }}",
@@ -69,14 +71,44 @@ ESCAPES = {
     "a debugger": "{% debug %}",
 }  # fmt: skip
 FRAGMENTS = (
-    "{{ messages[0].content }}", "{% for m in messages %}{{ m.content }}{% endfor %}", "<|im_start|>", "<|im_end|>", "<eos>",
-    "{{ '<|im' ~ '_start|>' }}", "{{ messages | tojson }}", "{{ messages[-1].content | upper }}", "{{ '' | attr('mro') }}",
-    "{{ range(999) | list }}", "{% set x = messages %}", "{{ x }}", "{{ loop }}", "{{ self }}", "{{ cycler }}", "{%", "}}", "{#",
-    "{{ ''.__class__ }}", "{{ undefined.thing }}", "{{ raise_exception('no') }}", "{{ 1 / 0 }}", "\0", "\u202e", "é", "{{ dict }}",
-    "{{ messages | map(attribute='content') | join('<|im_start|>') }}", "{% macro f(a) %}{{ a }}{% endmacro %}", "{{ f(1) }}",
-    "{{ messages | selectattr('role') | list }}", "{{ eos_token * 9 }}", "{% generation %}", "{% endgeneration %}", "{% break %}",
-    "{{ messages[0].content.format(messages) }}", "{{ 'a'.join(['b'] * 99) }}", "{{ messages[0].content[::-1] }}",
-)  # fmt: skip
+    "{{ messages[0].content }}",
+    "{% for m in messages %}{{ m.content }}{% endfor %}",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<eos>",
+    "{{ '<|im' ~ '_start|>' }}",
+    "{{ messages | tojson }}",
+    "{{ messages[-1].content | upper }}",
+    "{{ '' | attr('mro') }}",
+    "{{ range(999) | list }}",
+    "{% set x = messages %}",
+    "{{ x }}",
+    "{{ loop }}",
+    "{{ self }}",
+    "{{ cycler }}",
+    "{%",
+    "}}",
+    "{#",
+    "{{ ''.__class__ }}",
+    "{{ undefined.thing }}",
+    "{{ raise_exception('no') }}",
+    "{{ 1 / 0 }}",
+    "\0",
+    "\u202e",
+    "é",
+    "{{ dict }}",
+    "{{ messages | map(attribute='content') | join('<|im_start|>') }}",
+    "{% macro f(a) %}{{ a }}{% endmacro %}",
+    "{{ f(1) }}",
+    "{{ messages | selectattr('role') | list }}",
+    "{{ eos_token * 9 }}",
+    "{% generation %}",
+    "{% endgeneration %}",
+    "{% break %}",
+    "{{ messages[0].content.format(messages) }}",
+    "{{ 'a'.join(['b'] * 99) }}",
+    "{{ messages[0].content[::-1] }}",
+)
 
 
 def prepared(template: str, folder: pathlib.Path) -> Tokenizer:
@@ -134,8 +166,8 @@ def test_templates_put_together_at_random_do_no_harm(tally, tmp_path, monkeypatc
 
 @pytest.mark.reliability("R23", tries=12)
 def test_a_special_token_that_somebody_spells_is_text(tally) -> None:
-    """Held to: the special ids of a dialogue are those of one in which everybody says a plain word, in number and order,
-    whoever spells whichever special token, alone, twice, or inside a word; without a template there are none at all."""
+    """Held to: the special ids of a dialogue are those of one in which everybody says a plain word, in number and
+    order, whoever spells whichever special token, alone, twice, or inside a word; without a template there are none at all."""
     for kind in ("bytes", "digits", "legacy", "unigram"):
         for template in ("chatml", "headers", "thoughtful"):
             made = backend(kind, template)
