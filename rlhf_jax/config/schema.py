@@ -3,6 +3,7 @@
 import fnmatch
 import functools
 import math
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -20,6 +21,8 @@ RULES: dict[str, Rule] = {pattern: rule for section in SECTIONS for pattern, rul
 PROBLEMS = tuple(
     section.problems for section in (general, optimizers, parents, ppo, reward, critique, lora, dpo, online)
 )
+
+_LOGIN = re.compile(r"://[^/\s?#]*@")  # who logs in stands in front of the host
 
 
 def default_config() -> ConfigDict:
@@ -61,6 +64,12 @@ def validate(config: ConfigDict) -> None:
     """Raise ``UserError`` for the first setting, or pair of settings, that no run could honour."""
     check_keys(config)
     for key, value in leaves(config):
+        if any(
+            _LOGIN.search(text) for text in (value if isinstance(value, tuple) else (value,)) if isinstance(text, str)
+        ):
+            raise UserError(
+                f"config.{key}: an address with a name or a password in it; configurations are written down"
+            )
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.{key}: {value} is not a finite number")
         rule = rule_of(key)

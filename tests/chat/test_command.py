@@ -35,6 +35,7 @@ def test_a_session_from_its_words_to_its_file(tmp_path: pathlib.Path, monkeypatc
     printed: list[str] = []
     # Not by capsys: around a server in threads it takes pytest's own output away.
     monkeypatch.setattr("rlhf_jax.commands.chat.print", lambda text, **_: printed.append(text), raising=False)
+    monkeypatch.setattr("rlhf_jax.commands.chat.say", printed.append)
     run, out = tmp_path / "run", tmp_path / "labels.jsonl"
     for stage in ("sft", "reward", "ppo"):
         (run / "checkpoints" / stage).mkdir(parents=True)

@@ -167,7 +167,7 @@ def test_templates_put_together_at_random_do_no_harm(tally, tmp_path, monkeypatc
 @pytest.mark.reliability("R23", tries=12)
 def test_a_special_token_that_somebody_spells_is_text(tally) -> None:
     """Held to: the special ids of a dialogue are those of one in which everybody says a plain word, in number and
-    order, whoever spells whichever special token, alone, twice, or inside a word; without a template there are none at all."""
+    order, whoever spells whichever special token, alone, twice or inside a word; without a template there are none."""
     for kind in ("bytes", "digits", "legacy", "unigram"):
         for template in ("chatml", "headers", "thoughtful"):
             made = backend(kind, template)
