@@ -42,7 +42,7 @@ install() {
     rlhf_jax/.venv/bin/pip install --quiet --require-hashes -r rlhf_jax/requirements/base.txt
     rlhf_jax/.venv/bin/pip install --quiet --no-build-isolation -e 'rlhf_jax[tpu]'
     sudo mkdir -p /mnt/runs
-    mountpoint -q /mnt/runs || sudo mount -t nfs '$nfs' /mnt/runs"
+    mountpoint -q /mnt/runs || sudo mount -t nfs $(printf '%q' "$nfs") /mnt/runs"
 }
 
 mkdir -p "$root/.cache"

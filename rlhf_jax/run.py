@@ -258,7 +258,8 @@ def revision() -> str:
     here = Path(__file__)
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(here.parent), *words], capture_output=True, text=True, check=True)  # noqa: S603, S607
+        command = ["git", "-C", str(here.parent), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 our own words, no shell
         return done.stdout.strip()
 
     try:

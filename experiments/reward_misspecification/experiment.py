@@ -159,7 +159,8 @@ def run(setting: str, folder: Path) -> None:
     arm, seed = SETTINGS[setting]
     before = writer(seed)
     reference = laws(before)
-    exploited = np.load(folder.parent / f"annotators.{seed}" / "laws.npy") if "counter" in ARMS[arm] else None
+    path = folder.parent / f"annotators.{seed}" / "laws.npy"
+    exploited = np.load(path, allow_pickle=False) if "counter" in ARMS[arm] else None
     score, judge, proxy = judge_of(arm, seed, reference, exploited)
     beta = float(ARMS[arm].get("beta", BETA))
     asked = UNCHECKED if "prompts" in ARMS[arm] else np.ones(len(UNCHECKED))

@@ -53,7 +53,7 @@ def reference_logprobs(
     path = context.workdir / "reference" / f"{name}.npz"
     mark = _fingerprint(context, reference, lists, shape)
     if path.is_file():
-        with np.load(path) as kept:
+        with np.load(path, allow_pickle=False) as kept:
             if str(kept["fingerprint"]) == mark:
                 return kept["logprobs"]
     parts = [to_host(reader(reference, batch)) for batch in preference_eval_batches(lists, shape, batch_size)]

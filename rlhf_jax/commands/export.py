@@ -305,7 +305,7 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int, *, paddin
     )
     made.chat_template = template
     made.save_pretrained(str(folder))
-    back = transformers.AutoTokenizer.from_pretrained(str(folder))
+    back = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     spelled = () if chat is not None else (" ".join(["x", *back.all_special_tokens, "y"]),)
     for text in (*_PROBES, *spelled):
         if back(text)["input_ids"] != tokenizer.encode(text):

@@ -58,7 +58,7 @@ def _start(folder: Path, workers: int, lease: float) -> subprocess.Popen[bytes]:
     for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
     words = [sys.executable, "-m", "rlhf_jax", "sweep", str(folder), "--workers=1", f"--lease={lease:g}", "--quiet"]
-    return subprocess.Popen(words, env=environment)  # noqa: S603
+    return subprocess.Popen(words, env=environment)  # noqa: S603 our own program, no shell
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ class Worker:
 
     def _wait(self, stop: Stop) -> None:
         """Others are at the last trials: stay to go on with them, should a worker die."""
-        end = time.monotonic() + POLL * (1 + random.random())  # noqa: S311
+        end = time.monotonic() + POLL * (1 + random.random())  # noqa: S311 nothing is secret in it
         while time.monotonic() < end and not stop.reason:
             time.sleep(0.1)
 
