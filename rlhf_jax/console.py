@@ -69,7 +69,7 @@ class Console:
     def log(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Show the metrics of ``step``: beside the bar, or as a line with rate and time left."""
         self._marks.append((self._clock(), step))
-        figures = "  ".join(f"{name} {_number(value)}" for name, value in metrics.items())
+        figures = "  ".join(f"{clean_text(name)} {_number(value)}" for name, value in metrics.items())
         rate = self._rate()
         speed = f"{_number(rate)} steps/s"
         if self._progress is not None:

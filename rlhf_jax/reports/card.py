@@ -43,11 +43,11 @@ def model_card(
         max_prompt=run["data"]["max_prompt"],
         max_response=run["data"]["max_response"],
         learned_positions=config["model_type"] in ("gpt2", "gpt_neo"),
-        loss=about.get("loss"),
+        loss=_code(str(about.get("loss"))),
         utilities=utilities,
         balanced=about.get("balance_utilities"),
         data=_data(about["data"]),
-        compute_dtype=about["compute_dtype"],
+        compute_dtype=_code(about["compute_dtype"]),
         metrics=[(_code(name), f"{value:.4f}") for name, value in sorted(figures.items())],
     )
 
@@ -82,7 +82,7 @@ def _utility(settings: Mapping[str, Any]) -> str:
 def _data(data: Mapping[str, Any]) -> str:
     if data["source"] == "embedded world":
         asked = ", ".join(f"{key}={value}" for key, value in data.items() if key not in ("source", "version"))
-        return f"the embedded world of rlhf_jax, version {data['version']} ({asked})"
+        return f"the embedded world of rlhf_jax, version {data['version']} ({_code(asked)})"
     if data["sha256"] is None:
         return f"{_code(data['source'])}, whose bytes were not at hand when the model was exported"
     return f"{_code(data['source'])}, SHA-256 {data['sha256']} when the model was exported"

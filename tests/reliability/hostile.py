@@ -1,9 +1,12 @@
 """What tests of hostile files share: a canary that must not sing, and a watch over time, memory and files."""
 
 import contextlib
+import html
+import html.parser
 import os
 import pathlib
 import pickle
+import re
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -80,3 +83,46 @@ def one_line(error: UserError, *secrets: str) -> str:
     assert len(text) < 1500, len(text)
     assert not any(secret in text for secret in secrets), text
     return text
+
+
+# ------------------------------------------------------------------------- texts
+
+# Ends a script and an attribute, loads a picture, colours and names a terminal, is markup to rich, a formula to a
+# spreadsheet, a row to Markdown, mathematics to matplotlib, and turns round what follows.
+TEXTS = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(2)>\" onload=\"alert(3)",
+    "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://evil.example\x1b\\link \x9b31m \x00 \x08\x7f",
+    "[red]x[/red] [link=http://evil.example]y[/link] [/] :skull:",
+    "=cmd|' /C calc'!A0",
+    "| a | b |\n![x](http://evil.example/p.png) [x](javascript:alert(4)) `tick` <!-- -->",
+    "\u202egnp.exe $x^{$ %{x} {{ 7 * 7 }} \u2066",
+)  # fmt: skip
+
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class Shape(html.parser.HTMLParser):
+    """What of a page is no text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+
+def see_page(path: pathlib.Path, shown: str = "onerror=alert(2)") -> None:
+    """No tag, attribute or address but the page's own, no control characters; and a hostile text is there, as text."""
+    page = path.read_text(encoding="utf-8")
+    shape = Shape(page)
+    data = re.findall(r'<script type="application/json"', page)
+    assert shape.tags.count("script") <= len(data) + 2
+    assert not [name for name, _ in shape.attributes if name.startswith("on")]
+    assert not [value for _, value in shape.attributes if value and "evil.example" in value.replace("http://", "")]
+    assert not [value for name, value in shape.attributes if name in ("href", "src") and ":" in str(value)]
+    assert not CONTROLS.search(page)
+    assert shown in html.unescape(page)

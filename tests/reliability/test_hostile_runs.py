@@ -2,7 +2,6 @@
 have changed its configuration."""
 
 import contextlib
-import html.parser
 import io
 import json
 import os
@@ -22,23 +21,13 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.main import main
 from rlhf_jax.parallel.failures import show_stacks
 from tests.end_to_end.tiny import FILE, ROOT, SIZE, write_jsonl
-from tests.reliability.hostile import code, one_line
+from tests.reliability.hostile import CONTROLS, TEXTS, code, one_line, see_page
 
 SECRET = "canary4711"
 VARIABLES = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "OPENAI_API_KEY",
 )  # fmt: skip
 LOGIN = f"http://somebody:{SECRET}@127.0.0.1:9"
-# Ends a script and an attribute, loads a picture, colours and names a terminal, is markup to rich, a formula to a
-# spreadsheet, a row to Markdown, mathematics to matplotlib, and turns round what follows.
-TEXTS = (
-    "</script><script>alert(1)</script><img src=x onerror=alert(2)>\" onload=\"alert(3)",
-    "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://evil.example\x1b\\link \x9b31m \x00 \x08\x7f",
-    "[red]x[/red] [link=http://evil.example]y[/link] [/] :skull:",
-    "=cmd|' /C calc'!A0",
-    "| a | b |\n![x](http://evil.example/p.png) [x](javascript:alert(4)) `tick` <!-- -->",
-    "\u202egnp.exe $x^{$ %{x} {{ 7 * 7 }} \u2066",
-)  # fmt: skip
 STAGES = "sft,reward,ppo"
 STEPS = ("--config.sft.steps=1", "--config.reward.steps=1", "--config.ppo.iterations=1", "--config.ppo.eval_every=1")
 CONFIG = f"--config={ROOT / 'configs' / 'lists_file.py'}"
@@ -243,34 +232,6 @@ def test_no_setting_is_for_a_secret() -> None:
 
 
 # ------------------------------------------------------------------------- R25
-
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
-class Shape(html.parser.HTMLParser):
-    """What of a page is no text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-
-def see_page(path: pathlib.Path) -> None:
-    page = path.read_text(encoding="utf-8")
-    shape = Shape(page)
-    data = re.findall(r'<script type="application/json"', page)
-    assert shape.tags.count("script") <= len(data) + 2
-    assert not [name for name, _ in shape.attributes if name.startswith("on")]
-    assert not [value for _, value in shape.attributes if value and "evil.example" in value.replace("http://", "")]
-    assert not [value for name, value in shape.attributes if name in ("href", "src") and ":" in str(value)]
-    assert not CONTROLS.search(page)
-    assert "onerror=alert(2)" in page  # it is there, as text
 
 
 @pytest.mark.reliability("R25", tries=11)
