@@ -20,6 +20,7 @@ from array_record.python import array_record_data_source, array_record_module
 from rlhf_jax.data.records import Message, Record, Response, Span
 from rlhf_jax.data.tokenizers import Tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import MOST_JSON, check_file
 
 FORMAT_VERSION = 1
 RECORDS, FINGERPRINT, REJECTS = "records.array_record", "fingerprint.json", "rejects.jsonl"
@@ -64,6 +65,8 @@ class PreparedRecords(Sequence[Record]):
         self._folder = pathlib.Path(directory)
         self.fingerprint = read_fingerprint(directory)
         path = self._folder / RECORDS
+        if path.exists():
+            check_file(path)
         try:
             size = path.stat().st_size
             digest = sha256_of(path) if size == self.fingerprint.size else ""
@@ -75,9 +78,13 @@ class PreparedRecords(Sequence[Record]):
             )
         if digest != self.fingerprint.sha256:
             raise UserError(f"{path}: file: its sha256 is not that of {FINGERPRINT}: changed or damaged")
-        self._source = array_record_data_source.ArrayRecordDataSource([str(path)])
-        if len(self._source) != self.fingerprint.records:
-            raise UserError(f"{path}: file: {len(self._source)} records, but {FINGERPRINT} says otherwise")
+        try:
+            self._source = array_record_data_source.ArrayRecordDataSource([str(path)])
+            found = len(self._source)
+        except RuntimeError as error:
+            raise UserError(f"{path}: file: no records in it ({error})") from error
+        if found != self.fingerprint.records:
+            raise UserError(f"{path}: file: {found} records, but {FINGERPRINT} says otherwise")
 
     def __len__(self) -> int:
         return self.fingerprint.records
@@ -145,11 +152,13 @@ def tokenizer_sha256(tokenizer: Tokenizer) -> str:
 def read_fingerprint(directory: str | os.PathLike[str]) -> Fingerprint:
     """The fingerprint of a prepared folder. Raises UserError if it is missing, damaged or of another version."""
     path = pathlib.Path(directory) / FINGERPRINT
+    if path.exists():
+        check_file(path, MOST_JSON)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: file: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: file: not JSON ({error})") from None
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:

@@ -1,6 +1,7 @@
 """R22: model folders, tokenizers and runs that a stranger made to do harm."""
 
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +15,8 @@ from typing import Any
 import jax
 import pytest
 
+from rlhf_jax.data.prepared import FINGERPRINT, FORMAT_VERSION, RECORDS, PreparedRecords
+from rlhf_jax.data.readers import read_file
 from rlhf_jax.data.tokenizers import build_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import DecoderSpec, hf, init_decoder
@@ -351,3 +354,41 @@ def test_an_archive_is_not_unpacked(tally, tmp_path) -> None:
                 build_tokenizer("pretrained", path=str(tmp_path / name))
             with pytest.raises(UserError, match=r"No|Not a directory|not a file"):
                 hf.read_spec(tmp_path / name)
+
+
+def prepared(**changes: Any) -> str:
+    """A fingerprint of no records, which lies where it is told to."""
+    empty = {"source": "", "source_sha256": "", "format": "lists", "template": "{prompt}", "tie_margin": 0.0}
+    counts = dict.fromkeys(("rows", "rejected", "duplicates", "skipped", "records", "size"), 0)
+    rest = {"annotators": "each", "tokenizer_sha256": "", "chat": "", "sha256": "", "format_version": FORMAT_VERSION}
+    return json.dumps({**empty, **counts, **rest, **changes})
+
+
+@pytest.mark.reliability("R22", tries=9)
+def test_data_of_a_stranger_run_nothing(tally, tmp_path) -> None:
+    """Held to: the same watch over prepared folders and files of feedback, among them exports of Label Studio."""
+    canary = tmp_path / "canary"
+    unpickled = {"size": len(pickled(canary)), "sha256": hashlib.sha256(pickled(canary)).hexdigest(), "records": 1}
+    for name, files in {
+        "pickled records": {FINGERPRINT: prepared(**unpickled), RECORDS: pickled(canary)},
+        "records as a pipe": {FINGERPRINT: prepared(sha256=hashlib.sha256().hexdigest()), RECORDS: FIFO},
+        "fingerprint as a pipe": {FINGERPRINT: FIFO, RECORDS: b""},
+        "fingerprint in depth": {FINGERPRINT: deep(), RECORDS: b""},
+        "fingerprint of 1 GB": {FINGERPRINT: Sparse(2**30), RECORDS: b""},
+    }.items():
+        put(tmp_path / name, {**dict.fromkeys(good()), **files}, tmp_path)
+        with tally.one(name, within=SECONDS), watched(tmp_path, canary):
+            with pytest.raises(UserError) as refused:
+                list(PreparedRecords(tmp_path / name))
+            one_line(refused.value)
+    for name, (content, read_as) in {
+        "a pickle as rows": (pickled(canary), "auto"),
+        "a pipe as rows": (FIFO, "lists"),
+        "an export in depth": (deep(), "label_studio"),
+        "a link to endless zeros": (Link("/dev/zero"), "label_studio"),
+    }.items():
+        put(tmp_path / name, {**dict.fromkeys(good()), "rows.json": content}, tmp_path)
+        with tally.one(name, within=SECONDS), watched(tmp_path, canary):
+            with pytest.raises(UserError) as refused:
+                read_file(tmp_path / name / "rows.json", read_as)
+            one_line(refused.value)

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import pathlib
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 from rlhf_jax.data.readers.checks import BadRow, type_of
 from rlhf_jax.data.readers.remote import HUB, TFDS, hub_rows, tfds_rows
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import check_file
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WORD = re.compile(r"\S")
@@ -37,6 +39,8 @@ def open_container(path: str | os.PathLike[str]) -> Container:
         return Container("row ", enumerate(tfds_rows(name), start=1))
     if name.startswith(HUB):
         return Container("row ", enumerate(hub_rows(name), start=1))
+    if os.path.exists(path) and not os.path.isdir(path):
+        check_file(pathlib.Path(path))  # it is opened more than once, which a pipe cannot be
     try:
         with open(path, "rb") as probe:
             start = probe.read(4)
