@@ -98,7 +98,11 @@ class PreparedRecords(Sequence[Record]):
             return [self[place] for place in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return record_from_json(self._source[index % len(self)])
+        place = index % len(self)
+        try:
+            return record_from_json(self._source[place])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self._folder / RECORDS}: record {place}: damaged ({error})") from error
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raise UserError if the records were read with other settings; the format "auto" is any."""
