@@ -234,7 +234,7 @@ def test_no_setting_is_for_a_secret() -> None:
 # ------------------------------------------------------------------------- R25
 
 
-@pytest.mark.reliability("R25", tries=11)
+@pytest.mark.reliability("R25", tries=10)
 def test_hostile_text_is_inert_wherever_it_is_shown(tally, whole, tmp_path) -> None:
     """Held to: nothing that a terminal obeys in any output; in pages no tag, attribute or address that is not the
     page's own; in files of JSON lines one object a line."""
@@ -254,7 +254,7 @@ def test_hostile_text_is_inert_wherever_it_is_shown(tally, whole, tmp_path) -> N
                 assert all(isinstance(json.loads(line), dict) for line in lines[:-1]), path
                 assert not re.search(rb"[\x00-\x09\x0b-\x1f]", path.read_bytes()), path
     use = uses(run, tmp_path)
-    for name in ("report", "collapse", "evaluate", "best-of-n", "labels"):
+    for name in ("report", "collapse", "evaluate", "labels"):
         with tally.one(name):
             told = said_by(use[name])
             assert not CONTROLS.search(told)
@@ -262,7 +262,7 @@ def test_hostile_text_is_inert_wherever_it_is_shown(tally, whole, tmp_path) -> N
         pages = list(tmp_path.rglob("index.html"))
         assert pages
         for page in pages:
-            see_page(page)
+            see_page(page, "")  # no completions are in it
     with tally.one("errors"):
         for text in TEXTS:
             with pytest.raises(RuntimeError) as refused:
@@ -272,5 +272,5 @@ def test_hostile_text_is_inert_wherever_it_is_shown(tally, whole, tmp_path) -> N
             assert not CONTROLS.search(told)
     with tally.one("an error of 1 MB"):
         with pytest.raises(RuntimeError) as refused:
-            said_by(["evaluate", "x" * 10**6])
+            said_by(["evaluate", str(run), "--stage=" + "x" * 10**6])
         assert len(str(refused.value)) < 2000
