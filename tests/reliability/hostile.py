@@ -7,6 +7,7 @@ import os
 import pathlib
 import pickle
 import re
+import resource
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -63,12 +64,16 @@ def watched(root: pathlib.Path, canary: pathlib.Path) -> Iterator[None]:
     if counts := os.path.exists("/proc/self/clear_refs"):
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
         held = _memory("VmRSS")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if counts:  # a protection that fails must not take the machine with it
+        resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + 3 * BYTES, hard))
     old = signal.signal(signal.SIGALRM, _cut_off)
     signal.alarm(HANG)
     try:
         yield
     finally:
         signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.signal(signal.SIGALRM, old)
     assert not canary.exists(), "the canary sang"
     assert tree(root) == before, "something was written"
