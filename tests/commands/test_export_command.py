@@ -274,7 +274,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(before, run, tmp_path
         (("a", "--stages=reward", "--out=b"), "did you mean --stage?"),
         (("a", "--stage", "--out=b"), "must be --stage=reward|"),
         (("a", "--stage=reward", "--out=b", "--overwrite=yes"), "must be --overwrite"),
-        (("a", "--stage=reward", "--out=b"), "a: no run directory"),
+        (("a", "--stage=reward", "--out=b"), "a: not a run directory (no config.json)"),
     ],
 )
 def test_mistakes_on_the_command_line(words, told, capsys, tmp_path, monkeypatch):
