@@ -882,7 +882,7 @@ BAD: list[tuple[str, str, Any, str]] = [
         "argilla 1, records",
         "responses/0/values/preference/value/0/rank",
         -1,
-        "responses.0..values.preference.rank: expected a whole number",
+        "responses.0..values.preference.value.0..rank: expected a whole number",
     ),
     (
         "argilla 1, records",
@@ -891,6 +891,9 @@ BAD: list[tuple[str, str, Any, str]] = [
         "responses.0..values.preference: ranks 'response-2' twice",
     ),
     ("argilla 1, records", "fields/response_1", "", "fields.response_1: empty response text"),
+    ("argilla 1, records", "responses/0/values/preference/value/1", None, r"values.preference.value\[1\]: missing"),
+    ("argilla 2, records", "responses/ranking/0/value/1", 5, r"responses.ranking\[0\].value\[1\]: expected a string"),
+    ("argilla 2, flat", "ranking.responses", GONE, "fields: missing .and no column holds answers to a question"),
     ("argilla 1, on the Hub", "reply-ranking/0/value/rank", [1], r"reply-ranking\[0\]: 1 ranks of 3 values"),
     ("argilla 2, records", "responses/ranking/0/value", ["response_2", "x"], r"responses.ranking\[0\]: ranks 'x'"),
     ("argilla 2, records", "responses/ranking", {}, "responses.ranking: expected a list, found dict"),

@@ -61,6 +61,8 @@ def open_container(path: str | os.PathLike[str]) -> Container:
 
 def parse(row: Any) -> Mapping[str, Any]:
     """The object that a row is. Raises BadRow for anything else, and for a field that is given twice."""
+    if isinstance(row, BadRow):
+        raise row
     if isinstance(row, bytes):
         try:
             row = json.loads(row.decode("utf-8"), object_pairs_hook=_object)
@@ -103,29 +105,28 @@ def _open(path: str | os.PathLike[str]) -> io.BufferedIOBase:
     return gzip.open(path, "rb") if zipped else open(path, "rb")
 
 
-def _array(path: str | os.PathLike[str]) -> list[bytes] | None:
+def _array(path: str | os.PathLike[str]) -> Iterator[bytes] | None:
     """The elements of a file that is one JSON array, each as its own text; None for lines that begin with an array."""
-    with _open(path) as file:
-        data = file.read().removeprefix(_BYTE_ORDER_MARK)
-    elements: list[bytes] = []
+    places: list[tuple[int, int]] = []  # not the elements: beside the text they would be the file once more
     try:
-        text = data.decode("utf-8")
+        with _open(path) as file:
+            text = file.read().removeprefix(_BYTE_ORDER_MARK).decode("utf-8")
         decoder, at, separator = json.JSONDecoder(), text.index("["), ","
         while separator == ",":
             at = _blank(text, at + 1)
-            if not elements and text[at : at + 1] == "]":
+            if not places and text[at : at + 1] == "]":
                 break
             _, end = decoder.raw_decode(text, at)
-            elements.append(text[at:end].encode())
+            places.append((at, end))
             at = _blank(text, end)
             separator = text[at : at + 1]
         if text[at : at + 1] != "]" or text[at + 1 :].strip():
             raise ValueError(f"no end of the array at character {at}")
     except (ValueError, RecursionError) as error:
         if str(path).removesuffix(".gz").endswith(".json"):
-            raise UserError(f"{path}:row {len(elements) + 1}: file: not a JSON array ({error})") from None
+            raise UserError(f"{path}:row {len(places) + 1}: file: not a JSON array ({error})") from None
         return None
-    return elements
+    return (text[start:end].encode() for start, end in places)
 
 
 def _blank(text: str, at: int) -> int:
@@ -134,13 +135,35 @@ def _blank(text: str, at: int) -> int:
     return found.start() if found else len(text)
 
 
-def _parquet(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+def _parquet(path: str | os.PathLike[str]) -> Iterator[dict[str, Any] | BadRow]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        # Checked are the checksums of those files that have some.
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            names = file.schema_arrow.names
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise UserError(f"{path}: file: two columns are called {twice!r:.60}")
             for batch in file.iter_batches(batch_size=256):
-                yield from batch.to_pylist()
+                try:
+                    rows = batch.to_pylist()
+                except (ValueError, OverflowError):  # of some row of these
+                    rows = [_row(batch.slice(place, 1)) for place in range(batch.num_rows)]
+                yield from rows
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: file: truncated or damaged Parquet ({str(error).splitlines()[0]})") from error
+
+
+def _row(batch: Any) -> dict[str, Any] | BadRow:
+    """The row of a batch of one, or what of it Python cannot hold: text that is not UTF-8, a date beyond its own."""
+    found = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            (found[name],) = column.to_pylist()
+        except UnicodeDecodeError as error:
+            return BadRow(f"{name}: invalid UTF-8 at byte {error.start}")
+        except (ValueError, OverflowError) as error:
+            return BadRow(f"{name}: cannot be read ({' '.join(str(error).split())})")
+    return found

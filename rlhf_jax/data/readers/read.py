@@ -23,7 +23,8 @@ ANNOTATORS = ("overall", "apart")
 @dataclasses.dataclass(frozen=True)
 class ReadResult:
     """Records of a file and what was set aside: bad rows as (place, reason), repeated texts inside lists, judgements
-    that annotators skipped. ``format`` is what the file was read as, ``unit`` what a place counts: line or row."""
+    that annotators skipped and rows without any. ``format`` is what the file was read as, ``unit`` what a place counts:
+    line or row."""
 
     records: Sequence[Record]
     rows: int
@@ -98,7 +99,7 @@ def read_file(
             records.append(record)
             origins.append(place)
         duplicates += found.duplicates
-        skipped += found.skipped
+        skipped += found.skipped or not own  # a task that nobody has answered yet
     if chat is not None:
         refused = _refused(chat, records, origins)
         if refused and on_bad_row == "error":

@@ -27,11 +27,13 @@ def tfds_rows(name: str) -> Iterator[Mapping[str, Any]]:
             builder = tfds.builder(data_set)
             source = builder.as_data_source(split=split)
     except Exception as error:  # the library raises whatever its layers do, from KeyError to its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "prepare it with tfds build --file_format=array_record"
-        raise UserError(f"{name}: file: cannot be read ({reason}); {hint}") from error
-    for row in source:
-        yield _plain(builder.info.features, row)
+        raise UserError(f"{name}: file: cannot be read ({_reason(error)}); {hint}") from error
+    try:
+        for row in source:
+            yield _plain(builder.info.features, row)
+    except Exception as error:  # a damaged record
+        raise UserError(f"{name}: file: cannot be read ({_reason(error)})") from error
 
 
 def hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
@@ -49,11 +51,13 @@ def hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
     except ImportError:
         raise UserError(f"{name}: needs the package datasets: pip install 'rlhf_jax[hub]'") from None
     try:
-        rows = datasets.load_dataset(repository, config, split=split)
-    except Exception as error:  # network, names, splits: each has errors of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{name}: file: cannot be read ({reason})") from error
-    yield from rows
+        yield from datasets.load_dataset(repository, config, split=split)
+    except Exception as error:  # network, names, splits, damaged rows: each has errors of its own
+        raise UserError(f"{name}: file: cannot be read ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _plain(feature: Any, value: Any) -> Any:

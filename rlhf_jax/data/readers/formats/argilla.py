@@ -49,6 +49,8 @@ def is_flat(row: Row) -> bool:
 def read(row: Row, settings: Settings) -> Found:
     """One record for each submitted ranking."""
     nested = row.get("fields") is not None
+    if not nested and not any(key.endswith(FLAT) or _is_question(value) for key, value in row.items()):
+        raise BadRow("fields: missing (and no column holds answers to a question)")
     fields = table(row["fields"], "fields") if nested else {key: row[key] for key in row if key not in _OTHER}
     fields = {key: value for key, value in fields.items() if "." not in key and _is_field(value)}
     prefix = "fields." if nested else ""
@@ -128,16 +130,19 @@ def _ranks(judgement: _Judgement) -> dict[str, int] | None:
     value, at = judgement.value, judgement.at
     if not isinstance(value, list) or not value:
         return None
-    if all(isinstance(item, dict) and {"rank", "value"} <= item.keys() for item in value):
-        names = [(item["value"], whole(item["rank"], f"{at}.rank")) for item in value]
-    elif all(isinstance(item, str) for item in value):
+    if isinstance(value[0], dict) and {"rank", "value"} <= value[0].keys():
+        for place, one in enumerate(value):
+            if not {"rank", "value"} <= table(one, f"{at}.value[{place}]").keys():
+                raise BadRow(f"{at}.value[{place}]: no rank and value, as the others have")
+        names = [(one["value"], whole(one["rank"], f"{at}.value[{place}].rank")) for place, one in enumerate(value)]
+    elif isinstance(value[0], str):
         names = [(name, rank) for rank, name in enumerate(value)]
     else:
         return None
     ranks: dict[str, int] = {}
-    for name, rank in names:
+    for place, (name, rank) in enumerate(names):
         if not isinstance(name, str):
-            raise BadRow(f"{at}.value: expected a string, found {type_of(name)}")
+            raise BadRow(f"{at}.value[{place}]: expected a string, found {type_of(name)}")
         if name in ranks:
             raise BadRow(f"{at}: ranks {name!r:.40} twice")
         ranks[name] = rank
