@@ -216,6 +216,10 @@ def load(name: str) -> ConfigDict:
             return from_json(Path(path).read_text(encoding="utf-8"))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: config: not UTF-8 at byte {error.start}") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if not path.endswith(".py"):
         raise UserError(f"--config: {path} is neither a .py file with get_config() nor a .json file")
     get_config = guarded(path, lambda: runpy.run_path(path)).get("get_config")
@@ -234,13 +238,13 @@ def guarded(path: str, run: Callable[[], Any]) -> Any:
     """The result of ``run``, or its exception as one line with the line of ``path`` it came from."""
     try:
         return run()
-    except Exception as error:  # whatever a user's file may do
+    except (Exception, SystemExit) as error:  # whatever a user's file may do
         here = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        line = error.lineno if isinstance(error, SyntaxError) else (here or [1])[-1]
+        line = error.lineno or 1 if isinstance(error, SyntaxError) else (here or [1])[-1]
         raise UserError(f"{path}:{line}: {_one_line(error)}") from None
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     missing = re.search(r'Key "(.+?)" does not exist', str(error))  # of a locked ConfigDict, which prints itself whole
     if missing:
         near = re.search(r'Did you mean "(.+?)" instead', str(error))

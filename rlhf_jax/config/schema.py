@@ -72,6 +72,10 @@ def validate(config: ConfigDict) -> None:
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.{key}: {value} is not a finite number")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"config.{key}: {value} is not an integer of 64 bits")
+        if not all(map(_is_unicode, value if isinstance(value, tuple) else (value,))):
+            raise UserError(f"config.{key}: {value!r} is not valid Unicode")
         rule = rule_of(key)
         if rule is not None and not rule.holds(value):
             hint = did_you_mean(value, rule.text.split("|")) if "|" in rule.text else ""
@@ -80,6 +84,11 @@ def validate(config: ConfigDict) -> None:
     for problems in PROBLEMS:
         for key, text in problems(config):
             raise UserError(f"config.{key}: {text}")
+
+
+def _is_unicode(value: Any) -> bool:
+    """Whether a text can be written down; what is no text can."""
+    return not isinstance(value, str) or not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _either(text: str) -> str:

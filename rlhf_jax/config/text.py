@@ -18,22 +18,36 @@ def to_json(config: ConfigDict) -> str:
 def from_json(text: str) -> ConfigDict:
     """The config of ``to_json``'s text; absent keys take their defaults, unknown keys are refused."""
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise UserError(f"config: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError("config: not a JSON object")
+    _check_dots(values, "config")
     config = default_config()
     _merge(config, values, "")
     return config
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise UserError(f"config: {next(key for key in keys if keys.count(key) > 1)}: given twice in one group")
+    return found
+
+
+def _check_dots(values: dict[str, Any], group: str) -> None:
+    dotted = next((name for name in values if "." in name), "")
+    if dotted:
+        raise UserError(f"{group}: {dotted!r} has a dot, which no key may have")
+
+
 def _merge(config: ConfigDict, values: dict[str, Any], prefix: str) -> None:
     for name in sorted(values):  # so that utility comes before utility_by_type, which copies it
         key, value = prefix + name, values[name]
-        dotted = next((one for one in value if "." in one), "") if isinstance(value, dict) else ""
-        if dotted:
-            raise UserError(f"config.{key}: {dotted!r} has a dot, which no key may have")
+        if isinstance(value, dict):
+            _check_dots(value, f"config.{key}")
         if key == "reward.utility_by_type" and isinstance(value, dict):
             for kind in value:
                 config[name][kind] = copy.deepcopy(config.utility)
@@ -47,7 +61,7 @@ def _merge(config: ConfigDict, values: dict[str, Any], prefix: str) -> None:
             continue
         if isinstance(default, tuple) and isinstance(value, list):
             value = tuple(value)
-        if isinstance(default, float) and type(value) is int:
+        if isinstance(default, float) and type(value) is int and abs(value) < 2**63:
             value = float(value)
         if type(value) is not type(default):
             raise UserError(f"config.{key}: {value!r} is not {type_name(default)}")
