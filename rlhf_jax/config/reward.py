@@ -1,5 +1,6 @@
 """The reward-model stages."""
 
+import math
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
@@ -59,6 +60,9 @@ def add_defaults(c: ConfigDict) -> None:
     c.reward.ensemble.bootstrap = False  # each member counts each list Poisson(1) times instead of once
     c.reward.eval_train = 0  # training lists scored at each evaluation too: the first of each prompt type in turn
 
+
+# Of the decimal logarithm of a slope. Scores reach 10^6, gradients are squared, and float32 ends at 3 x 10^38.
+STEEPEST = 12
 
 RULES: dict[str, Rule] = {
     "reward.init": one_of("sft", "scratch", "reward"),
@@ -142,11 +146,28 @@ def _utility_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:
             )
         if u.epsilon < 0:
             yield f"{key}.epsilon", f"{u.epsilon} is not allowed, must be at least 0"
+        place, slope = _steepest(u)
+        if slope > STEEPEST:
+            yield (
+                f"{key}.{place}",
+                f"{u[place]} has {u.name} rise by 10^{slope:.0f} for one unit of reward, more than the "
+                f"10^{STEEPEST} that float32 can train on",
+            )
         if reward.bounded == "no" and reward.loss == "utility" and not own and u.name not in UNBOUNDED:
             yield (
                 "reward.bounded",
                 f"no, but config.{key}.name={u.name} needs rewards in [0, 1]; use auto or yes",
             )
+
+
+def _steepest(u: ConfigDict) -> tuple[str, float]:
+    """(the setting that decides on it, decimal logarithm of the slope at the knee) of a utility within its ranges."""
+    if u.name in ("log_sigmoid", "exponential"):
+        return "sigma", -math.log10(u.sigma)
+    power = {"power": u.gamma, "negative_power": -u.gamma, "log": 0.0, "quantile": 0.0}.get(u.name)
+    if power is None:
+        return "epsilon", 0.0
+    return "epsilon", math.log10(abs(power) or 1.0) + (power - 1) * math.log10(u.epsilon)
 
 
 def _feedback_problems(reward: ConfigDict) -> Iterator[tuple[str, str]]:

@@ -243,6 +243,10 @@ FILE = {"data__path": __file__, "tokenizer__kind": "byte"}
         ({"reward__utility": utility("exponential", sigma=-1)}, "reward.utility.sigma", "exponential"),
         ({"reward__utility": utility("quantile", epsilon=0.01, b=0)}, "reward.utility.b", "above 0"),
         ({"reward__utility": utility("quantile")}, "reward.utility.epsilon", "at most 0.02"),
+        # slopes of 10 x 1e-3^-11, 1 / 1e-13, 1 / 1e-300
+        ({"reward__utility": utility("negative_power", gamma=10, epsilon=1e-3)}, "reward.utility.epsilon", "10^34 "),
+        ({"reward__utility": utility("log", epsilon=1e-13)}, "reward.utility.epsilon", "log rise by 10^13 "),
+        ({"reward__utility": utility("log_sigmoid", sigma=1e-300)}, "reward.utility.sigma", "10^300 for one unit"),
         ({"reward__utility": utility("nowhere.py:Mine")}, "reward.utility.name", "no such file: nowhere.py"),
         ({"reward__utility": utility("exponentail")}, "reward.utility.name", "did you mean exponential?"),
         ({"reward__utility_by_type__closed__gamma": "1"}, "reward.utility_by_type.closed.gamma", "a number"),
