@@ -130,8 +130,10 @@ def checked(losses: Callable, rewards: list, ranks: list, mask: list, order: lis
     assert np.all(np.isfinite(slope)), f"gradients {slope}"
     assert np.all(np.asarray(slope)[:, ~kept] == 0.0), f"gradient of what is not there: {slope}"
     with jax.enable_x64(True):
-        exact, _ = losses(jnp.asarray(held, jnp.float64), jnp.asarray(ranked), jnp.asarray(kept))
-        turned, _ = losses(jnp.asarray(held[order], jnp.float64), jnp.asarray(ranked[order]), jnp.asarray(kept[order]))
+        exact, turned = (
+            np.asarray(losses(jnp.asarray(held[o], jnp.float64), jnp.asarray(ranked[o]), jnp.asarray(kept[o]))[0])
+            for o in (np.arange(K), order)
+        )
     wanted = by_hand(np.array(rewards, np.float64), ranked, kept)
     for place, (found, other, truth) in enumerate(zip(exact, turned, wanted, strict=True)):
         near = 1e-6 * max(1.0, abs(truth) if math.isfinite(truth) else abs(float(found)))
