@@ -25,7 +25,12 @@ DOCS := .venv-docs
 # Gradio wants an older Pillow than the lock has.
 CHAT := .venv-chat
 
-.PHONY: help quickstart feedback test slow reliability torture browser parity test-parity tpu docs chat check smoke reproduce golden bench lock clean
+# Atheris brings a fuzzer of its own, for some platforms and Pythons only.
+FUZZ    := .venv-fuzz
+TARGET  ?= rows
+SECONDS ?= 300
+
+.PHONY: help quickstart feedback test slow reliability torture fuzz browser parity test-parity tpu docs chat check smoke reproduce golden bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -50,6 +55,9 @@ reliability: $(VENV)/.dev  ## the reliability matrix in small: killed runs, dama
 
 torture: $(VENV)/.dev  ## the same at full size, an hour or two; the table goes to build/torture.md
 	$(RUN) -m pytest -n $(WORKERS) -m reliability --torture --torture-table=build/torture.md tests/reliability
+
+fuzz: $(FUZZ)/.done  ## TARGET=rows (label_studio, safetensors_index, config_json) SECONDS=300: fuzzing led by coverage (installs Atheris into .venv-fuzz)
+	$(FUZZ)/bin/python -m tests.fuzz.$(TARGET) -max_total_time=$(SECONDS)
 
 browser: $(VENV)/.dev  ## the reports in a real browser (on Debian: apt-get install chromium chromium-driver)
 	@command -v chromedriver >/dev/null || \
@@ -114,7 +122,7 @@ LOCK_FLAGS = --universal --python-version 3.11 --fork-strategy fewest --generate
   --no-emit-find-links --custom-compile-command "make lock" --quiet $(UPGRADE)
 
 clean:  ## remove the environment and every cache; runs/ stays
-	rm -rf $(VENV) $(PARITY) $(TPU) $(DOCS) $(CHAT) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(PARITY) $(TPU) $(DOCS) $(CHAT) $(FUZZ) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -169,4 +177,11 @@ $(CHAT)/.done: $(VENV)/.dev requirements/chat.txt
 	@$(RUN) -m venv --clear $(CHAT)
 	@$(SEES_BASE)
 	@$(CHAT)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/chat.txt
+	@touch $@
+
+$(FUZZ)/.done: $(VENV)/.dev requirements/fuzz.txt
+	@echo "installing Atheris of requirements/fuzz.txt into $(FUZZ) (about 0.1 GB)"
+	@$(RUN) -m venv --clear $(FUZZ)
+	@$(SEES_BASE)
+	@$(FUZZ)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/fuzz.txt
 	@touch $@
