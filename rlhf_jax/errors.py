@@ -6,4 +6,12 @@ INTERRUPTED = 75  # the same command goes on from the last checkpoint
 
 
 class UserError(Exception):
-    """Bad input from outside: a configuration, a file, a checkpoint that does not fit. The program ends with 2."""
+    """Bad input from outside: a configuration, a file, a checkpoint that does not fit. The program ends with 2.
+
+    Its text is one line that a terminal only shows: what it quotes may hold ends of lines, control characters and lone
+    surrogates, which are escaped.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -135,6 +135,7 @@ MISTAKES = [
     ("config.lr=0.5", "config.lr=0.5: not an option; did you mean --config.lr=0.5?", ""),
     ("-config.seed=1", "-config.seed=1: not an option; did you mean --config.seed=1?", ""),
     ("false", "false: not an option", "--config.KEY=VALUE"),
+    ("a\n\x1b[31mb\udcff\u2028", r"a\n\x1b[31mb\udcff\u2028: not an option", "--config.KEY=VALUE"),
     ("--sft.steps=3", "--sft.steps: no such option; did you mean --config.sft.steps=3?", ""),
     ("--confg.sft.steps=3", "--confg.sft.steps: no such option; did you mean --config.sft.steps=3?", ""),
     ("--wrokdir=a", "--wrokdir: no such option; did you mean --workdir?", ""),
