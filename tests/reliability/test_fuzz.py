@@ -1,6 +1,6 @@
 """Random bytes and random JSON into everything that reads files: a result or one line of ``UserError``, in time and in
-memory. The inputs are torn out of valid ones, so that they get past the first check; ``tests/fuzz`` has such targets for
-a fuzzer that is led by coverage.
+memory. The inputs are torn out of valid ones, to get past the first check; ``tests/fuzz`` has such targets for a fuzzer
+that is led by coverage.
 """
 
 import json
@@ -68,6 +68,7 @@ PIECES = [
         b"\n\nHuman:",
         b'"../x.safetensors"',
         b'"\\u0000.safetensors"',
+        b'"\\ud800.safetensors"',
     ),
 ]
 

@@ -75,7 +75,8 @@ def _index(path: Path) -> dict[str, str]:
     if not isinstance(places, dict) or not places:
         raise UserError(f"{path}: weight_map: missing")
     for name, file in places.items():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+        plain = isinstance(file, str) and file.isprintable() and Path(file).name == file
+        if not plain or not file.endswith(".safetensors"):
             raise UserError(f"{path}: weight_map: {name}: {file!r} is not the name of a safetensors file beside it")
     return places
 
