@@ -212,7 +212,8 @@ def test_weights(tally, tmp_path) -> None:
         (single / WEIGHTS).write_bytes(data)
         opened(single)
 
-    fuzzed(tally, [json.dumps(index).encode()], as_index, "index", len(tally.tries) // 2)
+    seeds = [json.dumps(index).replace("model-1", name).encode() for name in ("model-1", "\\ud800", "\\u0000", "../x")]
+    fuzzed(tally, seeds, as_index, "index", len(tally.tries) // 2)
     fuzzed(tally, [whole], as_tensors, "tensors", len(tally.tries) // 2)
 
 
