@@ -1,6 +1,7 @@
 """Command lines and configurations that cannot be run: one line that names the key, and nothing is touched before."""
 
 import ast
+import importlib
 import pathlib
 import re
 import subprocess
@@ -12,8 +13,10 @@ import jax
 import pytest
 
 from rlhf_jax import main, run
+from rlhf_jax.commands import NAMES
 from rlhf_jax.config import default_config, leaves, rule_of
 from rlhf_jax.config.explained import settings
+from rlhf_jax.sweeps.space import optuna
 
 ROOT = pathlib.Path(__file__).parents[2]
 BASE = ["--config=configs/quickstart.py", "--dry_run"]
@@ -275,6 +278,9 @@ def test_files_and_commands(tally, no_devices, capsys, tmp_path) -> None:
     """Configurations in files, and the words of every command, mistaken in each of the ways a person or a broken disk
     does it. Whatever is said names the file, the key or the option.
     """
+    for name in NAMES:  # loaded here, so that what is timed is the program
+        importlib.import_module(f"rlhf_jax.commands.{name.replace('-', '_')}")
+    optuna()
     path = tmp_path / "config.json"
     for what, (text, says) in JSON.items():
         with tally.one(f"JSON, {what}", within=5):
