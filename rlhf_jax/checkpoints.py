@@ -85,6 +85,22 @@ class Checkpoints:
         state = TrainState(rest["step"], found["params"], rest["opt_state"], rest["key"], rest["extra"])
         return state, found["meta"]
 
+    def go_back(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """``restore`` of ``step``, or of the newest one before it that is left; all later ones are deleted."""
+        self.wait()
+        steps = sorted(self._manager.all_steps())
+        step = max((one for one in steps if one <= step), default=steps[0])
+        found = self.restore(step, like)
+        self.drop_after(step)
+        return found
+
+    def drop_after(self, step: int) -> None:
+        """Delete all later steps."""
+        self.wait()
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
+
     def restore_params(self, step: int, like: Params) -> Params:
         """Only the parameters of ``step``, placed as ``like`` (arrays or shapes with shardings).
 

@@ -1,7 +1,8 @@
-"""The one error a user is meant to read."""
+"""The errors a user is meant to read, and the exit code of each."""
 
-# Exit codes, for those who start runs; 0 is done, 1 anything else, 65 is kept for a run that gives up on bad numbers.
+# Exit codes, for those who start runs; 0 is done, 1 anything else.
 USER_ERROR = 2  # a UserError: starting again would not help
+BAD_NUMBERS = 65  # a BadNumbers: starting again would come to the same end
 INTERRUPTED = 75  # the same command goes on from the last checkpoint
 
 
@@ -15,3 +16,19 @@ class UserError(Exception):
     def __str__(self) -> str:
         text = super().__str__()
         return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+class BadNumbers(Exception):
+    """``stage`` gives up after ``step`` steps on numbers that are not finite, or on a loss that leaps. The program ends
+    with 65; the last checkpoint is sound.
+    """
+
+    def __init__(self, stage: str, step: int, reason: str) -> None:
+        super().__init__(f"{stage}: step {step}: {reason}")
+        self.stage, self.step = stage, step
+
+
+def exit_code(error: BaseException) -> int:
+    """What the program ends with."""
+    codes = {UserError: USER_ERROR, BadNumbers: BAD_NUMBERS}
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)

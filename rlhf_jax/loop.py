@@ -1,13 +1,20 @@
 """The loop: restore, step, log, evaluate, save. It knows no algorithm; who drains it decides what events are for."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+
 from rlhf_jax.checkpoints import Checkpoints
+from rlhf_jax.diagnostics.guard import Guard, GuardSpec
 from rlhf_jax.diagnostics.monitor import Alarm, Monitor
-from rlhf_jax.types import TrainState
+from rlhf_jax.errors import BadNumbers
+from rlhf_jax.finite import not_finite
+from rlhf_jax.learners.step import causes_of
+from rlhf_jax.types import TrainState, places_of
 
 
 @runtime_checkable
@@ -35,7 +42,8 @@ class Evaluation:
 class Task:
     """One stage, ready to run.
 
-    ``step`` returns without waiting for the device; ``finish`` turns what it returned into floats and may wait.
+    ``step`` returns without waiting for the device; ``finish`` turns what it returned into floats and may wait, and
+    ``flags`` takes out of it (what was not finite, as bits of ``learners.step.CAUSES``; the loss), still on the device.
     ``evaluate(state, final)`` is called every ``eval_every`` steps, and once more with final=True at the end.
     ``optimum`` is the record of what each prompt type's utility asks for, where the stage trains on rankings.
     ``monitor`` reads the metrics of steps, and of evaluations as ``validation.NAME``; with ``halts`` its alarms end
@@ -55,17 +63,19 @@ class Task:
     optimum: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     monitor: Monitor | None = None
     halts: bool = False
+    flags: Callable[[Any], tuple[Any, Any]] = lambda _: (0, math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
 class Started:
     """The stage begins at ``step``: 0, or the step of the checkpoint that it goes on from.
 
-    ``closing``: all steps are done, and the closing evaluation is left.
+    ``closing``: all steps are done, and the closing evaluation is left. ``drawn`` batches were taken before.
     """
 
     step: int
     closing: bool = False
+    drawn: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +104,43 @@ class Alarmed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Skipped:
+    """``step`` has left parameters as they were, or PPO some of its updates: ``causes`` were not finite.
+
+    ``batch`` is the number of its batch in the stream, from 1, ``places`` those of its examples, by their part of the
+    batch; it is the last of ``in_a_row`` such steps.
+    """
+
+    step: int
+    batch: int
+    causes: tuple[str, ...]
+    places: dict[str, list[int]]
+    in_a_row: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewound:
+    """The run is back at ``step``: at step ``spike`` the loss lay above ``bound``. The batches of numbers ``first`` to
+    ``last`` are left behind; ``places`` are those of the last one's examples.
+    """
+
+    step: int
+    spike: int
+    loss: float
+    bound: float
+    first: int
+    last: int
+    places: dict[str, list[int]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Stopped:
     """The stage was asked to stop after ``step`` steps; its newest checkpoint has them all. The last event."""
 
     step: int
 
 
-Event = Started | Stepped | Evaluated | Alarmed | Stopped
+Event = Started | Stepped | Evaluated | Alarmed | Skipped | Rewound | Stopped
 
 
 def _never() -> bool:
@@ -108,43 +148,80 @@ def _never() -> bool:
 
 
 def run(
-    task: Task, checkpoints: Checkpoints, *, checkpoint_every: int, stop: Callable[[], bool] = _never
+    task: Task,
+    checkpoints: Checkpoints,
+    *,
+    checkpoint_every: int,
+    stop: Callable[[], bool] = _never,
+    guard: GuardSpec = GuardSpec(),  # noqa: B008 (frozen)
 ) -> Iterator[Event]:
     """Run the task from its newest checkpoint to its end, yielding an event for all that a reader may want to know.
 
-    Metrics of a step are fetched while the next one is on its way, unless a monitor waits for them. Before a step is
-    saved, everything up to it has been yielded, so that a consumer that writes events down at once never has less on
-    disk than the checkpoint knows.
+    What a step says of itself is fetched while the next one is on its way, unless a monitor waits for it, or spikes are
+    looked for. Before a step is saved, everything up to it has been yielded, so that a consumer that writes events down
+    at once never has less on disk than the checkpoint knows.
     ``stop`` is asked once before the first step and once after each; when it says so, the step is saved, and the stage
     left without its closing evaluation. A monitor that halts the stage makes the step its last: it is saved, and the
     closing evaluation made.
+
+    Where a loss is a spike by the ``guard``, parameters, optimizer and step are those of the last checkpoint of the
+    schedule again, and the stream of batches goes on from where it is. Before the first such checkpoint nothing is
+    looked for.
+
+    Raises:
+      BadNumbers: too many steps on end were skipped, or spikes met, or the state to be saved is not finite.
     """
-    state, monitor = task.state, task.monitor
+    state, monitor, watch = task.state, task.monitor, Guard(guard)
+
+    def meta_of_step() -> dict[str, Any]:
+        meta = {"batches": task.batches.get_state(), "guard": watch.get_state()}
+        return meta if monitor is None else meta | {"monitor": monitor.get_state()}
+
     start = checkpoints.latest() or 0
     if start:
         state, meta = checkpoints.restore(start, state)
         task.batches.set_state(meta["batches"])
+        if "guard" in meta:  # of earlier releases it is not
+            watch.set_state(meta["guard"])
+        else:
+            watch.drawn = watch.kept = start
         if monitor is not None:
             monitor.set_state(meta["monitor"])
-    yield Started(start, closing=start >= task.total_steps or _halted(task))
+    yield Started(start, closing=start >= task.total_steps or _halted(task), drawn=watch.drawn)
     if stop():
         yield Stopped(start)
         return
 
-    pending: tuple[int, Any] | None = None
+    pending: tuple[int, int, Any, Any] | None = None
+    spike: Rewound | None = None
     since, counted = time.perf_counter(), start
 
     def flush() -> Iterator[Event]:
-        nonlocal pending, since, counted
+        """What the last step has to say."""
+        nonlocal pending, spike, since, counted
         if pending is None:
             return
-        (step, out), pending = pending, None
-        metrics = task.finish(out)
-        now = time.perf_counter()
-        metrics["steps_per_second"] = (step - counted) / max(now - since, 1e-9)
-        since, counted = now, step
-        yield Stepped(step, metrics)
-        yield from alarms(step, metrics)
+        (step, number, batch, out), pending = pending, None
+        bits, loss = jax.device_get(task.flags(out))
+        causes, too_many = causes_of(int(bits)), False
+        if causes:
+            too_many = watch.skipped()
+            yield Skipped(step, number, causes, places_of(batch), watch.in_a_row)
+        elif step > checkpoint_every and loss > watch.bound():
+            back = (step - 1) // checkpoint_every * checkpoint_every
+            spike = Rewound(back, step, float(loss), watch.bound(), watch.kept + 1, number, places_of(batch))
+        else:
+            watch.made(float(loss))
+        if _logged(task, step):
+            metrics = task.finish(out)
+            now = time.perf_counter()
+            metrics["steps_per_second"] = (step - counted) / max(now - since, 1e-9)
+            since, counted = now, step
+            yield Stepped(step, metrics)
+            if not causes and spike is None:
+                yield from alarms(step, metrics)
+        if too_many:
+            raise BadNumbers(task.name, step, _too_many_skipped(watch.in_a_row, number, causes, places_of(batch)))
 
     def alarms(step: int, metrics: dict[str, float]) -> Iterator[Event]:
         for alarm in monitor.observe(step, metrics) if monitor is not None else ():
@@ -153,36 +230,79 @@ def run(
     step = start
     while step < task.total_steps and not _halted(task):
         step += 1
-        state, out = task.step(state, next(task.batches))
+        batch = next(task.batches)
+        watch.drawn += 1
+        state, out = task.step(state, batch)
         yield from flush()
         last = step == task.total_steps
-        if step % task.log_every == 0 or last:
-            pending = (step, out)
-        else:
+        pending = (step, watch.drawn, batch, out)
+        if not _logged(task, step):
             yield Stepped(step, {})
         leave = stop()
-        if monitor is not None:
-            yield from flush()
-        evaluate = step % task.eval_every == 0 and not last and not _halted(task)
+        evaluate = step % task.eval_every == 0 and not last
         save = step % checkpoint_every == 0 or last or leave
-        if evaluate or save:
+        if evaluate or save or monitor is not None or guard.spike:
             yield from flush()
-        if evaluate:
-            found = task.evaluate(state, False)
-            yield Evaluated(step, found, final=False)
-            yield from alarms(step, held_out(found))
+        if spike is not None:
+            if watch.rewinds == guard.max_rewinds:
+                raise BadNumbers(task.name, step, _too_many_spikes(guard.max_rewinds, spike))
+            state, meta = checkpoints.go_back(spike.step, state)
+            step = counted = int(state.step)
+            found, spike = dataclasses.replace(spike, step=step), None
+            watch.rewound(meta["guard"])
+            if monitor is not None:
+                monitor.set_state(meta["monitor"])
+            since = time.perf_counter()
+            yield found
+            if leave:
+                yield Stopped(step)
+                return
+            continue
+        if evaluate and not _halted(task):
+            found_out = task.evaluate(state, False)
+            yield Evaluated(step, found_out, final=False)
+            yield from alarms(step, held_out(found_out))
             since, counted = time.perf_counter(), step
         if save or _halted(task):
-            meta = {"batches": task.batches.get_state()}
-            checkpoints.save(state, meta if monitor is None else meta | {"monitor": monitor.get_state()})
+            scheduled = step // checkpoint_every * checkpoint_every
+            if step == scheduled:
+                watch.saved()
+            elif guard.spike:  # of the steps kept one must be that which a spike goes back to
+                checkpoints.drop_after(scheduled)
+            if bad := not_finite((state.params, state.opt_state, state.extra)):
+                raise BadNumbers(task.name, step, f"not saved: {', '.join(bad[:3])} not finite; {_TRY}")
+            checkpoints.save(state, meta_of_step())
         if leave:
             checkpoints.wait()
             yield Stopped(step)
             return
     checkpoints.wait()
-    found = task.evaluate(state, True)
-    yield from alarms(step, held_out(found))
-    yield Evaluated(step, found, final=True)
+    found_out = task.evaluate(state, True)
+    yield from alarms(step, held_out(found_out))
+    yield Evaluated(step, found_out, final=True)
+
+
+# What a user may do about numbers gone bad.
+_TRY = "a lower learning rate or clip_norm, or other data (skipped.jsonl names the examples), makes a new run"
+
+
+def _too_many_skipped(in_a_row: int, number: int, causes: tuple[str, ...], places: dict[str, list[int]]) -> str:
+    told = "; ".join(f"{name} {', '.join(map(str, found[:8]))}" for name, found in places.items())
+    return (
+        f"{in_a_row} steps on end were skipped, the last for {', '.join(causes)} not finite in batch {number} "
+        f"({told or 'places unknown'}); {_TRY}, a higher config.guard.max_skipped lets this one go on"
+    )
+
+
+def _too_many_spikes(rewinds: int, spike: Rewound) -> str:
+    return (
+        f"loss {spike.loss:.4g} above {spike.bound:.4g} in batch {spike.last}, after {rewinds} rewinds to step "
+        f"{spike.step}; {_TRY}, a higher config.guard.max_rewinds lets this one go on"
+    )
+
+
+def _logged(task: Task, step: int) -> bool:
+    return step % task.log_every == 0 or step == task.total_steps
 
 
 def held_out(evaluation: Evaluation) -> dict[str, float]:

@@ -25,6 +25,8 @@ UNITS: dict[str, str] = {
     "(segments; by kind: per part), loss of the method per list (dpo, online), surrogate + value loss per token (ppo)",
     "grad_norm": "global norm before clipping",
     "learning_rate": "step size",
+    "skipped": "updates that were not made because something was not finite (in the summary: steps with such updates)",
+    "rewound": "times that a stage went back to a checkpoint from a spike of its loss",
     "steps_per_second": "updates (ppo: iterations) per second of wall time",
     "steps": "updates made (ppo: iterations)",
     "token_accuracy": "share of response tokens that were the most likely ones",
@@ -328,6 +330,30 @@ def write_rewards(workdir: Path | str, stage: str, step: int, rows: Iterable[Map
     with open(path, "ab", buffering=0) as file:
         file.write("".join(lines).encode())
     return path
+
+
+def write_skipped(workdir: Path | str, stage: str, row: Mapping[str, Any]) -> Path:
+    """Append to ``skipped.jsonl`` a step that was skipped, or a rewind: see ``docs/run_directory.md``."""
+    path = Path(workdir) / "skipped.jsonl"
+    with open(path, "ab", buffering=0) as file:
+        file.write(_dump({"stage": stage, **row}).encode() + b"\n")
+    return path
+
+
+def rewind_skipped(workdir: Path | str, stage: str, drawn: int) -> None:
+    """Forget those rows of ``stage`` that are of later batches than the first ``drawn``, and a torn last line."""
+    path = Path(workdir) / "skipped.jsonl"
+    if path.exists():
+        kept = [row for row in read_jsonl(path) if row["stage"] != stage or row["batch"] <= drawn]
+        write_text_atomically(path, "".join(_dump(row) + "\n" for row in kept))
+
+
+def skipped_counts(workdir: Path | str, stage: str) -> dict[str, int]:
+    """``STAGE.skipped`` and ``STAGE.rewound`` for the summary, those that are not 0."""
+    rows = [row for row in read_jsonl(Path(workdir) / "skipped.jsonl") if row["stage"] == stage]
+    rewound = sum("rewound_to" in row for row in rows)
+    counts = {f"{stage}.skipped": len(rows) - rewound, f"{stage}.rewound": rewound}
+    return {name: count for name, count in counts.items() if count}
 
 
 def write_optimum(workdir: Path | str, stage: str, by_type: Mapping[str, Mapping[str, Any]]) -> Path:

@@ -33,18 +33,34 @@ from rlhf_jax.build import (
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import ITERATED, MEANS, from_json, leaves, to_json
 from rlhf_jax.console import Console, say
-from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
+from rlhf_jax.diagnostics.guard import GuardSpec
+from rlhf_jax.errors import INTERRUPTED, BadNumbers, UserError, exit_code
 from rlhf_jax.flags import Launch
-from rlhf_jax.loop import Alarmed, Evaluated, Event, Started, Stepped, Stopped, Task, held_out, run
+from rlhf_jax.loop import (
+    Alarmed,
+    Evaluated,
+    Event,
+    Rewound,
+    Skipped,
+    Started,
+    Stepped,
+    Stopped,
+    Task,
+    held_out,
+    run,
+)
 from rlhf_jax.metrics import (
     MetricWriter,
     read_jsonl,
     read_status,
     read_summary,
+    rewind_skipped,
+    skipped_counts,
     update_summary,
     write_optimum,
     write_rewards,
     write_samples,
+    write_skipped,
     write_status,
     write_text_atomically,
 )
@@ -53,7 +69,13 @@ from rlhf_jax.reports import write_report
 from rlhf_jax.trackers import Trackers, check_trackers
 
 # A run may be continued with these changed: they do not touch what is computed, but for rounding.
-FREE_SECTIONS = ("log.", "checkpoint.", "parallel.", *(f"model.{key}" for key in MEANS))
+FREE_SECTIONS = (
+    "log.",
+    "checkpoint.",
+    "parallel.",
+    "guard.max_",
+    *(f"model.{key}" for key in MEANS),
+)
 # Told of an evaluation, stage and figures by name, when it is written down. True: the run is not worth going on with.
 Judge = Callable[[str, Mapping[str, float]], bool]
 PRUNED = "pruned"
@@ -146,8 +168,9 @@ def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared
         _set_status(workdir, "done", **where(workdir), reason=reason, exit_code=0)
         report = write_report(workdir) if shared is None else None
     except Exception as error:
-        code = USER_ERROR if isinstance(error, UserError) else 1
-        _set_status(workdir, "failed", **where(workdir), reason=f"{type(error).__name__}: {error}", exit_code=code)
+        place = {"stage": error.stage, "step": error.step} if isinstance(error, BadNumbers) else where(workdir)
+        reason = f"{type(error).__name__}: {error}"
+        _set_status(workdir, "failed", **place, reason=reason, exit_code=exit_code(error))
         raise
     for name, value in read_summary(workdir).items():
         say(f"{name:32} {value:.4f}")
@@ -296,7 +319,8 @@ def run_stage(
             watch.step()
             return stop()
 
-        events = run(task, checkpoints, checkpoint_every=every, stop=boundary)
+        guard = GuardSpec(**config.guard.to_dict())
+        events = run(task, checkpoints, checkpoint_every=every, stop=boundary, guard=guard)
         if judge is not None:
             events = _judged(events, stage, judge, stop)
         return record(context, task, events, trackers) if is_first() else collections.deque(events, maxlen=1).pop()
@@ -318,6 +342,7 @@ def record(context: Context, task: Task, events: Iterator[Event], trackers: Trac
         start = event.step
         closing = isinstance(event, Started) and event.closing
         writer.rewind(stage, start, held_out=not closing)
+        rewind_skipped(workdir, stage, event.drawn if isinstance(event, Started) else 0)
         write_status(workdir, "running", stage=stage, step=start)
         if task.optimum:
             write_optimum(workdir, stage, task.optimum)
@@ -330,6 +355,9 @@ def record(context: Context, task: Task, events: Iterator[Event], trackers: Trac
                     continue
                 if isinstance(event, Alarmed):
                     record_alarm(workdir, task, event, console)
+                    continue
+                if isinstance(event, Skipped | Rewound):
+                    record_bad_numbers(workdir, stage, event, writer, console)
                     continue
                 console.advance(event.step)
                 if isinstance(event, Stepped) and event.metrics:
@@ -354,7 +382,7 @@ def record_evaluation(workdir: Path, stage: str, event: Evaluated, writer: Metri
         write_rewards(workdir, stage, event.step, found.rewards)
     if event.final:
         values = {f"{stage}.{name}": value for name, value in found.metrics.items()}
-        update_summary(workdir, {**values, f"{stage}.steps": event.step})
+        update_summary(workdir, {**values, **skipped_counts(workdir, stage), f"{stage}.steps": event.step})
 
 
 def record_alarm(workdir: Path, task: Task, event: Alarmed, console: Console) -> None:
@@ -363,6 +391,27 @@ def record_alarm(workdir: Path, task: Task, event: Alarmed, console: Console) ->
     console.print(f"{task.name} warning: monitor after step {event.step}: {event.alarm}{ends}")
     name = event.alarm.signal.removeprefix("validation.")
     update_summary(workdir, {f"{task.name}.alarm.{name}": event.step})
+
+
+def record_bad_numbers(
+    workdir: Path, stage: str, event: Skipped | Rewound, writer: MetricWriter, console: Console
+) -> None:
+    """Tell of a step that was skipped, or of a rewind, whose steps' rows are forgotten."""
+    places = "; ".join(f"{name} {', '.join(map(str, found[:8]))}" for name, found in event.places.items())
+    if isinstance(event, Skipped):
+        row = {"step": event.step, "batch": event.batch, "not_finite": list(event.causes), "in_a_row": event.in_a_row}
+        told = f"step {event.step} skipped, {', '.join(event.causes)} not finite: batch {event.batch} ({places})"
+    else:
+        row = {"step": event.spike, "batch": event.last, "loss": event.loss, "bound": event.bound}
+        row |= {"rewound_to": event.step, "batches": [event.first, event.last]}
+        told = (
+            f"loss {event.loss:.4g} above {event.bound:.4g} at step {event.spike}: back to step {event.step}, "
+            f"batches {event.first} to {event.last} left out"
+        )
+        writer.rewind(stage, event.step)
+        console.advance(event.step)
+    write_skipped(workdir, stage, row | event.places)
+    console.print(f"{stage} warning: {told}")
 
 
 def stopped_by_monitor(config: ConfigDict, summary: dict[str, float]) -> str:

@@ -64,12 +64,14 @@ class TokenBatch:
 
     ``segments`` numbers the examples of a row from 1, 0 is padding; attention stays inside a segment. ``positions``
     restart at 0 in each segment. ``loss_mask[b, t]`` says that the token *at* t is a target (predicted from t - 1).
+    ``index`` is the row's place among the packed rows, -1 for padding, None of rows that nobody counts.
     """
 
     ids: Int[Array, "B T"]
     positions: Int[Array, "B T"]
     segments: Int[Array, "B T"]
     loss_mask: Bool[Array, "B T"]
+    index: Int[Array, "B"] | None = None
 
 
 @_struct
@@ -131,11 +133,13 @@ class SegmentBatch:
     """Single responses whose segments were judged, prompt and response in one row.
 
     ``labels[b, t, a]`` in [0, 1], 1 good, stands at the last token of each segment of aspect a, NaN elsewhere.
+    ``index`` is the response's place among the judged ones, -1 for padding.
     """
 
     ids: Int[Array, "B T"]
     mask: Bool[Array, "B T"]
     labels: Float[Array, "B T A"]
+    index: Int[Array, "B"] | None = None
 
 
 @_struct
@@ -200,3 +204,17 @@ class TrainState:
     opt_state: Any
     key: Any
     extra: dict[str, Any]
+
+
+def places_of(batch: Any) -> dict[str, list[int]]:
+    """Where the examples of a host-side batch stand in their data, each once, by the part of the batch; {} of one that
+    does not say.
+    """
+    names = {TokenBatch: "rows", RankBatch: "lists", SegmentBatch: "responses", PromptBatch: "prompts"}
+    known = tuple(names)
+    found: dict[str, list[int]] = {}
+    for part in jax.tree.leaves(batch, is_leaf=lambda node: isinstance(node, known)):
+        index = getattr(part, "index", None) if isinstance(part, known) else None
+        if index is not None:
+            found[names[type(part)]] = [place for place in dict.fromkeys(np.asarray(index).tolist()) if place >= 0]
+    return found

@@ -140,7 +140,7 @@ def _rows(executor: Executor, make: Callable[..., Any], *sizes: int) -> Shapes:
 def token_rows(rows: int, length: int) -> TokenBatch:
     """Packed rows."""
     numbers = jnp.zeros((rows, length), jnp.int32)
-    return TokenBatch(numbers, numbers, numbers, jnp.zeros((rows, length), bool))
+    return TokenBatch(numbers, numbers, numbers, jnp.zeros((rows, length), bool), jnp.zeros(rows, jnp.int32))
 
 
 def ranked_lists(rows: int, columns: int, length: int) -> RankBatch:

@@ -32,17 +32,20 @@ def task_parts(
     state = executor.place(init_state(init(), learner.optimizer, key, part=learner.part), "state")
     compiled = learner.update.compile(executor)
 
+    schedule = make_schedule(learner.schedule)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state)]
+    updates = next(place for place, path in enumerate(paths) if path.endswith("count"))
+
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         state, metrics = compiled(state, executor.place(batch, "rows"))
         # A copy: the state itself is given up to the next step before anybody reads this.
-        return state, (jnp.copy(state.step), metrics)
-
-    schedule = make_schedule(learner.schedule)
+        return state, (metrics, jnp.copy(jax.tree.leaves(state.opt_state)[updates]))
 
     def finish(out: Any) -> dict[str, float]:
-        count, metrics = jax.device_get(out)
-        # The update that led to this step was made at the rate of the step before.
-        return floats(metrics) | {"learning_rate": float(schedule(int(count) - 1))}
+        metrics, counts = jax.device_get(out)
+        # The optimizer counts the updates that were made; each member of an ensemble has one that does.
+        made = int(np.ravel(counts)[0])
+        return floats(metrics) | {"learning_rate": float(schedule(max(made - 1, 0)))}
 
     return state, step, finish
 
@@ -62,9 +65,14 @@ def by_rows(answer: Callable[[PromptBatch], Answers], prompts: PromptBatch, rows
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
+def flags(out: Any) -> tuple[Any, Any]:
+    """(what was not finite, loss) of a step whose ``out`` begins with its metrics, on the device."""
+    return out[0]["not_finite"], out[0]["loss"]
+
+
 def floats(metrics: dict[str, Any]) -> dict[str, float]:
-    """Device scalars as floats."""
-    return {name: float(value) for name, value in jax.device_get(metrics).items()}
+    """Device scalars as floats; ``not_finite`` is no figure, but for the loop."""
+    return {name: float(value) for name, value in jax.device_get(metrics).items() if name != "not_finite"}
 
 
 def truncation_metrics(counts: TruncationCounts) -> dict[str, float]:

@@ -31,6 +31,7 @@ from rlhf_jax.config import (
 from rlhf_jax.data.prepared import check_tokenizer
 from rlhf_jax.data.tokenizers import Tokenizer, chat_template_in, save_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.finite import not_finite
 from rlhf_jax.foreign import MOST_JSON, check_file
 from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, merge, unable
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor, first_goes_first, is_first
@@ -308,7 +309,8 @@ def restore(context: Context, directory: Path, named: str, init: Callable[[jax.A
     """The last parameters in a folder of checkpoints, of the shapes that ``init`` would make.
 
     Raises:
-      UserError: there is no checkpoint (begins with ``named``, the key that led there), or it has other shapes.
+      UserError: there is no checkpoint (begins with ``named``, the key that led there), it has other shapes, or holds
+        numbers that are not finite.
     """
     if not directory.is_dir():
         raise UserError(f"{named}: no checkpoints in {directory}")
@@ -322,4 +324,7 @@ def restore(context: Context, directory: Path, named: str, init: Callable[[jax.A
         step = checkpoints.latest()
         if step is None:
             raise UserError(f"{named}: no checkpoints in {directory}")
-        return checkpoints.restore_params(step, like)
+        params = checkpoints.restore_params(step, like)
+    if bad := not_finite(params):
+        raise UserError(f"{named}: {directory / str(step)}: {', '.join(bad[:3])}: not finite; train that model anew")
+    return params

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax.build.common import evaluation_stream, floats, task_parts, truncation_metrics, truncation_note
+from rlhf_jax.build.common import evaluation_stream, flags, floats, task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, init_scored, load_parent
 from rlhf_jax.build.programs import learning
 from rlhf_jax.build.specs import critique_spec, decoder_spec, optimizer_spec, utility_table
@@ -128,6 +128,7 @@ def critique_task(context: Context) -> Task:
         ),
         step=step,
         finish=finish,
+        flags=flags,
         evaluate=evaluate,
         log_every=config.log.every,
         eval_every=section.eval_every,

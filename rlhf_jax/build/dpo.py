@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rlhf_jax.build.answers import Answerer
-from rlhf_jax.build.common import task_parts, truncation_metrics, truncation_note
+from rlhf_jax.build.common import flags, task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, load_parent, stage_decoder
 from rlhf_jax.build.divergences import divergence
 from rlhf_jax.build.lora import adapt, reference_of
@@ -124,6 +124,7 @@ def dpo_task(context: Context) -> Task:
         batches=preference_batches(lists, shape, section.batch_size, config.seed, known, weights),
         step=lambda state, batch: step(state, with_reference(state.params, batch)),
         finish=lambda out: shown(finish(out)),
+        flags=flags,
         evaluate=evaluate,
         log_every=config.log.every,
         eval_every=section.eval_every,

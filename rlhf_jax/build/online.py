@@ -5,7 +5,7 @@ from typing import Any
 import optax
 
 from rlhf_jax.build.answers import Answerer
-from rlhf_jax.build.common import floats
+from rlhf_jax.build.common import flags, floats
 from rlhf_jax.build.context import Context, load_parent, stage_decoder
 from rlhf_jax.build.dpo import preference_spec
 from rlhf_jax.build.lora import adapt, reference_of
@@ -81,6 +81,7 @@ def online_task(context: Context) -> Task:
         ),
         step=step,
         finish=finish,
+        flags=flags,
         evaluate=lambda state, final: Evaluation(*answerer.evaluate(state.params, final)),
         log_every=1,
         eval_every=settings.eval_every,

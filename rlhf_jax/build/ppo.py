@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.common import by_rows, floats
+from rlhf_jax.build.common import by_rows, flags, floats
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.lora import lora_spec
 from rlhf_jax.build.monitor import make_monitor
@@ -21,6 +22,7 @@ from rlhf_jax.build.specs import optimizer_spec, ppo_spec, regulariser
 from rlhf_jax.data.examples import prompt_rows, sft_examples
 from rlhf_jax.data.loader import Together, prompt_batches, sft_batches
 from rlhf_jax.data.packing import pack_examples
+from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.policy import gold_metrics
 from rlhf_jax.generation import sample_rollout
 from rlhf_jax.learners import ppo
@@ -134,6 +136,11 @@ def ppo_task(context: Context) -> Task:
     extra = first_extra(settings, spec)
     if settings.normalize_reward or settings.rewards.centre:
         scores = held_out.answers(sample, networks.start, extra).raw_scores
+        if bad := int(np.sum(~np.isfinite(scores))):
+            raise UserError(
+                f"config.parents.reward: the reward model gives {bad} of {len(scores)} answers to held-out prompts a "
+                "reward that is not finite"
+            )
         gain = settings.dense.sequence / (max(float(scores.std()), 1e-6) if settings.normalize_reward else 1.0)
         extra |= {"reward_gain": jnp.float32(gain), "reward_bias": jnp.float32(-gain * float(scores.mean()))}
     begun = networks.start
@@ -162,6 +169,7 @@ def ppo_task(context: Context) -> Task:
         batches=_batches(context),
         step=step,
         finish=finish,
+        flags=flags,
         evaluate=lambda state, final: held_out.evaluate(answer, state, final),
         log_every=1,
         eval_every=settings.eval_every,

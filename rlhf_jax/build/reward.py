@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.common import task_parts, truncation_metrics, truncation_note
+from rlhf_jax.build.common import flags, task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, load_parent
 from rlhf_jax.build.lora import adapt
 from rlhf_jax.build.pretrained import start_decoder
@@ -116,6 +116,7 @@ def reward_task(context: Context, stage: str) -> Task:
         ),
         step=step,
         finish=shown,
+        flags=flags,
         evaluate=evaluate,
         log_every=config.log.every,
         eval_every=config.reward.eval_every,

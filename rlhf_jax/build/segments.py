@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.common import task_parts, truncation_metrics, truncation_note
+from rlhf_jax.build.common import flags, task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, checked_run, load_parent, restore
 from rlhf_jax.build.programs import learning
 from rlhf_jax.build.specs import decoder_spec, optimizer_spec
@@ -95,6 +95,7 @@ def segments_task(context: Context) -> Task:
         batches=segment_batches(examples, section.batch_size, length, config.seed, tokenizer.pad_id),
         step=step,
         finish=finish,
+        flags=flags,
         evaluate=evaluate,
         log_every=config.log.every,
         eval_every=section.eval_every,

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from rlhf_jax.build.common import (
     by_rows,
     evaluation_stream,
+    flags,
     floats,
     sample_rows,
     samples_shown,
@@ -123,6 +124,7 @@ def sft_task(context: Context) -> Task:
         batches=sft_batches(rows, batch_size, config.seed),
         step=step,
         finish=finish,
+        flags=flags,
         evaluate=evaluate,
         log_every=config.log.every,
         eval_every=config.sft.eval_every,

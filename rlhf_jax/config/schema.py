@@ -8,18 +8,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.config import critique, dpo, general, lora, online, optimizers, parents, ppo, reward, segments
+from rlhf_jax.config import critique, dpo, general, guard, lora, online, optimizers, parents, ppo, reward, segments
 from rlhf_jax.config.groups import utility
 from rlhf_jax.config.names import STAGES
 from rlhf_jax.config.rules import Rule, did_you_mean, leaves
 from rlhf_jax.errors import UserError
 
-SECTIONS = (general, reward, critique, segments, ppo, lora, dpo, online)
+SECTIONS = (general, guard, reward, critique, segments, ppo, lora, dpo, online)
 
 # Key patterns and the rule of the values under them; the first match counts.
 RULES: dict[str, Rule] = {pattern: rule for section in SECTIONS for pattern, rule in section.RULES.items()}
 PROBLEMS = tuple(
-    section.problems for section in (general, optimizers, parents, ppo, reward, critique, lora, dpo, online)
+    section.problems for section in (general, guard, optimizers, parents, ppo, reward, critique, lora, dpo, online)
 )
 
 _LOGIN = re.compile(r"://[^/\s?#]*@")  # who logs in stands in front of the host

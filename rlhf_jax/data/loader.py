@@ -139,6 +139,7 @@ def _token_batch(rows: TokenBatch, places: np.ndarray) -> TokenBatch:
         positions=rows.positions[places],
         segments=rows.segments[places] * real,
         loss_mask=rows.loss_mask[places] & real,
+        index=places.astype(np.int32),
     )
 
 
@@ -219,7 +220,7 @@ def _segment_maker(
             ids[row, :end] = np.concatenate([example.prompt, example.response])
             mask[row, :end] = True
             labels[row, begin:end] = example.labels
-        return SegmentBatch(ids=ids, mask=mask, labels=labels)
+        return SegmentBatch(ids=ids, mask=mask, labels=labels, index=places.astype(np.int32))
 
     return make
 

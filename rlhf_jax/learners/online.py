@@ -17,7 +17,7 @@ from jaxtyping import Array, Int
 from rlhf_jax.generation import ended
 from rlhf_jax.learners.preference import PreferenceSpec, response_logprobs
 from rlhf_jax.learners.preference import loss_sums as preference_sums
-from rlhf_jax.learners.step import LossSums, Metrics, gradient_step
+from rlhf_jax.learners.step import LossSums, Metrics, gradient_step, not_finite_bits, over_updates
 from rlhf_jax.types import Params, PreferenceBatch, RankBatch, Rollout, TrainState
 
 
@@ -128,11 +128,16 @@ def update(
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One iteration on its samples. Under ``axis_name`` each device gathers them, then works on its share of every
-    minibatch.
+    minibatch. Where a score or a log-probability is not finite no update of the iteration is made.
     """
     if axis_name is not None:
         rollout = jax.lax.all_gather(rollout, axis_name, tiled=True)
     ranked = ranked_lists(spec, rollout)
+    mask = rollout.response_mask
+    spoilt = not_finite_bits(
+        reward=(rollout.scores, rollout.raw_scores),
+        log_probability=(jnp.where(mask, rollout.logprobs, 0.0), jnp.where(mask, rollout.ref_logprobs, 0.0)),
+    )
     expert = spec.method == "expert"
     lists = best_answers(ranked) if expert else ranked
     loss = partial(expert_sums if expert else preference_sums, spec.preference)
@@ -143,7 +148,7 @@ def update(
             share = rows.shape[0] // jax.lax.axis_size(axis_name)
             rows = jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index(axis_name) * share, share)
         batch = jax.tree.map(lambda leaf: leaf[rows], lists)
-        params, opt_state, metrics = gradient_step(loss, optimizer, *carry, batch, axis_name)
+        params, opt_state, metrics = gradient_step(loss, optimizer, *carry, batch, axis_name, sound=spoilt == 0)
         return (params, opt_state), metrics
 
     epoch_keys = jax.random.split(step_keys(state)[1], spec.epochs)
@@ -151,7 +156,8 @@ def update(
         spec.epochs * spec.minibatches, count // spec.minibatches
     )
     (params, opt_state), metrics = jax.lax.scan(minibatch, (state.params, state.opt_state), orders)
-    metrics = {name: jnp.mean(values) for name, values in metrics.items()}
+    metrics = {name: jnp.mean(values) for name, values in metrics.items()} | over_updates(metrics)
+    metrics["not_finite"] |= spoilt
     metrics |= rollout_metrics(ranked, rollout, eos_id)
     extra = state.extra
     if spec.reference_every:

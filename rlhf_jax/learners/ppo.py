@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from rlhf_jax.finite import all_finite
 from rlhf_jax.learners.optimizer import OptimizerSpec, make_optimizer
 from rlhf_jax.learners.ppo_loss import Episodes, loss_sums, with_weights
 from rlhf_jax.learners.ppo_metrics import rollout_metrics, value_metrics
 from rlhf_jax.learners.ppo_spec import KLSpec, PPOSpec, RewardRules
 from rlhf_jax.learners.ppo_targets import Targets, kept_tokens, running_moments, targets, valued_slots, values_of
-from rlhf_jax.learners.step import Metrics, gradient_step
+from rlhf_jax.learners.step import Metrics, gradient_step, not_finite_bits, over_updates
 from rlhf_jax.objectives.ppo import adapt_kl_coefficient
 from rlhf_jax.types import Params, Rollout, TokenBatch, TrainState
 
@@ -85,11 +86,15 @@ def update(
     Of ``pretraining`` every update has an equal share of the rows; ``reference`` is the policy that an exact divergence
     in the loss is from. Under ``axis_name`` each device first gathers the
     rollout, so that whitening and minibatches are those of one device, and then works on its share of every minibatch.
+
+    One reward, value or log-probability that is not finite spoils the advantages of all: no update of the iteration is
+    made then, and ``extra`` keeps its bits.
     """
     if axis_name is not None:
         rollout, pretraining = jax.lax.all_gather((rollout, pretraining), axis_name, tiled=True)
     beta = state.extra["kl_coefficient"]
     found = targets(spec, rollout, beta, state.extra)
+    spoilt = spoilt_by(rollout, found)
     episodes = episodes_of(spec, rollout, found)
     count, updates = rollout.scores.shape[0], spec.epochs * spec.minibatches
     losses = partial(loss_sums, spec, kl_coefficient=loss_price(spec, beta, found), reference=reference)
@@ -99,7 +104,7 @@ def update(
         if axis_name is not None:
             batch = jax.tree.map(partial(_share, axis_name), batch)
         params, opt_state, metrics = gradient_step(
-            losses, optimizer, *carry, batch, axis_name, microbatches=spec.microbatches
+            losses, optimizer, *carry, batch, axis_name, microbatches=spec.microbatches, sound=spoilt == 0
         )
         return (params, opt_state), metrics
 
@@ -121,7 +126,25 @@ def update(
         # In float64 the divergence is wider than the coefficient: another type in the state would compile anew.
         beta = adapted.astype(beta.dtype)
     extra = {**found.extra, "kl_coefficient": beta}
+    kept = (spoilt == 0) & all_finite(extra)
+    extra = jax.tree.map(partial(jnp.where, kept), extra, dict(state.extra))
+    metrics["not_finite"] |= spoilt
     return TrainState(state.step + 1, params, opt_state, state.key, extra), metrics
+
+
+def spoilt_by(rollout: Rollout, found: Targets) -> Int[Array, ""]:
+    """What of a rollout, or of the targets made of it, is not finite: bits of ``step.CAUSES``."""
+    mask = rollout.response_mask
+
+    def masked(values: Float[Array, "N R"] | None) -> Any:
+        return jax.tree.map(lambda leaf: jnp.where(mask, leaf, 0.0), values)
+
+    return not_finite_bits(
+        reward=(rollout.scores, rollout.raw_scores, masked(rollout.dense)),
+        value=rollout.values,
+        log_probability=(masked(rollout.logprobs), masked(rollout.ref_logprobs), masked(rollout.divergences)),
+        target=(masked(found.advantages), found.value_targets, found.extra),
+    )
 
 
 def loss_price(spec: PPOSpec, kl_coefficient: Float[Array, ""], found: Targets) -> Float[Array, ""]:
@@ -136,12 +159,14 @@ def run_updates(spec: PPOSpec, attempt: Any, start: tuple[Params, optax.OptState
     """All updates of an iteration one after the other, and the means of their metrics.
 
     With ``stop_kl`` an update that would begin from a policy further than that from the one that sampled is not made,
-    and none after it; ``updates`` counts those that were made. Means are over those that were begun.
+    and none after it; ``updates`` counts those that were made, ``skipped`` those that were not
+    for something that was not finite. Means are over those that were begun.
     """
     if not spec.stop_kl:
         end, metrics = jax.lax.scan(lambda carry, batch: attempt(carry, *batch), start, batches)
-        means = {name: jnp.mean(values) for name, values in metrics.items()}
-        return end, means | _extremes(metrics) | {"updates": jnp.float32(spec.epochs * spec.minibatches)}
+        means = {name: jnp.mean(values) for name, values in metrics.items()} | over_updates(metrics)
+        made = spec.epochs * spec.minibatches - means["skipped"]
+        return end, means | _extremes(metrics) | {"updates": made}
 
     shapes = jax.eval_shape(attempt, start, *jax.tree.map(lambda leaf: leaf[0], batches))[1]
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -149,12 +174,13 @@ def run_updates(spec: PPOSpec, attempt: Any, start: tuple[Params, optax.OptState
     def one(carry: tuple[Any, Bool[Array, ""]], batch: Any) -> tuple[Any, Any]:
         before, going = carry
         after, metrics = jax.lax.cond(going, lambda: attempt(before, *batch), lambda: (before, nothing))
-        near = going & (metrics["approx_kl"] <= spec.stop_kl)
+        near = going & ~(metrics["approx_kl"] > spec.stop_kl)  # of an update that was skipped it may be none
         return (jax.tree.map(partial(jnp.where, near), after, before), near), (metrics, going, near)
 
     (end, _), (metrics, begun, made) = jax.lax.scan(one, (start, jnp.bool_(True)), batches)
-    means = {name: jnp.sum(values) / jnp.sum(begun) for name, values in metrics.items()}
+    means = {name: jnp.sum(values) / jnp.sum(begun) for name, values in metrics.items()} | over_updates(metrics)
     seen = {name: jnp.where(begun, values, -jnp.inf) for name, values in metrics.items()}
+    made &= metrics["skipped"] == 0
     return end, means | _extremes(seen) | {"updates": jnp.sum(made).astype(jnp.float32)}
 
 

@@ -6,13 +6,17 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Int
 
+from rlhf_jax.finite import all_finite
 from rlhf_jax.models import overlay, trained
 from rlhf_jax.types import Params, TrainState
 
 Batch = TypeVar("Batch")
 Sums = TypeVar("Sums")
 Metrics: TypeAlias = dict[str, jax.Array]
+# What may be found not finite in a step, each a bit of its metric ``not_finite`` that has the place of its name here.
+CAUSES = ("loss", "gradient", "reward", "value", "log-probability", "target")
 # The part of the parameters that learns: a tree with some of their leaves.
 Part: TypeAlias = Callable[[Params], Params]
 
@@ -69,6 +73,7 @@ def gradient_step(
     norm: Callable[[Params], jax.Array] = optax.tree.norm,
     microbatches: int = 1,
     part: Part = trained,
+    sound: Bool[Array, ""] | bool = True,
 ) -> tuple[Params, optax.OptState, Metrics]:
     """One optimizer update on the rows of ``batch``, those of every device under ``axis_name`` together.
 
@@ -76,6 +81,10 @@ def gradient_step(
     their sums and moments are of it alone. ``norm`` is that of the gradients in the metrics. The rows are taken in
     ``microbatches`` equal parts, one after the other, which saves memory and changes nothing: ``loss_sums`` must be a
     sum over rows, as its name says.
+
+    Where loss or gradients are not finite, or the rows not ``sound``, the update is not made: parameters and optimizer
+    state keep their bits. Of whole models with an optimizer each, none then moves. The metrics ``skipped`` (0 or 1) and
+    ``not_finite`` (bits, see ``CAUSES``) say so. Of finite gradients our optimizers make finite updates.
     """
     moving = part(params)
 
@@ -92,10 +101,39 @@ def gradient_step(
     gradients, sums = sum_over_devices(_sum_over_parts(sums_of, batch, microbatches, axis_name), axis_name)
     weight = jnp.where(sums.weight > 0, sums.weight, 1)  # a batch of little weight is a mean too
     gradients = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradients)
-    updates, opt_state = optimizer.update(gradients, opt_state, moving)
     metrics = reduce_metrics({"loss": (sums.numerator, sums.weight), **sums.metrics})
     metrics["grad_norm"] = norm(gradients)
-    return overlay(params, optax.apply_updates(moving, updates)), opt_state, metrics
+    # A norm is finite where all that it is of is; one that overflows is of gradients that no optimizer can use.
+    causes = not_finite_bits(loss=sums.numerator, gradient=metrics["grad_norm"])
+    made = (causes == 0) & sound
+
+    def update() -> tuple[Params, optax.OptState]:
+        updates, moments = optimizer.update(gradients, opt_state, moving)
+        return optax.apply_updates(moving, updates), moments
+
+    # A branch, for a choice between new and old state would keep both.
+    moved, opt_state = jax.lax.cond(made, update, lambda: (moving, opt_state))
+    metrics |= {"skipped": jnp.where(made, 0.0, 1.0), "not_finite": causes}
+    return overlay(params, moved), opt_state, metrics
+
+
+def not_finite_bits(**found: Any) -> Int[Array, ""]:
+    """The bits of those ``CAUSES`` (``_`` for ``-``) whose trees hold something that is not finite."""
+    bits = (jnp.where(all_finite(tree), 0, 1 << CAUSES.index(name.replace("_", "-"))) for name, tree in found.items())
+    return sum(bits, jnp.int32(0))
+
+
+def causes_of(bits: int) -> tuple[str, ...]:
+    """The names of what a step's ``not_finite`` says."""
+    return tuple(name for place, name in enumerate(CAUSES) if bits >> place & 1)
+
+
+def over_updates(metrics: Metrics) -> Metrics:
+    """Of stacked metrics of several updates: how many were skipped, and all that was not finite in any."""
+    return {
+        "skipped": jnp.sum(metrics["skipped"]),
+        "not_finite": jnp.bitwise_or.reduce(metrics["not_finite"]),
+    }
 
 
 def _sum_over_parts(function: Callable[[Batch], Sums], batch: Batch, parts: int, axis_name: str | None) -> Sums:

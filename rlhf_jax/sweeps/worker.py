@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rlhf_jax.build import Shared
 from rlhf_jax.console import say
-from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
+from rlhf_jax.errors import INTERRUPTED, BadNumbers, UserError, exit_code
 from rlhf_jax.flags import Launch
 from rlhf_jax.metrics import read_status, write_status
 from rlhf_jax.parallel import Stop, heeding_others
@@ -97,8 +97,8 @@ class Worker:
                 return go_on(launch, partial(self._judge, trial), self._shared)
             except SystemExit:
                 return True
-            except UserError as error:
-                _fail(trial, str(error), USER_ERROR)
+            except (UserError, BadNumbers) as error:
+                _fail(trial, str(error), exit_code(error))
             except Exception as error:
                 traceback.print_exc()
                 _fail(trial, f"{type(error).__name__}: {error}", 1)

@@ -1,6 +1,7 @@
 """What the stages of a run share: devices, data, tokenizer, and the runs that it goes on from."""
 
 import pathlib
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from rlhf_jax.build.context import (
     make_context,
     make_executor,
     parents_tokenizer,
+    restore,
     stage_config,
     stage_decoder,
     stage_directory,
@@ -30,6 +32,7 @@ from rlhf_jax.data.tokenizers import build_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.learners.step import init_state
 from rlhf_jax.parallel import PmapExecutor
+from rlhf_jax.types import TrainState
 from tests.end_to_end import tiny
 
 
@@ -229,3 +232,13 @@ def test_a_reward_model_on_an_inherited_policy_says_what_it_is(tmp_path: pathlib
     config.stages, config.parents.sft = ("reward",), sft
     inherit_model(config)
     assert from_json(to_json(config)).model.width == 16
+
+
+def test_a_parent_whose_numbers_are_not_finite_is_refused(tmp_path: pathlib.Path) -> None:
+    """By the folder and the name of the array."""
+    params = {"head": {"kernel": jax.numpy.asarray([1.0, np.nan])}, "scale": jax.numpy.ones(2)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(TrainState(jax.numpy.int32(3), params, (jax.numpy.ones(2),), jax.random.key(0), {}), {})
+    context = SimpleNamespace(executor=make_executor(default_config().parallel))
+    with pytest.raises(UserError, match=rf"^config\.parents\.sft: {tmp_path}/3: head/kernel: not finite"):
+        restore(context, tmp_path, "config.parents.sft", lambda _: params)

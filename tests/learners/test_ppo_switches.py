@@ -129,7 +129,8 @@ def test_an_iteration_stops_when_the_policy_has_gone_too_far() -> None:
     def attempt(carry: tuple[Any, Any], moves: jax.Array) -> Any:
         zero = jnp.float32(0.0)
         metrics = {"approx_kl": carry[0]["policy"], "loss": zero, "ratio.max": 1.0 + carry[0]["policy"]}
-        return ({"policy": carry[0]["policy"] + moves}, carry[1]), {**metrics, "ratio.min": zero - 1.0}
+        made = {"skipped": zero, "not_finite": jnp.int32(0)}
+        return ({"policy": carry[0]["policy"] + moves}, carry[1]), {**metrics, **made, "ratio.min": zero - 1.0}
 
     def run(stop_kl: float) -> tuple[float, dict[str, Any]]:
         spec = tiny.ppo_spec(stop_kl=stop_kl, epochs=5, minibatches=1)

@@ -348,5 +348,5 @@ def test_a_stage_that_has_only_to_close_says_so(tmp_path: Path) -> None:
     # Cut off before the step was saved: all is done again.
     assert drained(Toy(log_every=1, alarm=alarm, halts=True), tmp_path / "c")[0] == Started(0)
     found = drained(Toy(log_every=1, alarm=alarm, halts=True), tmp_path / "c")
-    assert found[0] == Started(1, closing=True)
+    assert found[0] == Started(1, closing=True, drawn=1)
     assert outline(found) == [("started", 1), ("final", 1)]
