@@ -15,3 +15,20 @@ class UserError(Exception):
     def __str__(self) -> str:
         text = super().__str__()
         return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+class DiskError(UserError):
+    """A disk that is full, gone or closed has ended a run, which goes on by the same command when that is mended. The
+    program ends with ``code``: 2, or 75 where another start may mend it.
+    """
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def exit_code(error: BaseException) -> int:
+    """What the program ends with."""
+    if isinstance(error, DiskError):
+        return error.code
+    return USER_ERROR if isinstance(error, UserError) else 1

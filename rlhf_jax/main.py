@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rlhf_jax.commands import NAMES
 from rlhf_jax.config import did_you_mean
-from rlhf_jax.errors import USER_ERROR, UserError
+from rlhf_jax.errors import UserError, exit_code
 from rlhf_jax.flags import Launch, parse
 from rlhf_jax.foreign import one_line
 
@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train (or with ``--dry_run`` plan) what the command line asks for.
 
     Raises:
-      SystemExit: with 2 on what the user must mend; with 0 where whoever reads what is printed has seen enough, but
-        with 1 if that is a run's, which has not come to its end.
+      SystemExit: with 2 on what the user must mend (75 where a disk failed that may be there again); with 0 where
+        whoever reads what is printed has seen enough, but with 1 if that is a run's, which has not come to its end.
     """
     words, trains = list(sys.argv[1:] if argv is None else argv), False
     try:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except UserError as error:
         print(f"rlhf-jax: error: {one_line(str(error))}", file=sys.stderr)
-        raise SystemExit(USER_ERROR) from None
+        raise SystemExit(exit_code(error)) from None
     except BrokenPipeError:
         # Whoever read what is printed is gone, as head(1) is. What is still buffered must go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

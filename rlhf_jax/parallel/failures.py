@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from rlhf_jax.errors import INTERRUPTED, USER_ERROR, UserError
+from rlhf_jax.errors import INTERRUPTED, exit_code
 from rlhf_jax.foreign import one_line
 from rlhf_jax.parallel import processes
 
@@ -48,7 +48,7 @@ def failing_together(last_words: LastWords) -> Iterator[None]:
         if isinstance(error, jax.errors.JaxRuntimeError):
             # Perhaps another process was lost under a collective; if so, this wait will not come to its end.
             time.sleep(2 * processes.heartbeat())
-        code = USER_ERROR if isinstance(error, UserError) else 1
+        code = exit_code(error)
         say(FAILED, str(code))
         # The way out of Python waits for all other processes, which may be waiting for this one.
         atexit.register(_leave_behind, code)
