@@ -19,8 +19,8 @@ from rlhf_jax.types import Params, TrainState
 
 
 def quiet_orbax() -> None:
-    """Keep Orbax's progress notes out of a run's output; its errors still surface as exceptions."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Keep Orbax's progress notes out of a run's output, and the errors that it raises from being told twice."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message=".*[Ss]harding.*", module="orbax.*")
 
 
@@ -31,12 +31,15 @@ def _rest(state: TrainState) -> dict[str, Any]:
 class Checkpoints:
     """The checkpoints of one stage of one run."""
 
-    def __init__(self, directory: Path | str, *, keep: int = 2) -> None:
-        """Open (and create) the directory; ``keep`` newest steps survive."""
+    def __init__(self, directory: Path | str, *, keep: int | None = None) -> None:
+        """Open (and create) the directory. ``keep`` newest steps survive, and what was cut off in a save goes; None, of
+        which two survive, is for whoever reads: the run may be under way, and what it is saving is left alone.
+        """
         quiet_orbax()
         self.directory = Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.LatestN(keep), cleanup_tmp_directories=True
+            preservation_policy=preservation_policy.LatestN(2 if keep is None else keep),
+            cleanup_tmp_directories=keep is not None,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 

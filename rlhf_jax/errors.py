@@ -18,6 +18,16 @@ class UserError(Exception):
         return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+class DiskError(UserError):
+    """A disk that is full, gone or closed has ended a run, which goes on by the same command when that is mended. The
+    program ends with ``code``: 2, or 75 where another start may mend it.
+    """
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class BadNumbers(Exception):
     """``stage`` gives up after ``step`` steps on numbers that are not finite, or on a loss that leaps. The program ends
     with 65; the last checkpoint is sound.
@@ -30,5 +40,7 @@ class BadNumbers(Exception):
 
 def exit_code(error: BaseException) -> int:
     """What the program ends with."""
+    if isinstance(error, DiskError):
+        return error.code
     codes = {UserError: USER_ERROR, BadNumbers: BAD_NUMBERS}
     return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)

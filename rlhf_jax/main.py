@@ -16,8 +16,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train (or with ``--dry_run`` plan) what the command line asks for.
 
     Raises:
-      SystemExit: with 2 on what the user must mend, with 65 on numbers gone bad; with 0 where whoever reads what is
-        printed has seen enough, but with 1 if that is a run's, which has not come to its end.
+      SystemExit: with 2 on what the user must mend (75 where a disk failed that may be there again), with 65 on numbers
+        gone bad; with 0 where whoever reads what is printed has seen enough, but with 1 if that is a run's, which has
+        not come to its end.
     """
     words, trains = list(sys.argv[1:] if argv is None else argv), False
     try:

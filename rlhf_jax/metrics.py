@@ -9,6 +9,7 @@ TensorBoard files under ``tb/<stage>`` and trackers repeat it. Non-finite floats
 hosts only the first one writes.
 """
 
+import io
 import json
 import math
 import os
@@ -164,11 +165,28 @@ def write_text_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Containers often have one and the same process id.
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except Exception as error:
+        temporary.unlink(missing_ok=True)  # on a full disk it would keep its room
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)
+        raise
+
+
+def _append(file: io.FileIO, data: bytes) -> None:
+    """Write all of ``data``: on a disk that is nearly full the system takes a part, and tells only the next write."""
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) or 0 :]
+    except OSError as error:
+        error.filename = error.filename or file.name
+        raise
 
 
 def read_jsonl(path: Path, *, torn: bool = True) -> list[dict[str, Any]]:
@@ -224,7 +242,7 @@ class MetricWriter:
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._path = self._workdir / "metrics.jsonl"
         self._tensorboard = tensorboard
-        self._boards: dict[str, Any] = {}
+        self._boards: dict[str, _Board] = {}
         self._purge_steps: dict[str, int] = {}
         _drop_torn_line(self._path)
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
@@ -234,12 +252,9 @@ class MetricWriter:
         values = {name: float(value) for name, value in metrics.items()}
         now = time.time()
         row = {"stage": stage, "step": step, "time": now, "metrics": values}
-        self._file.write(_dump(row).encode() + b"\n")
+        _append(self._file, _dump(row).encode() + b"\n")
         if self._tensorboard:
-            board = self._board(stage)
-            for name, value in values.items():
-                board.add_scalar(name, value, step, now, summary_description=unit_of(name))
-            board.flush()
+            self._board(stage).write(step, now, values)
         if self._mirror is not None and (stage, step, _is_held_out(values)) not in self._mirrored:
             self._mirror.log(stage, step, values)
 
@@ -285,15 +300,38 @@ class MetricWriter:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _board(self, stage: str) -> Any:
+    def _board(self, stage: str) -> "_Board":
         if stage not in self._boards:
-            # Imported here: a run without TensorBoard should not pay for protobuf.
-            from tensorboardX import SummaryWriter
-
-            directory = self._workdir / "tb" / stage
-            purge = self._purge_steps.get(stage)
-            self._boards[stage] = SummaryWriter(str(directory), purge_step=purge)
+            self._boards[stage] = _Board(self._workdir / "tb" / stage, self._purge_steps.get(stage))
         return self._boards[stage]
+
+
+class _Board:
+    """A file of TensorBoard, written here and now: a thread that writes it, as tensorboardX's ``SummaryWriter`` has,
+    ends at the first error of the disk, and the run then waits for it.
+    """
+
+    def __init__(self, folder: Path, purge: int | None) -> None:
+        # Imported here: a run without TensorBoard should not pay for protobuf.
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event, self._scalar = Event, summary.scalar
+        self._writer = EventsWriter(str(folder / "events"))
+        if purge is not None:
+            self._writer.write_event(Event(step=purge, file_version="brain.Event:2"))
+            self._writer.write_event(Event(step=purge, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, now: float, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            told = self._scalar(name, value, "", unit_of(name))
+            self._writer.write_event(self._event(step=step, wall_time=now, summary=told))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def read_metrics(workdir: Path | str) -> list[dict[str, Any]]:
@@ -328,7 +366,7 @@ def write_rewards(workdir: Path | str, stage: str, step: int, rows: Iterable[Map
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [_dump({"step": step, **row}) + "\n" for row in rows]
     with open(path, "ab", buffering=0) as file:
-        file.write("".join(lines).encode())
+        _append(file, "".join(lines).encode())
     return path
 
 

@@ -29,12 +29,13 @@ from rlhf_jax.build import (
     make_context,
     make_executor,
     make_task,
+    saved_bytes,
 )
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import ITERATED, MEANS, from_json, leaves, to_json
 from rlhf_jax.console import Console, say
 from rlhf_jax.diagnostics.guard import GuardSpec
-from rlhf_jax.errors import INTERRUPTED, BadNumbers, UserError, exit_code
+from rlhf_jax.errors import INTERRUPTED, BadNumbers, DiskError, UserError, exit_code
 from rlhf_jax.flags import Launch
 from rlhf_jax.loop import (
     Alarmed,
@@ -64,17 +65,27 @@ from rlhf_jax.metrics import (
     write_status,
     write_text_atomically,
 )
-from rlhf_jax.parallel import Stop, Watch, failing_together, heeding_others, is_first, join, wait_for_all, watching
+from rlhf_jax.owner import Owner
+from rlhf_jax.parallel import (
+    Stop,
+    Watch,
+    end_with,
+    failing_together,
+    heeding_others,
+    is_first,
+    join,
+    wait_for_all,
+    watching,
+)
 from rlhf_jax.reports import write_report
+from rlhf_jax.resources import cache_folder, can_write, check_room, what_ran_out
 from rlhf_jax.trackers import Trackers, check_trackers
 
 # A run may be continued with these changed: they do not touch what is computed, but for rounding.
 FREE_SECTIONS = (
-    "log.",
-    "checkpoint.",
-    "parallel.",
-    "guard.max_",
+    *("log.", "checkpoint.", "parallel.", "guard.max_", "ppo.rollout_rows"),
     *(f"model.{key}" for key in MEANS),
+    *(f"{stage}.accumulate" for stage in ("sft", "reward", "dpo", "ppo")),
 )
 # Told of an evaluation, stage and figures by name, when it is written down. True: the run is not worth going on with.
 Judge = Callable[[str, Mapping[str, float]], bool]
@@ -122,32 +133,40 @@ def go_on(launch: Launch, judge: Judge | None = None, shared: Shared | None = No
 
     Returns whether a signal asked for an end, but too late to stop this run.
     """
-    last_words = partial(_last_words, Path(launch.workdir))
+    workdir = Path(launch.workdir)
+
+    def last_words(code: int, reason: str) -> None:
+        if owner.owns or not is_first():  # before, the directory may be that of another run
+            _last_words(workdir, code, reason)
+
     with (
+        Owner(workdir, partial(_disowned, workdir)) as owner,
         failing_together(last_words),
         heeding_others(last_words) as stop,
         watching(last_words) as watch,
         _said_once(),
     ):
-        _train(launch, stop, watch, judge, shared)
+        _train(launch, owner, stop, watch, judge, shared)
     return stop.reason not in ("", PRUNED)
 
 
-def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared: Shared | None) -> None:
+def _train(launch: Launch, owner: Owner, stop: Stop, watch: Watch, judge: Judge | None, shared: Shared | None) -> None:
     workdir = Path(launch.workdir)
     inherit_model(launch.config)
     check_trackers(launch.config.log.trackers)
-    open_run(workdir, launch.config)
-    use_compilation_cache()
-    done = read_summary(workdir)
+    open_run(workdir, launch.config, owner)
+    stage = ""
     try:
+        use_compilation_cache()
+        done = read_summary(workdir)
         context = make_context(launch.config, workdir, shared)
         for note in (*context.data.notes, *context.notes):
             say(note)
+        _check_room(context, done)
         with _trackers(launch.config, workdir) as trackers:
             for stage in launch.config.stages:
                 if f"{stage}.steps" not in done:
-                    last = run_stage(context, stage, stop, watch, trackers, judge)
+                    last = run_stage(context, stage, owner, stop, watch, trackers, judge)
                     if isinstance(last, Stopped) and stop.reason == PRUNED:
                         _set_status(workdir, "pruned", stage=stage, step=last.step, exit_code=0)
                         return
@@ -168,10 +187,11 @@ def _train(launch: Launch, stop: Stop, watch: Watch, judge: Judge | None, shared
         _set_status(workdir, "done", **where(workdir), reason=reason, exit_code=0)
         report = write_report(workdir) if shared is None else None
     except Exception as error:
-        place = {"stage": error.stage, "step": error.step} if isinstance(error, BadNumbers) else where(workdir)
-        reason = f"{type(error).__name__}: {error}"
-        _set_status(workdir, "failed", **place, reason=reason, exit_code=exit_code(error))
-        raise
+        told = what_ran_out(error, workdir, stage)
+        _fail(workdir, told or error)
+        if told is None:
+            raise
+        raise told from error
     for name, value in read_summary(workdir).items():
         say(f"{name:32} {value:.4f}")
     if report:
@@ -190,6 +210,36 @@ def _last_words(workdir: Path, code: int, reason: str) -> None:
     # Whoever is left says so, for the first process may be the one that was lost.
     if is_first() or (code == INTERRUPTED and read_status(workdir) == "running"):
         write_status(workdir, state, **where(workdir), reason=reason, exit_code=code)
+
+
+def _fail(workdir: Path, error: Exception) -> None:
+    """The status of a run that an error has ended. Nothing that is wrong with the words may take the error's place."""
+    reason, place = type(error).__name__, {}
+    with contextlib.suppress(Exception):
+        reason += f": {error}".encode("utf-8", "backslashreplace").decode()
+    with contextlib.suppress(Exception):
+        place = {"stage": error.stage, "step": error.step} if isinstance(error, BadNumbers) else where(workdir)
+    with contextlib.suppress(Exception):
+        if isinstance(error, DiskError) and is_first():  # what could not be saved may leave no room for the status
+            for half in (workdir / "checkpoints").glob("*/*.orbax-checkpoint-tmp"):
+                shutil.rmtree(half, ignore_errors=True)
+        _set_status(workdir, "failed", **place, reason=reason, exit_code=exit_code(error))
+
+
+def _disowned(workdir: Path) -> None:
+    """End at once, writing nothing: the directory is another's now."""
+    end_with(INTERRUPTED, f"while it slept another process took {workdir} over", lambda *_: None)
+
+
+def _check_room(context: Context, done: Mapping[str, float]) -> None:
+    """Raises UserError where the checkpoints of the stages that are left will find no room."""
+    if is_first():
+        left = {
+            stage: size
+            for stage, size in saved_bytes(context.config, context.tokenizer.vocab_size).items()
+            if f"{stage}.steps" not in done
+        }
+        check_room(context.workdir, left, context.config.checkpoint.keep)
 
 
 def _set_status(workdir: Path, state: str, **fields: Any) -> None:
@@ -213,17 +263,18 @@ def where(workdir: Path) -> dict[str, Any]:
     return {"stage": rows[-1]["stage"], "step": rows[-1]["step"]} if rows else {}
 
 
-def open_run(workdir: Path, config: ConfigDict) -> None:
-    """Make the run directory, or see that it holds a run of the same configuration.
+def open_run(workdir: Path, config: ConfigDict, owner: Owner) -> None:
+    """Make the run directory and own it, or see that it holds a run of the same configuration.
 
     A run that came to nothing, say for a batch that the devices cannot share, may be corrected in its place.
 
     Raises:
-      UserError: it cannot be made, another configuration was run there, or not all processes see it.
+      UserError: it cannot be made, another process trains there, another configuration was run there, or not all
+        processes see it.
     """
     path = workdir / "config.json"
     if is_first():
-        _make_run(workdir, path, config)
+        _make_run(workdir, path, config, owner)
     wait_for_all("open_run")
     if not path.is_file():
         raise UserError(
@@ -232,9 +283,11 @@ def open_run(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def _make_run(workdir: Path, path: Path, config: ConfigDict) -> None:
+def _make_run(workdir: Path, path: Path, config: ConfigDict, owner: Owner) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        if note := owner.take():
+            say(note)
         if path.is_file():
             if _has_begun(workdir):
                 _same_configuration(path, config)
@@ -293,15 +346,31 @@ def revision() -> str:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs on disk, so that a resumed or repeated run starts at once."""
-    root = Path(os.environ.get("RLHF_JAX_CACHE") or "~/.cache/rlhf_jax").expanduser()
-    if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    """Keep compiled programs on disk, so that a resumed or repeated run starts at once; without one it starts later."""
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return
+    try:
+        root, note = cache_folder()
+    except OSError as error:
+        say(f"compiled programs are not kept: {error}")
+        return
+    if note:
+        say(note)
+    if not can_write(root / "xla"):
+        say(f"compiled programs are not kept: {root / 'xla'} cannot be written")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def run_stage(
-    context: Context, stage: str, stop: Stop, watch: Watch, trackers: Trackers, judge: Judge | None = None
+    context: Context,
+    stage: str,
+    owner: Owner,
+    stop: Stop,
+    watch: Watch,
+    trackers: Trackers,
+    judge: Judge | None = None,
 ) -> Event:
     """Drain one stage's loop and write down every event; returns the last."""
     config = context.config
@@ -317,13 +386,21 @@ def run_stage(
 
         def boundary() -> bool:
             watch.step()
+            owner.check()  # the step may be saved next
             return stop()
 
         guard = GuardSpec(**config.guard.to_dict())
-        events = run(task, checkpoints, checkpoint_every=every, stop=boundary, guard=guard)
+        events = _owned(run(task, checkpoints, checkpoint_every=every, stop=boundary, guard=guard), owner)
         if judge is not None:
             events = _judged(events, stage, judge, stop)
         return record(context, task, events, trackers) if is_first() else collections.deque(events, maxlen=1).pop()
+
+
+def _owned(events: Iterator[Event], owner: Owner) -> Iterator[Event]:
+    """The events, each of which is written down next, as long as the run directory is this process's."""
+    for event in events:
+        owner.check()
+        yield event
 
 
 def _judged(events: Iterator[Event], stage: str, judge: Judge, stop: Stop) -> Iterator[Event]:

@@ -48,12 +48,13 @@ def _size(shapes: Params) -> int:
 
 class Held(NamedTuple):
     """What a stage holds of the models that it makes: how many parameters train, how many do not, and the bytes of
-    these, of gradients and of the optimizer's state.
+    these, of gradients and of the optimizer's state; ``saved`` are those that are in a checkpoint, gradients left out.
     """
 
     trained: int
     frozen: int
     size: int
+    saved: int
 
 
 def _held(
@@ -72,7 +73,33 @@ def _held(
         optimizer = per_member(optimizer)
     state = jax.eval_shape(optimizer.init, moving)
     frozen = _size(whole) - _size(without_adapters(moving))
-    return Held(_size(moving), frozen, _bytes(shapes) + _bytes(moving) + _bytes(state))
+    saved = _bytes(shapes) + _bytes(state)
+    return Held(_size(moving), frozen, saved + _bytes(moving), saved)
+
+
+def saved_bytes(config: ConfigDict, vocab_size: int) -> dict[str, int]:
+    """Bytes of one checkpoint of each stage."""
+    spec = decoder_spec(config.model, vocab_size)
+    return {stage: _held_by(config, spec, stage).saved for stage in config.stages}
+
+
+def _held_by(config: ConfigDict, spec: DecoderSpec, stage: str) -> Held:
+    if stage in ("sft", "dpo", "online"):
+        return _held(config, stage, partial(init_decoder, spec))
+    if stage == "segments":
+        return _held(config, stage, partial(_with_heads, spec, len(config.segments.kinds)))
+    if stage == "ppo":
+        return _held(config, stage, partial(_actors, config, spec, _reward_of(config, spec)))
+    if stage == "critique":
+        return _held(config, stage, partial(init_reward_model, spec))
+    own = stage_ensemble(config, stage)
+    part = head_of if config.reward.train == "head" else trained
+    return _held(config, stage, partial(init_reward_model, spec, ensemble=own), own, part)
+
+
+def _reward_of(config: ConfigDict, policy: DecoderSpec) -> DecoderSpec:
+    """The decoder of the run's reward model."""
+    return decoder_spec(stage_model(config, "reward"), policy.vocab_size)
 
 
 def _bytes(shapes: Any) -> int:
@@ -132,29 +159,26 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
         return f"{steps}, {of}, about {size / 2**20:,.0f} MiB"
 
     for stage in config.stages:
+        held = _held_by(config, spec, stage)
         if stage == "sft":
             rows, row_length = config.sft.batch_size, config.sft.row_length
             steps = f"{config.sft.steps} steps of {rows} packed rows"
-            held = _held(config, stage, partial(init_decoder, spec))
             yield stage, text(steps, held, 0, rows // config.sft.accumulate, row_length, row_length)
         elif stage == "segments":
-            kinds, rows = len(config.segments.kinds), config.segments.batch_size
+            rows = config.segments.batch_size
             steps = f"{config.segments.steps} steps of {rows} responses"
-            held = _held(config, stage, partial(_with_heads, spec, kinds))
             yield stage, text(steps, held, 0, rows, length, 0)
         elif stage == "ppo":
             ppo = config.ppo
             episodes = ppo.prompts_per_iteration * ppo.samples_per_prompt
             steps = f"{ppo.iterations} iterations of {episodes} episodes, {ppo.epochs * ppo.minibatches} updates each"
             rows = episodes // ppo.minibatches // ppo.accumulate
-            reward = decoder_spec(stage_model(config, "reward"), spec.vocab_size)
-            held = _held(config, stage, partial(_actors, config, spec, reward))
+            reward = _reward_of(config, spec)
             kept = _kept_by_ppo(config, count, count_parameters(reward), reward.width)
             yield stage, text(steps, held, kept, rows, length, data.max_response)
         elif stage == "dpo":
             lists, columns = config.dpo.batch_size, data.list_size + (config.dpo.loss == "kto")
             steps = f"{config.dpo.steps} steps of {lists} lists of {data.list_size}, loss {config.dpo.loss}"
-            held = _held(config, stage, partial(init_decoder, spec))
             # The reference answers the held-out prompts too, whatever the loss makes of it.
             kept = (0 if lora_spec(config, stage) else count) + _judge(config, spec)
             rows = lists // config.dpo.accumulate * columns
@@ -164,7 +188,6 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             prompts, answers = online.prompts_per_iteration, online.samples_per_prompt
             loss = config.dpo.loss if online.method == "preference" else online.method
             steps = f"{online.iterations} iterations of {prompts} lists of {answers} answers, loss {loss}"
-            held = _held(config, stage, partial(init_decoder, spec))
             kept = (0 if lora_spec(config, stage) else count) + _judge(config, spec)
             rows = prompts // online.minibatches * (answers if online.method == "preference" else 1)
             yield stage, text(steps, held, kept, rows, length, length)
@@ -175,16 +198,12 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
             )
             # A separator of one token; rewards after critiques of the model's own need rows of their own.
             rows = lists * data.list_size * (1 if config.critique.source == "data" else 2)
-            held = _held(config, stage, partial(init_reward_model, spec))
             yield stage, text(steps, held, 0, rows, length + 1 + tokens, tokens)
         else:
             lists = config.reward.batch_size
             steps = f"{config.reward.steps} steps of {lists} lists of {data.list_size}"
             form = config.reward.ensemble
             models = form.members if form.kind == "models" else 1  # of which each reads every response
-            own = stage_ensemble(config, stage)
-            part = head_of if config.reward.train == "head" else trained
-            held = _held(config, stage, partial(init_reward_model, spec, ensemble=own), own, part)
             rows = models * lists * data.list_size // config.reward.accumulate
             yield stage, text(steps, held, 0, rows, length, 0)
 
@@ -222,7 +241,7 @@ def _judge(config: ConfigDict, policy: DecoderSpec) -> int:
     """Parameters of the reward model that a run has, from a stage or a parent; 0 without one."""
     if not config.parents.reward and "reward" not in config.stages:
         return 0
-    reward = decoder_spec(stage_model(config, "reward"), policy.vocab_size)
+    reward = _reward_of(config, policy)
     return _members(config, "reward", count_parameters(reward), reward.width)
 
 

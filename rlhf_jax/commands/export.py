@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from rlhf_jax.metrics import read_json, read_summary
 from rlhf_jax.models import DecoderSpec, LoRASpec, init_decoder, merge, without_adapters
 from rlhf_jax.models.hf import CONFIG, model_config, policy_tensors, reward_tensors, write_model
 from rlhf_jax.models.peft import adapter_config, adapter_tensors, write_adapter
+from rlhf_jax.owner import gone, me
 from rlhf_jax.reports.card import model_card
 from rlhf_jax.types import Params
 
@@ -333,7 +335,8 @@ def write_folder(out: Path, fill: Callable[[Path], None], *, overwrite: bool) ->
             raise UserError(f"--out: {out} exists; name another folder, or add --overwrite to replace an export")
         if not _replaceable(final):
             raise UserError(f"--out: {out} holds something other than an export; name another folder")
-    scratch, old = (final.with_name(f".{final.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    beginning = f".{final.name}.{socket.gethostname()}."
+    scratch, old = (final.with_name(f"{beginning}{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         scratch.mkdir()
@@ -344,11 +347,19 @@ def write_folder(out: Path, fill: Callable[[Path], None], *, overwrite: bool) ->
             final.rename(old)
         scratch.rename(final)
         _sync(final.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        for path in final.parent.iterdir():
+            if path.name.startswith(beginning) and _is_left(path.name.removeprefix(beginning)):
+                shutil.rmtree(path, ignore_errors=True)
     except OSError as error:
         raise UserError(f"--out: {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_left(name: str) -> bool:
+    """Whether an export of this process or of one that was killed left the folder ``PID.tmp`` or ``PID.old``."""
+    pid = int(name.partition(".")[0]) if name.partition(".")[0].isdecimal() else 0
+    return pid == os.getpid() or (pid > 0 and gone({**me(), "pid": pid, "born": ""}))
 
 
 def _replaceable(folder: Path) -> bool:

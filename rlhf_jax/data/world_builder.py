@@ -18,6 +18,7 @@ from absl import logging as absl_logging
 from rlhf_jax.data import world
 from rlhf_jax.data.records import Record, Response
 from rlhf_jax.errors import UserError
+from rlhf_jax.resources import cache_folder
 
 WORLD_SEED = 20230520
 LIST_SIZE = 8
@@ -124,7 +125,10 @@ def load_world(form: str, split: str, list_size: int = LIST_SIZE, cache: str | N
         raise UserError(f"embedded world: no {form!r} / {split!r}; forms: {FORMS}, splits: {tuple(SPLITS)}")
     if not 2 <= list_size <= LIST_SIZE:
         raise UserError(f"data.list_size: {list_size} is outside 2..{LIST_SIZE}, the sizes of the embedded world")
-    root = pathlib.Path(cache or os.environ.get("RLHF_JAX_CACHE") or "~/.cache/rlhf_jax").expanduser() / "tfds"
+    try:
+        root = (pathlib.Path(cache).expanduser() if cache else cache_folder()[0]) / "tfds"
+    except OSError as error:
+        raise UserError(f"embedded world: no place for a cache ({error}); set RLHF_JAX_CACHE") from error
     # A changed world must not read what an older one prepared.
     sources = pathlib.Path(world.__file__).read_bytes() + pathlib.Path(__file__).read_bytes()
     root = root / hashlib.blake2b(sources, digest_size=6).hexdigest()

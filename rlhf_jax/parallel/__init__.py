@@ -1,7 +1,7 @@
 """Where arrays live, how one pure step is compiled for many devices, and how many processes make one run."""
 
 from rlhf_jax.parallel.executors import Executor, Kind, MeshExecutor, PmapExecutor
-from rlhf_jax.parallel.failures import failing_together
+from rlhf_jax.parallel.failures import end_with, failing_together
 from rlhf_jax.parallel.processes import first_goes_first, is_first, join, to_host, wait_for_all
 from rlhf_jax.parallel.reuse import ReusingExecutor
 from rlhf_jax.parallel.stalls import Watch, watching
@@ -15,6 +15,7 @@ __all__ = [
     "ReusingExecutor",
     "Stop",
     "Watch",
+    "end_with",
     "failing_together",
     "first_goes_first",
     "heeding_others",

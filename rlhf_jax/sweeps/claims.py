@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,49 +20,9 @@ from typing import Any
 
 from rlhf_jax.errors import INTERRUPTED
 from rlhf_jax.metrics import write_text_atomically
+from rlhf_jax.owner import gone, me
 
 BEATS = 4  # signs of life in the time of a lease
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
-
-
-def machine() -> str:
-    """What tells this machine, since it was started, from all others; of containers, each from the other."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return " ".join((socket.gethostname(), _read("/proc/sys/kernel/random/boot_id"), namespace))
-
-
-def _born(pid: int) -> str:
-    """When the process was started, in the kernel's ticks; "" where it has ended, or the system does not say."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if fields and fields[0] not in "ZX" else ""
-
-
-def me() -> dict[str, Any]:
-    """This process, as its claims name it."""
-    return {"machine": machine(), "pid": os.getpid(), "born": _born(os.getpid())}
-
-
-def gone(owner: dict[str, Any]) -> bool:
-    """Whether the process ran on this machine and has ended; False where that cannot be told from here."""
-    if owner.get("machine") != machine():
-        return False
-    pid = owner["pid"]
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return bool(owner["born"]) and _born(pid) != owner["born"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +111,8 @@ class Lease:
     def __exit__(self, *exception: object) -> None:
         self._ended.set()
         self._thread.join()
-        with contextlib.suppress(FileNotFoundError):  # the trial was removed
+        # The trial was removed, or the disk is full: whoever comes next asks whether this process lives.
+        with contextlib.suppress(OSError):
             content = json.loads(self._path.read_text(encoding="utf-8"))
             write_text_atomically(self._path, json.dumps({**content, "ended": time.time()}) + "\n")
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import read_json, read_metrics, read_summary, write_text_atomically
+from rlhf_jax.owner import machine
 from rlhf_jax.sweeps import claims
 from rlhf_jax.sweeps.spec import SweepSpec, differences, from_json, to_json
 
@@ -145,7 +146,7 @@ def _reason(state: str, status: Mapping[str, Any]) -> str:
 def _place(folder: Path, files: Mapping[str, str]) -> bool:
     """Make a folder with these files in it; False where there is one already that is not empty."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prepared = folder.with_name(f".{folder.name}.{digest(claims.machine())[:8]}.{os.getpid()}")
+    prepared = folder.with_name(f".{folder.name}.{digest(machine())[:8]}.{os.getpid()}")
     shutil.rmtree(prepared, ignore_errors=True)
     for name, text in files.items():
         write_text_atomically(prepared / name, text)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlhf_jax.errors import INTERRUPTED, USER_ERROR
+from rlhf_jax.sweeps.queue import is_over
 
 POLL = 0.2  # seconds between two looks at the workers
 LIVES = 20  # workers in a row that the system may kill before any of them ends a trial
@@ -41,7 +42,9 @@ def run_pool(folder: Path, workers: int, lease: float) -> int:
                     continue
                 print(f"a worker was killed by {signal.Signals(-code).name}; another takes its place", flush=True)
                 running.append(_start(folder, workers, lease))
-    return _worst(codes)
+    code = _worst(codes)
+    # What a worker left that stalled or was killed too often, the others may have brought to its end.
+    return 0 if code == INTERRUPTED and not ordered.is_set() and is_over(folder) else code
 
 
 def _worst(codes: list[int]) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import read_jsonl
+from rlhf_jax.owner import is_held
 from rlhf_jax.sweeps import claims
 from rlhf_jax.sweeps.folder import SPACE, Trial, Value, make_trial, read_sweep, read_trials
 from rlhf_jax.sweeps.results import Point, counted, points_of
@@ -62,7 +63,8 @@ class Queue:
 
     def _take_over(self, trial: Trial) -> Path | None:
         attempts = claims.claims(trial.folder)
-        if attempts and not self._watcher.free(attempts[-1]):
+        # An owner that sleeps for longer than the lease and still has the lock may wake up and go on.
+        if (attempts and not self._watcher.free(attempts[-1])) or is_held(trial.folder):
             return None
         return claims.take(trial.folder, attempts[-1].number + 1 if attempts else 1, place_of(trial))
 
@@ -79,6 +81,13 @@ def next_number(spec: SweepSpec, points: Mapping[int, Point], last: int | None) 
     left = [n for n in range(spec.trials) if n not in made]
     left = [n for n in left if n // seeds not in points or not points[n // seeds].pruned]
     return min(left, key=lambda n: (n // seeds != last, n // seeds in points, n), default=None)
+
+
+def is_over(folder: Path) -> bool:
+    """Whether all trials of a sweep have been made and have ended."""
+    trials = read_trials(folder)
+    points = {point.number: point for point in points_of(trials)}
+    return all(trial.ended for trial in trials) and next_number(read_sweep(folder), points, None) is None
 
 
 def _check_failures(spec: SweepSpec, trials: Sequence[Trial]) -> None:

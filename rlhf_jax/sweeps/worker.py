@@ -15,9 +15,10 @@ from pathlib import Path
 
 from rlhf_jax.build import Shared
 from rlhf_jax.console import say
-from rlhf_jax.errors import INTERRUPTED, BadNumbers, UserError, exit_code
+from rlhf_jax.errors import INTERRUPTED, BadNumbers, DiskError, UserError, exit_code
 from rlhf_jax.flags import Launch
 from rlhf_jax.metrics import read_status, write_status
+from rlhf_jax.owner import Owned
 from rlhf_jax.parallel import Stop, heeding_others
 from rlhf_jax.run import go_on
 from rlhf_jax.sweeps.claims import Lease
@@ -97,6 +98,15 @@ class Worker:
                 return go_on(launch, partial(self._judge, trial), self._shared)
             except SystemExit:
                 return True
+            except DiskError as error:  # no fault of the trial's, which goes on when there is room
+                with contextlib.suppress(OSError):
+                    write_status(
+                        trial.folder, "interrupted", **place_of(trial), reason=str(error), exit_code=error.code
+                    )
+                raise
+            except Owned as error:  # by somebody who started it as a run; it is waited for like any other's
+                print(error)
+                time.sleep(POLL)
             except (UserError, BadNumbers) as error:
                 _fail(trial, str(error), exit_code(error))
             except Exception as error:

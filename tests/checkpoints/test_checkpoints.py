@@ -254,3 +254,15 @@ def test_a_step_right_after_a_save_does_not_touch_what_is_saved(tmp_path: Path, 
         found, _ = checkpoints.restore(1, large(0))
     np.testing.assert_array_equal(found.params["embedding"], 2.0)
     np.testing.assert_array_equal(found.opt_state["embedding"], 6.0)
+
+
+def test_who_reads_leaves_alone_what_a_run_is_saving(tmp_path: Path) -> None:
+    saved(tmp_path, 3)
+    half = tmp_path / "4.orbax-checkpoint-tmp"
+    (half / "params").mkdir(parents=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 3
+        checkpoints.read_params(3)
+    assert (half / "params").is_dir()
+    saved(tmp_path, 5, keep=2)
+    assert not half.exists()

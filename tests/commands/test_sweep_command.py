@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from rlhf_jax.commands.sweep import OPTIONS
-from rlhf_jax.errors import INTERRUPTED
+from rlhf_jax.errors import INTERRUPTED, USER_ERROR, DiskError
 from rlhf_jax.flags import Launch
 from rlhf_jax.main import main
 from rlhf_jax.metrics import read_json
+from rlhf_jax.owner import Owned, Owner
 from rlhf_jax.sweeps import worker
 from rlhf_jax.sweeps.folder import read_sweep, read_trials
+from rlhf_jax.sweeps.queue import Queue
 from tests.sweeps.standin import end
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -96,6 +98,57 @@ def test_a_trial_that_fails_is_recorded_with_one_line_and_the_others_go_on(
     assert "trial 0: failed, ValueError: no memory (0 s)" in said
     assert "3 done, 1 failed" in said
     assert "Traceback" in (tmp_path / "trials" / "0000" / "output.log").read_text()
+
+
+def test_a_full_disk_ends_the_sweep_and_is_no_fault_of_the_trial(
+    tmp_path: pathlib.Path, runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(launch: Launch, judge: Callable[..., bool], shared: Any) -> bool:
+        end(pathlib.Path(launch.workdir), "failed", "full")  # as the run itself says
+        raise DiskError("runs/a: No space left on device", USER_ERROR)
+
+    command = ["sweep", CONFIG, f"--workdir={tmp_path}", BEST, GAMMA]
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "go_on", full)
+        with pytest.raises(SystemExit) as told:
+            main(command)
+    assert told.value.code == 2
+    assert capsys.readouterr().err == "rlhf-jax: error: runs/a: No space left on device\n"
+    (trial,) = read_trials(tmp_path)
+    assert (trial.state, trial.reason) == ("interrupted", "runs/a: No space left on device")
+    main(command)
+    assert [trial.state for trial in read_trials(tmp_path)] == ["done", "done"]
+    assert runs == ["0000", "0001"]
+
+
+def test_a_trial_that_somebody_runs_by_hand_is_waited_for(
+    tmp_path: pathlib.Path, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started between the claim and the run, or before: only when the directory is free it is gone on with."""
+    go_on, asked = worker.go_on, []
+
+    def first(launch: Launch, judge: Callable[..., bool], shared: Any) -> bool:
+        asked.append(pathlib.Path(launch.workdir).name)
+        monkeypatch.setattr(worker, "go_on", go_on)
+        raise Owned("process 7 trains here")
+
+    monkeypatch.setattr(worker, "POLL", 0.01)
+    monkeypatch.setattr(worker, "go_on", first)
+    main(["sweep", CONFIG, f"--workdir={tmp_path / 'between'}", BEST, GAMMA])
+    assert asked == ["0000"]
+    assert runs == ["0000", "0001"]
+
+    (sweep := tmp_path / "before").mkdir()
+    monkeypatch.setattr(worker, "go_on", first)
+    main(["sweep", CONFIG, f"--workdir={sweep}", BEST, "--sweep.reward.utility.gamma=0.5"])
+    folder = sweep / "trials" / "0000"
+    (folder / "STATUS.json").unlink()
+    with Owner(folder, lambda: None) as owner:
+        owner.take()
+        assert Queue(sweep, lease=60).take() is None
+    taken = Queue(sweep, lease=60).take()
+    assert taken is not None
+    assert taken[0].number == 0
 
 
 def test_a_signal_ends_the_worker_and_the_same_command_goes_on(

@@ -79,7 +79,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_run_directory_holds_what_is_documented(quickstart: Run) -> None:
     here = quickstart.workdir
-    expected = {"config.json", "env.json", "metrics.jsonl", "STATUS.json", "summary.json", "report"}
+    expected = {"config.json", "env.json", "metrics.jsonl", "STATUS.json", "summary.json", "report", ".owner"}
     expected |= {"tb", "samples", "checkpoints", "tokenizer", "rewards", "optimum"}
     assert {path.name for path in here.iterdir()} == expected
     for folder in ("tb", "checkpoints"):

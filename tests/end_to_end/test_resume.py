@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 import rlhf_jax.run
+from rlhf_jax.build import saved_bytes
 from rlhf_jax.checkpoints import Checkpoints
+from rlhf_jax.config import from_json
+from rlhf_jax.data.tokenizers import load_tokenizer
 from rlhf_jax.metrics import MetricWriter
 from tests.end_to_end import tiny
 from tests.end_to_end.conftest import Run
@@ -123,6 +126,17 @@ def test_a_run_killed_eight_times_ends_as_one_that_was_not(
     assert (workdir / "summary.json").read_bytes() == (quickstart.workdir / "summary.json").read_bytes()
     for folder in ("samples", "rewards"):
         assert _files(workdir / folder) == _files(quickstart.workdir / folder) != {}
+
+
+def test_the_bytes_of_checkpoints_are_known_before_the_first_step(quickstart: Run) -> None:
+    """Held to the arrays that Orbax reads from them. Keys count as the words that they are written as."""
+    config = from_json((quickstart.workdir / "config.json").read_text())
+    vocabulary = load_tokenizer(quickstart.workdir / "tokenizer").vocab_size
+    told = saved_bytes(config, vocabulary)
+    assert tuple(told) == STAGES
+    for stage in STAGES:
+        arrays = sum(leaf.nbytes for leaf in tiny.state_of(quickstart.workdir, stage).values())
+        assert 0 <= arrays - told[stage] < 200, stage  # step, key, and PPO's scalars
 
 
 def _files(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:

@@ -1,5 +1,8 @@
+import errno
+import io
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -161,3 +164,51 @@ def test_unit_of_finds_summary_names(name, word):
 def test_unit_of_an_unknown_name_is_empty():
     assert metrics.unit_of("ppo.colour") == ""
     assert metrics.unit_of("reward.bayes.colour") == ""
+
+
+def test_a_write_that_the_system_takes_a_part_of_goes_on(tmp_path):
+    """On a disk that is nearly full it takes what there is room for; only the next write is an error."""
+
+    class Full(io.FileIO):
+        room = 20
+
+        def write(self, data):
+            if not self.room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            taken = super().write(bytes(data)[: self.room])
+            self.room -= taken
+            return taken
+
+    with Full(tmp_path / "rows", "a") as file:
+        metrics._append(file, b"twelve bytes")
+        with pytest.raises(OSError, match=rf"No space left on device: .*{tmp_path}/rows"):
+            metrics._append(file, b"twelve bytes")
+    assert (tmp_path / "rows").read_bytes() == b"twelve bytestwelve b"
+
+
+def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_else(tmp_path, monkeypatch):
+    metrics.write_status(tmp_path, "running", stage="sft", step=4)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=f"{tmp_path}/STATUS.json"):
+        metrics.write_status(tmp_path, "done")
+    assert metrics.read_status(tmp_path) == "running"
+    assert [path.name for path in tmp_path.iterdir()] == ["STATUS.json"]
+
+
+def test_a_disk_that_fails_under_tensorboard_is_an_error_and_no_run_waits_for_its_thread(tmp_path, monkeypatch):
+    with metrics.MetricWriter(tmp_path) as writer:
+        writer.write("sft", 1, {"loss": 1.0})
+
+        def full(_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            for step in range(2, 40):
+                with pytest.raises(OSError, match="No space left"):
+                    writer.write("sft", step, {"loss": 1.0})
+    assert len(metrics.read_metrics(tmp_path)) == 39

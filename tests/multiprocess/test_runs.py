@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import pathlib
 import re
 import signal
@@ -9,6 +10,10 @@ import signal
 import numpy as np
 import pytest
 
+from rlhf_jax.build import saved_bytes
+from rlhf_jax.config import from_json
+from rlhf_jax.data.tokenizers import load_tokenizer
+from rlhf_jax.owner import Owner
 from tests.end_to_end import tiny
 from tests.multiprocess import placed
 from tests.multiprocess.conftest import COMMAND, FSDP, STAGES, TENSOR, Ended, run_together
@@ -146,3 +151,23 @@ def test_a_user_error_ends_all_processes_with_2(tmp_path: pathlib.Path) -> None:
     line = "rlhf-jax: error: config.parallel.mode: pmap runs in one process, and this run has 2; choose mesh\n"
     assert ended[0].err == line
     assert tiny.status_of(tmp_path)["state"] == "failed"
+
+
+def test_a_directory_that_has_an_owner_ends_all_processes_with_2_and_stays_as_it_was(tmp_path: pathlib.Path) -> None:
+    with Owner(tmp_path, lambda: None) as mine:
+        mine.take()
+        ended = run_together(
+            "rlhf_jax", 2, f"--config={tiny.ROOT / 'configs' / 'sft.py'}", f"--workdir={tmp_path}", devices=2
+        )
+        assert [one.code for one in ended] == [2, 2]
+        assert ended[0].err.startswith(f"rlhf-jax: error: --workdir: {tmp_path}: process {os.getpid()} on ")
+        assert [path.name for path in tmp_path.iterdir()] == [".owner"]
+
+
+def test_the_bytes_of_the_checkpoints_of_every_stage_are_known_before(alone: pathlib.Path) -> None:
+    """Adapters, heads of segments, direct methods: held to the arrays that Orbax reads."""
+    config = from_json((alone / "config.json").read_text())
+    told = saved_bytes(config, load_tokenizer(alone / "tokenizer").vocab_size)
+    for stage in STAGES:
+        arrays = sum(leaf.nbytes for leaf in tiny.state_of(alone, stage).values())
+        assert 0 <= arrays - told[stage] < 300, stage  # step, key, and the learner's scalars

@@ -11,8 +11,10 @@ import time
 
 import pytest
 
+from rlhf_jax import owner
+from rlhf_jax.owner import gone, me
 from rlhf_jax.sweeps import claims
-from rlhf_jax.sweeps.claims import Claim, Lease, Watcher, gone, me, take
+from rlhf_jax.sweeps.claims import Claim, Lease, Watcher, take
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def sleeper() -> subprocess.Popen[bytes]:
 
 
 def owner_of(process: subprocess.Popen[bytes]) -> dict[str, object]:
-    return {"machine": claims.machine(), "pid": process.pid, "born": claims._born(process.pid)}
+    return {"machine": owner.machine(), "pid": process.pid, "born": owner.born(process.pid)}
 
 
 def test_of_many_that_claim_at_once_one_does(tmp_path: pathlib.Path) -> None:
@@ -42,17 +44,17 @@ def test_claims_are_in_the_order_of_their_numbers(tmp_path: pathlib.Path) -> Non
 def test_a_process_is_gone_when_it_was_killed_even_before_anybody_asks_how_it_ended(
     sleeper: subprocess.Popen[bytes],
 ) -> None:
-    owner = owner_of(sleeper)
-    assert not gone(owner)
+    its = owner_of(sleeper)
+    assert not gone(its)
     assert not gone(me())
     sleeper.send_signal(signal.SIGKILL)
     for _ in range(100):
-        if gone(owner):
+        if gone(its):
             break
         time.sleep(0.05)
-    assert gone(owner)  # a zombie: its parent has not asked yet
+    assert gone(its)  # a zombie: its parent has not asked yet
     sleeper.wait()
-    assert gone(owner)
+    assert gone(its)
 
 
 def test_a_number_that_another_process_has_got_since_is_not_the_owner() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_jax.sweeps import pool
 from rlhf_jax.sweeps.pool import LIVES, run_pool
+from tests.sweeps.standin import begin, made
 
 WAIT = "exec sleep 60"
 
@@ -46,6 +47,7 @@ def test_a_worker_that_the_system_kills_is_replaced(
 def test_workers_that_all_are_killed_before_they_do_anything_are_not_replaced_for_ever(
     tmp_path: pathlib.Path, scripts: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    begin(tmp_path)
     scripts += ["kill -9 $$"]
     assert run_pool(tmp_path, 2, 60) == 75
     assert capsys.readouterr().out.count("another takes its place") == LIVES
@@ -60,8 +62,23 @@ def test_an_error_of_one_ends_all_with_its_code(tmp_path: pathlib.Path, scripts:
 def test_a_worker_that_stalls_leaves_the_rest_to_the_others_and_the_command_to_be_given_again(
     tmp_path: pathlib.Path, scripts: list[str]
 ) -> None:
-    scripts += ["exit 75", "sleep 0.2; exit 0"]
+    spec = begin(tmp_path)
+    for number in range(5):
+        made(tmp_path, spec, number, pair_accuracy=0.5)
+    scripts += ["exit 75", "sleep 0.2; exit 0"] * 2
     assert run_pool(tmp_path, 2, 60) == 75
+    made(tmp_path, spec, 5, state="running")
+    assert run_pool(tmp_path, 2, 60) == 75
+
+
+def test_what_a_stalled_worker_left_the_others_may_have_brought_to_its_end(
+    tmp_path: pathlib.Path, scripts: list[str]
+) -> None:
+    spec = begin(tmp_path)
+    for number in range(6):
+        made(tmp_path, spec, number, pair_accuracy=0.5)
+    scripts += ["exit 75", "sleep 0.2; exit 0"]
+    assert run_pool(tmp_path, 2, 60) == 0
 
 
 def test_a_signal_is_passed_on_and_the_same_command_goes_on(tmp_path: pathlib.Path, scripts: list[str]) -> None:
