@@ -214,7 +214,8 @@ def _last_words(workdir: Path, code: int, reason: str) -> None:
 
 def _fail(workdir: Path, error: Exception) -> None:
     """The status of a run that an error has ended. Nothing that is wrong with the words may take the error's place."""
-    reason, place = type(error).__name__, {}
+    reason = type(error).__name__
+    place: dict[str, Any] = {}
     with contextlib.suppress(Exception):
         reason += f": {error}".encode("utf-8", "backslashreplace").decode()
     with contextlib.suppress(Exception):
