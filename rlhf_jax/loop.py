@@ -61,11 +61,13 @@ class Task:
 class Started:
     """The stage begins at ``step``: 0, or the step of the checkpoint that it goes on from.
 
-    ``closing``: all steps are done, and the closing evaluation is left.
+    ``closing``: all steps are done, and the closing evaluation is left. ``notes`` say of damaged checkpoints that were
+    passed over, and of differences that were accepted.
     """
 
     step: int
     closing: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +122,14 @@ def run(
     closing evaluation made.
     """
     state, monitor = task.state, task.monitor
-    start = checkpoints.latest() or 0
-    if start:
-        state, meta = checkpoints.restore(start, state)
-        task.batches.set_state(meta["batches"])
+    start, notes = 0, ()
+    if (restored := checkpoints.restore_newest(state)) is not None:
+        start, state, notes = restored.step, restored.state, restored.notes
+        task.batches.set_state(restored.meta["batches"])
         if monitor is not None:
-            monitor.set_state(meta["monitor"])
-    yield Started(start, closing=start >= task.total_steps or _halted(task))
+            monitor.set_state(restored.meta["monitor"])
+        del restored  # or the state would stay in memory for as long as the loop runs
+    yield Started(start, closing=start >= task.total_steps or _halted(task), notes=notes)
     if stop():
         yield Stopped(start)
         return
