@@ -10,8 +10,9 @@ from typing import Any
 from rlhf_jax.checkpoints.digest import plain
 from rlhf_jax.errors import UserError
 
-# What may differ if it is asked for: `checkpoint.accept`.
-ACCEPTABLE = ("config", "data", "tokenizer")
+# What may never differ; the rest may if it is asked for, by config.checkpoint.accept.
+_FIXED = {"stage"}
+_UNSAID = object()  # a setting that is not there is at its default
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -27,30 +28,33 @@ def _between(name: str, old: Any, new: Any) -> Iterator[str]:
             yield f"{name}: {_short(old)} -> {_short(new)}"
         return
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            yield f"{name}.{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
+        if old.get(key, _UNSAID) != new.get(key, _UNSAID):
+            yield f"{name}.{key}: {_short(old.get(key, _UNSAID))} -> {_short(new.get(key, _UNSAID))}"
 
 
 def _short(value: Any) -> str:
     """As it is, or the beginning of a hash."""
-    text = repr(value) if isinstance(value, str) else str(value)
-    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else text
+    if value is _UNSAID:
+        return "default"
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else repr(value)
 
 
 def refuse(
-    named: str, old: Mapping[str, Any], new: Mapping[str, Any], accept: Sequence[str] = (), advice: str = ""
+    named: str, old: Mapping[str, Any], new: Mapping[str, Any], accept: Sequence[str] | None = None
 ) -> tuple[str, ...]:
-    """A note for each difference that is accepted.
+    """A note for each difference that is accepted; ``accept`` None: nothing ever is.
 
     Raises:
-      UserError: there are others; the line begins with ``named``, lists every one of them, and ends with ``advice``
-        and what would let them pass.
+      UserError: there are others; the line begins with ``named``, lists every one of them, and ends with what
+        would let them pass.
     """
     found = differences(old, new)
-    refused = [name for name in found if name not in accept]
+    refused = [name for name in found if name not in (accept or ())]
     if not refused:
         return tuple(f"{named}: accepted: {line}" for lines in found.values() for line in lines)
     listed = "; ".join(line for name in refused for line in found[name])
-    able = set(refused) <= set(ACCEPTABLE)
-    mend = f"config.checkpoint.accept={','.join(sorted({*accept, *refused}))} goes on all the same" if able else ""
-    raise UserError("; ".join(part for part in (f"{named}: made by another run (old -> new): {listed}", advice, mend) if part))
+    text = f"{named}: of another run (old -> new): {listed}"
+    if accept is not None and not _FIXED & set(refused):
+        words = ",".join(sorted({*accept, *refused}))
+        text += f"; name another --workdir, or go on all the same with --config.checkpoint.accept={words}"
+    raise UserError(text)

@@ -8,10 +8,11 @@ in the house touches this format.
 Orbax itself knows no checksums: of 300 checkpoints with one bit flipped it restores most without a word.
 """
 
+import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +47,13 @@ class Restored:
 def quiet_orbax() -> None:
     """Keep Orbax's progress notes out of a run's output; its errors still surface as exceptions."""
     logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").addFilter(_worth_telling)
     warnings.filterwarnings("ignore", message=".*[Ss]harding.*", module="orbax.*")
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Reading a damaged checkpoint fails in many tasks at once, of which Orbax hears one."""
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -63,16 +70,16 @@ class Checkpoints:
         *,
         keep: int = 2,
         identity: Mapping[str, Any] | None = None,
-        accept: Sequence[str] = (),
+        accept: Sequence[str] | None = None,
     ) -> None:
         """Open (and create) the directory; ``keep`` newest steps survive.
 
         ``identity`` is written into every step, and whatever is restored must have the same (see identity.py), but for
-        what ``accept`` names.
+        what ``accept`` names; None where nobody is to be told of that way out.
         """
         quiet_orbax()
         self.directory = Path(directory).absolute()
-        self._identity, self._accept = plain(dict(identity or {})), tuple(accept)
+        self._identity, self._accept = plain(dict(identity or {})), accept
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.LatestN(keep),
             cleanup_tmp_directories=True,
@@ -161,8 +168,9 @@ class Checkpoints:
           Damaged: they are not what was saved.
           UserError: they do not fit, or were made by another run.
         """
-        about, _ = self._about(step, {"params": like})
-        return self._arrays(step, "params", like, about)
+        with _with_advice():
+            about, _ = self._about(step, {"params": like})
+            return self._arrays(step, "params", like, about)
 
     def read_params(self, step: int) -> Params:
         """The parameters of ``step`` as they were saved, all on the first device, wherever they were in training.
@@ -177,11 +185,12 @@ class Checkpoints:
             saved = ocp.StandardCheckpointHandler().metadata(folder).tree
             return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved)
 
-        about, _ = self._about(step, {})
-        like = self._read(step, "params", shapes)
-        if list(_misfits("params", from_json(about["params"]), forms(like))):
-            raise self._damaged(step, "params: its metadata differ")
-        return self._arrays(step, "params", like, about)
+        with _with_advice():
+            about, _ = self._about(step, {})
+            like = self._read(step, "params", shapes)
+            if _misfits("params", from_json(about["params"]), forms(like)):
+                raise self._damaged(step, "params: its metadata differ")
+            return self._arrays(step, "params", like, about)
 
     def wait(self) -> None:
         """Return when everything saved is on disk; raises what the writing raised."""
@@ -212,7 +221,7 @@ class Checkpoints:
             raise UserError(f"{folder}: has format {about['format']}, and this version reads {FORMAT}")
         notes = refuse(str(folder), about["identity"], self._identity, self._accept)
         for name, like in wanted.items():
-            if misfits := list(_misfits(name, from_json(about[name]), forms(like))):
+            if misfits := _misfits(name, from_json(about[name]), forms(like)):
                 raise UserError(f"{folder}: does not fit and cannot be restored (old -> new): {'; '.join(misfits)}")
         return about, notes
 
@@ -237,7 +246,7 @@ class Checkpoints:
         try:
             # By the handler of the item: a manager waits for all processes, of which one may have failed.
             found = how(self._manager.directory / str(step) / name)
-        except Exception as error:  # noqa: BLE001 - Orbax and TensorStore raise whatever there is
+        except Exception as error:  # Orbax and TensorStore raise whatever there is
             said = f"{name}: cannot be read: {_first_line(error)}"
         if failed := next(filter(None, all_say("read", said)), ""):
             raise self._damaged(step, failed)
@@ -249,7 +258,7 @@ class Checkpoints:
     def _set_aside(self, step: int) -> str:
         """Rename a step to what the manager takes for no step; returns the name."""
         taken = {path.name for path in self.directory.iterdir()}
-        names = (f"{step}.corrupt{number and f'.{number + 1}' or ''}" for number in range(len(taken) + 1))
+        names = (f"{step}.corrupt", *(f"{step}.corrupt.{number}" for number in range(2, len(taken) + 2)))
         name = next(name for name in names if name not in taken)
         wait_for_all("set_aside")  # until all have seen which names are taken
         if is_first():
@@ -257,6 +266,15 @@ class Checkpoints:
         wait_for_all("set_aside")
         self._manager.reload()
         return name
+
+
+@contextlib.contextmanager
+def _with_advice() -> Iterator[None]:
+    """Of a checkpoint that is only read here: nothing is renamed, and nothing else taken in its place unasked."""
+    try:
+        yield
+    except Damaged as error:
+        raise Damaged(f"{error}; to use the step before it, move that folder away") from error
 
 
 def _misfits(item: str, saved: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> list[str]:
