@@ -10,7 +10,9 @@ Orbax itself knows no checksums: of 300 checkpoints with one bit flipped it rest
 
 import contextlib
 import dataclasses
+import functools
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,13 +49,23 @@ class Restored:
 def quiet_orbax() -> None:
     """Keep Orbax's progress notes out of a run's output; its errors still surface as exceptions."""
     logging.getLogger("absl").setLevel(logging.ERROR)
-    logging.getLogger("asyncio").addFilter(_worth_telling)
+    _quiet_leftovers()
     warnings.filterwarnings("ignore", message=".*[Ss]harding.*", module="orbax.*")
 
 
-def _worth_telling(record: logging.LogRecord) -> bool:
-    """Reading a damaged checkpoint fails in many tasks at once, of which Orbax hears one."""
-    return "exception was never retrieved" not in record.getMessage()
+@functools.cache
+def _quiet_leftovers() -> None:
+    """Reading a damaged checkpoint fails in many tasks at once. Orbax hears one of them, and closes its event loop; the
+    others would print their tracebacks when they are collected, or find the loop closed.
+    """
+    logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
+    others = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            others(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -236,7 +248,9 @@ class Checkpoints:
         saved, own = from_json(about[name]), digest(found)
         if broken := [leaf for leaf in own if own[leaf] != saved[leaf]]:
             more = f" and {len(broken) - 1} more" if broken[1:] else ""
-            raise self._damaged(step, f"{name}.{broken[0]}{more}: checksum {own[broken[0]].checksum}, not as saved")
+            first, wanted = own[broken[0]], saved[broken[0]]
+            what = "another checksum than" if str(first) == str(wanted) else f"{first}, not {wanted} as"
+            raise self._damaged(step, f"{name}.{broken[0]}{more}: {what} when it was saved")
         return found
 
     def _read(self, step: int, name: str, how: Callable[[Any], T]) -> T:
