@@ -178,7 +178,7 @@ def inherit_model(config: ConfigDict) -> None:
 
 
 def _check_finished(config: ConfigDict) -> None:
-    """See that parent runs have ended the stage that they are named for, where they have left word of how they stand."""
+    """See that parent runs that left word of how they stand have ended the stage that they are named for."""
     for name, parent in config.parents.items():
         stage = _checkpoints_of(parent, name).name
         if not parent or not read_status(Path(parent)) or f"{stage}.steps" in read_summary(Path(parent)):

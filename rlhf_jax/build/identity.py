@@ -18,8 +18,8 @@ def settings(config: ConfigDict) -> dict[str, Any]:
 
 
 def stage_identity(context: Context, stage: str) -> dict[str, Any]:
-    """Stage, tokenizer, the records that it trains on, and the settings that are not at their defaults: one that a later
-    version adds is no difference.
+    """Stage, tokenizer, the records that it trains on, and the settings that are not at their defaults: one that a
+    later version adds is no difference.
     """
     config, data, usual = context.config, context.data, settings(default_config())
     if stage == "sft":

@@ -56,13 +56,15 @@ def quiet_orbax() -> None:
 @functools.cache
 def _quiet_leftovers() -> None:
     """Reading a damaged checkpoint fails in many tasks at once. Orbax hears one of them, and closes its event loop; the
-    others would print their tracebacks when they are collected, or find the loop closed.
+    others would print their tracebacks when they are collected, or when they find the loop closed.
     """
     logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
     others = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        late = code is not None and "orbax" in code.co_filename
+        if not late and str(unraisable.exc_value) != "Event loop is closed":
             others(unraisable)
 
     sys.unraisablehook = hook
