@@ -15,7 +15,7 @@ from tests.reliability import states
 from tests.reliability.conftest import Tally
 
 BEFORE, NEWEST = 2, 4
-TWICE = "ocdbt.process_0"  # where Orbax keeps what it has put together elsewhere
+TWICE = "ocdbt.process_0"  # what a process has written, most of which Orbax copies elsewhere at the end
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Damage = Callable[[pathlib.Path, random.Random], str]
 
