@@ -346,7 +346,8 @@ def restore(context: Context, directory: Path, named: str, init: Callable[[jax.A
     except ValueError as error:
         raise UserError(f"{named}: {error}") from None
     like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
-    with Checkpoints(directory, identity=made_by(context, directory.name)) as checkpoints:
+    made, accept = made_by(context, directory.name), context.config.checkpoint.accept
+    with Checkpoints(directory, identity=made, accept=accept) as checkpoints:
         step = checkpoints.latest()
         if step is None:
             raise UserError(f"{named}: no checkpoints in {directory}")

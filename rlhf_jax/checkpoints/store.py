@@ -183,7 +183,8 @@ class Checkpoints:
           UserError: they do not fit, or were made by another run.
         """
         with _with_advice():
-            about, _ = self._about(step, {"params": like})
+            about, notes = self._about(step, {"params": like})
+            print(*notes, sep="\n", end="\n" if notes else "")
             return self._arrays(step, "params", like, about)
 
     def read_params(self, step: int) -> Params:
