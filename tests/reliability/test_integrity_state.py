@@ -93,9 +93,9 @@ def differs(stage: str, name: str, before: Any, after: Any) -> bool:
 @pytest.mark.parametrize(
     "stage",
     [
-        pytest.param("sft", marks=pytest.mark.reliability("R19", tries=2, torture=999)),
-        pytest.param("reward", marks=pytest.mark.reliability("R19", tries=2, torture=999)),
-        pytest.param("ppo", marks=pytest.mark.reliability("R19", tries=2, torture=999)),
+        pytest.param("sft", marks=pytest.mark.reliability("R19", tries=2, torture=37)),
+        pytest.param("reward", marks=pytest.mark.reliability("R19", tries=2, torture=40)),
+        pytest.param("ppo", marks=pytest.mark.reliability("R19", tries=2, torture=81)),
     ],
 )
 def test_each_array_of_a_saved_state_changes_how_the_run_goes_on(run: pathlib.Path, stage: str, tally: Tally) -> None:
