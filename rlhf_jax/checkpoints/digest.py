@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, UInt32
 
 # Where the two sums begin to differ: the fractions of the golden ratio and of the square root of 3, 32 bits of each.
@@ -88,7 +87,7 @@ def digest(tree: Any) -> dict[str, Leaf]:
     found = forms(tree)
     if not found:
         return found
-    sums = np.asarray(_all_sums(jax.tree.leaves(tree)))
+    sums = jax.device_get(_all_sums(jax.tree.leaves(tree)))
     return {
         name: leaf._replace(checksum=f"{own[0]:08x}{own[1]:08x}")
         for (name, leaf), own in zip(found.items(), sums, strict=True)

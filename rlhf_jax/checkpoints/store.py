@@ -29,6 +29,7 @@ from rlhf_jax.parallel import all_say, is_first, wait_for_all
 from rlhf_jax.types import Params, TrainState
 
 FORMAT = 1  # of what a step holds; one that is released stays readable
+SHOWN = 8  # arrays that an error names
 T = TypeVar("T")
 
 
@@ -237,7 +238,9 @@ class Checkpoints:
         notes = refuse(str(folder), about["identity"], self._identity, self._accept)
         for name, like in wanted.items():
             if misfits := _misfits(name, from_json(about[name]), forms(like)):
-                raise UserError(f"{folder}: does not fit and cannot be restored (old -> new): {'; '.join(misfits)}")
+                more = f" and {len(misfits) - SHOWN} more" if len(misfits) > SHOWN else ""
+                listed = "; ".join(misfits[:SHOWN]) + more
+                raise UserError(f"{folder}: does not fit and cannot be restored (old -> new): {listed}")
         return about, notes
 
     def _arrays(self, step: int, name: str, like: Any, about: Mapping[str, Any]) -> Any:
@@ -279,7 +282,11 @@ class Checkpoints:
         name = next(name for name in names if name not in taken)
         wait_for_all("set_aside")  # until all have seen which names are taken
         if is_first():
-            (self.directory / str(step)).rename(self.directory / name)
+            try:
+                (self.directory / str(step)).rename(self.directory / name)
+            except OSError as error:
+                text = f"damaged, and cannot be renamed to {name} ({error.strerror})"
+                raise UserError(f"{self.directory / str(step)}: {text}") from error
         wait_for_all("set_aside")
         self._manager.reload()
         return name

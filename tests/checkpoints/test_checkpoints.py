@@ -374,3 +374,23 @@ def test_a_later_format_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         checkpoints.restore_newest(blank())
     one_line(error, "format 2, and this version reads 1")
     assert (tmp_path / "c" / "3").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("item", "old", "new"),
+    [("meta", b'"next": 4', b'"next": 5'), ("digest", b'"stage": "sft"', b'"stage": "ppo"')],
+)
+def test_what_is_saved_beside_the_arrays_is_checked_too(tmp_path: Path, item: str, old: bytes, new: bytes) -> None:
+    """Still JSON, and nothing else would notice."""
+    folder = tmp_path / "c"
+    with Checkpoints(folder, identity={"stage": "sft"}) as checkpoints:
+        for step in (2, 4):
+            checkpoints.save(make_state(step=step), {"batches": {"next": step}})
+    path = folder / "4" / item / "metadata"
+    assert path.read_bytes().count(old) == 1
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with Checkpoints(folder) as checkpoints:
+        found = checkpoints.restore_newest(blank())
+    assert found is not None
+    assert found.step == 2
+    assert f"damaged: {item}: " in found.notes[0]
