@@ -1,7 +1,7 @@
 """What a tree of arrays is, in a few numbers that show if one bit of it has changed.
 
-The checksum of a leaf is computed where the leaf lies, by one program for the whole tree and in one pass over memory;
-nothing but two numbers a leaf goes to the host. It is a sum over elements modulo 2^32, which does not depend on how the
+The checksum of a leaf is computed where the leaf lies, in one pass over memory that needs none besides; two numbers a
+leaf go to the host. It is a sum over elements modulo 2^32, which does not depend on how the
 array is split over devices or processes, on its order of summation, or on the backend: integers alone are added.
 
 Each term mixes the bits of an element with its place, by the finaliser of MurmurHash3 (Appleby, public domain), which
@@ -56,7 +56,8 @@ def _bits(leaf: jax.Array) -> UInt32[Array, "*S"]:
     return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
 
 
-def _sums(leaf: jax.Array) -> UInt32[Array, "2"]:
+@jax.jit
+def _sums(leaf: jax.Array) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
     bits = _bits(leaf)
     # In the shape of the leaf: flat it would have to be gathered from wherever its parts are. Beyond 2^32 elements
     # places repeat, and only an exchange of two of the same place could go unnoticed.
@@ -64,14 +65,14 @@ def _sums(leaf: jax.Array) -> UInt32[Array, "2"]:
     for axis in reversed(range(bits.ndim)):
         along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         place, stride = place + along * jnp.uint32(stride % 2**32), stride * bits.shape[axis]
-    own = _mixed(place + jnp.uint32(1))
-    terms = (_mixed(_mixed(bits ^ own) + jnp.uint32(lane)) for lane in _LANES)
-    return jnp.stack([term.sum(dtype=jnp.uint32) for term in terms])
-
-
-@jax.jit
-def _all_sums(leaves: list[jax.Array]) -> UInt32[Array, "N 2"]:
-    return jnp.stack([_sums(leaf) for leaf in leaves])
+    mixed = _mixed(bits ^ _mixed(place + jnp.uint32(1)))
+    terms = tuple(_mixed(mixed + jnp.uint32(lane)) for lane in _LANES)
+    # Both sums by one reduction: of two, XLA makes three passes and keeps the terms, as large as the leaf, in between.
+    nothing = (jnp.uint32(0), jnp.uint32(0))
+    found: tuple[jax.Array, jax.Array] = jax.lax.reduce(
+        terms, nothing, lambda a, b: (a[0] + b[0], a[1] + b[1]), tuple(range(bits.ndim))
+    )
+    return found
 
 
 def forms(tree: Any) -> dict[str, Leaf]:
@@ -84,13 +85,11 @@ def forms(tree: Any) -> dict[str, Leaf]:
 
 def digest(tree: Any) -> dict[str, Leaf]:
     """The same with checksums, of a tree of arrays. All processes that hold parts of them must ask for it."""
-    found = forms(tree)
-    if not found:
-        return found
-    sums = jax.device_get(_all_sums(jax.tree.leaves(tree)))
+    # A program for each shape, of which parameters and moments share most.
+    sums = jax.device_get([_sums(leaf) for leaf in jax.tree.leaves(tree)])
     return {
-        name: leaf._replace(checksum=f"{own[0]:08x}{own[1]:08x}")
-        for (name, leaf), own in zip(found.items(), sums, strict=True)
+        name: leaf._replace(checksum=f"{one:08x}{other:08x}")
+        for (name, leaf), (one, other) in zip(forms(tree).items(), sums, strict=True)
     }
 
 
