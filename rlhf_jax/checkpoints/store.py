@@ -50,6 +50,7 @@ class Restored:
 def quiet_orbax() -> None:
     """Keep Orbax's progress notes out of a run's output; its errors still surface as exceptions."""
     logging.getLogger("absl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
     _quiet_leftovers()
     warnings.filterwarnings("ignore", message=".*[Ss]harding.*", module="orbax.*")
 
