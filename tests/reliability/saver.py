@@ -1,11 +1,9 @@
 """A process that goes on from the newest step and saves one after the other until it is killed."""
 
-import dataclasses
 import pathlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.types import TrainState
@@ -15,10 +13,7 @@ LARGE = 40_000  # numbers, for a save to take a while
 
 
 def state(step: int) -> TrainState:
-    made = states.state(step)
-    return dataclasses.replace(
-        made, params={**made.params, "large": jnp.asarray(states.values("large", step, (LARGE,), np.float32))}
-    )
+    return states.large(step, LARGE)
 
 
 def save_on_and_on(folder: str, *, waits: bool) -> None:

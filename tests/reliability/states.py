@@ -1,5 +1,6 @@
 """States to be saved whose every bit follows from a rule of integers, and what a restored one is compared by."""
 
+import dataclasses
 import zlib
 from typing import Any
 
@@ -44,6 +45,13 @@ def state(step: int, dtype: Any = jnp.float32) -> TrainState:
     key = jax.random.wrap_key_data(jnp.asarray(values("key", step, (2,), np.uint32)))
     extra = {"kl_coefficient": of("kl", dtype=jnp.float32), "mask": of("mask", 5, dtype=jnp.bool_)}
     return TrainState(jnp.int32(step), params, (adam, optax.EmptyState()), key, extra)
+
+
+def large(step: int, numbers: int, dtype: Any = jnp.float32) -> TrainState:
+    """The same with so many numbers more, for the arrays to be most of what is on disk."""
+    made = state(step, dtype)
+    more = jnp.asarray(values("large", step, (numbers,), dtype))
+    return dataclasses.replace(made, params={**made.params, "large": more})
 
 
 def meta(step: int) -> dict[str, Any]:

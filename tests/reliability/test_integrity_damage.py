@@ -15,6 +15,7 @@ from tests.reliability import states
 from tests.reliability.conftest import Tally
 
 BEFORE, NEWEST = 2, 4
+LARGE = 4000  # numbers in one array
 TWICE = "ocdbt.process_0"  # what a process has written, most of which Orbax copies elsewhere at the end
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Damage = Callable[[pathlib.Path, random.Random], str]
@@ -26,7 +27,7 @@ def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("sound") / "c"
     with Checkpoints(folder) as checkpoints:
         for step in (BEFORE, NEWEST):
-            checkpoints.save(states.state(step, DTYPES[request.param]), states.meta(step))
+            checkpoints.save(states.large(step, LARGE, DTYPES[request.param]), states.meta(step))
     return folder, request.param
 
 
@@ -65,7 +66,7 @@ def append(path: pathlib.Path, chance: random.Random) -> str:
 
 def survives(folder: pathlib.Path, dtype: str) -> bool:
     """Whether the damage to the newest step was noticed; fails if it was not and should have been."""
-    wanted = {step: states.state(step, DTYPES[dtype]) for step in (BEFORE, NEWEST)}
+    wanted = {step: states.large(step, LARGE, DTYPES[dtype]) for step in (BEFORE, NEWEST)}
     with Checkpoints(folder) as checkpoints:
         said = ""
         try:  # as another run would
@@ -101,9 +102,11 @@ def damage_again_and_again(
         with tally.one(f"{dtype}, try {number}"):
             copy = shutil.copytree(folder, tmp_path / f"{number}")
             files = sorted(path for path in (copy / str(NEWEST)).rglob("*") if path.is_file())
-            if number % 2:  # every other try at what is read when a state is restored
+            if number % 2:  # every other try at what is read when a state is restored, mostly arrays
                 files = [path for path in files if path.name != "commit_success.txt" and TWICE not in path.parts]
-            path = chance.choice(files)
+                (path,) = chance.choices(files, [path.stat().st_size for path in files])
+            else:
+                path = chance.choice(files)
             what = kinds[number % len(kinds)](path, chance)
             try:
                 noticed += survives(copy, dtype)
