@@ -122,7 +122,7 @@ def run(
     closing evaluation made.
     """
     state, monitor = task.state, task.monitor
-    start, notes = 0, ()
+    start, notes = 0, tuple[str, ...]()
     if (restored := checkpoints.restore_newest(state)) is not None:
         start, state, notes = restored.step, restored.state, restored.notes
         task.batches.set_state(restored.meta["batches"])

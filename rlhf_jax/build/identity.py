@@ -5,8 +5,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rlhf_jax.build.context import Context, made_by
-from rlhf_jax.config import MEANS, default_config, leaves
+from rlhf_jax.config import ITERATED, MEANS, default_config, leaves
 from rlhf_jax.data.prepared import records_sha256
+from rlhf_jax.data.records import Prompt, Record
 
 # A run may be continued with these changed: they do not touch what is computed, but for rounding.
 FREE_SECTIONS = ("log.", "checkpoint.", "parallel.", *(f"model.{key}" for key in MEANS))
@@ -22,14 +23,13 @@ def stage_identity(context: Context, stage: str) -> dict[str, Any]:
     later version adds is no difference.
     """
     config, data, usual = context.config, context.data, settings(default_config())
-    if stage == "sft":
-        records = [data.sft]
-    elif stage in ("ppo", "online"):
-        records = [data.prompts, *([data.sft] if stage == "ppo" and config.ppo.pretraining.coefficient else [])]
-    else:
-        records = [data.lists]
+    records: list[Record | tuple[Prompt, str]] = []
+    if stage == "sft" or (stage == "ppo" and config.ppo.pretraining.coefficient):
+        records += data.sft
+    if stage != "sft":
+        records += data.prompts if stage in ITERATED else data.lists
     return {
         **made_by(context, stage),
-        "data": records_sha256(record for part in records for record in part),
+        "data": records_sha256(records),
         "config": {key: value for key, value in settings(config).items() if key not in usual or usual[key] != value},
     }
