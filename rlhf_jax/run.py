@@ -229,7 +229,7 @@ def _has_begun(workdir: Path) -> bool:
 def _same_configuration(path: Path, config: ConfigDict) -> None:
     old, new = ({"config": settings(one)} for one in (from_json(path.read_text()), config))
     for note in refuse(str(path), old, new, config.checkpoint.accept):
-        print(note)
+        say(note)
 
 
 def environment() -> dict[str, object]:
@@ -322,7 +322,7 @@ def record(context: Context, task: Task, events: Iterator[Event], trackers: Trac
         if task.optimum:
             write_optimum(workdir, stage, task.optimum)
         for note in event.notes if isinstance(event, Started) else ():
-            print(f"{stage}: {note}")
+            say(f"{stage}: {note}")
         if start:
             say(f"{stage}: going on from step {start}")
         with Console(task.total_steps, stage, start=start) as console:

@@ -28,6 +28,7 @@ from rlhf_jax.config import (
     needed_parents,
     validate,
 )
+from rlhf_jax.console import say
 from rlhf_jax.data.prepared import check_tokenizer, sha256_of, tokenizer_sha256
 from rlhf_jax.data.tokenizers import Tokenizer, chat_template_in, save_tokenizer
 from rlhf_jax.errors import UserError
@@ -187,7 +188,7 @@ def _check_finished(config: ConfigDict) -> None:
         if "unfinished" not in config.checkpoint.accept:
             mend = "go on with it first, or set config.checkpoint.accept=unfinished to start from its newest checkpoint"
             raise UserError(f"{text}; {mend}")
-        print(f"{text}, which is accepted")
+        say(f"{text}, which is accepted")
 
 
 def _check_chat(config: ConfigDict) -> None:

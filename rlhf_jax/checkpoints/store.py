@@ -24,6 +24,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rlhf_jax.checkpoints.digest import Leaf, digest, fingerprint, forms, from_json, plain, to_json
 from rlhf_jax.checkpoints.identity import refuse
+from rlhf_jax.console import say
 from rlhf_jax.errors import UserError
 from rlhf_jax.parallel import all_say, is_first, wait_for_all
 from rlhf_jax.types import Params, TrainState
@@ -186,7 +187,8 @@ class Checkpoints:
         """
         with _with_advice():
             about, notes = self._about(step, {"params": like})
-            print(*notes, sep="\n", end="\n" if notes else "")
+            for note in notes:
+                say(note)
             return self._arrays(step, "params", like, about)
 
     def read_params(self, step: int) -> Params:
