@@ -70,12 +70,14 @@ class Task:
 class Started:
     """The stage begins at ``step``: 0, or the step of the checkpoint that it goes on from.
 
-    ``closing``: all steps are done, and the closing evaluation is left. ``drawn`` batches were taken before.
+    ``closing``: all steps are done, and the closing evaluation is left. ``drawn`` batches were taken before. ``notes``
+    say of damaged checkpoints that were passed over, and of differences that were accepted.
     """
 
     step: int
     closing: bool = False
     drawn: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,17 +179,15 @@ def run(
         meta = {"batches": task.batches.get_state(), "guard": watch.get_state()}
         return meta if monitor is None else meta | {"monitor": monitor.get_state()}
 
-    start = checkpoints.latest() or 0
-    if start:
-        state, meta = checkpoints.restore(start, state)
-        task.batches.set_state(meta["batches"])
-        if "guard" in meta:  # of earlier releases it is not
-            watch.set_state(meta["guard"])
-        else:
-            watch.drawn = watch.kept = start
+    start, notes = 0, tuple[str, ...]()
+    if (restored := checkpoints.restore_newest(state)) is not None:
+        start, state, notes = restored.step, restored.state, restored.notes
+        task.batches.set_state(restored.meta["batches"])
+        watch.set_state(restored.meta["guard"])
         if monitor is not None:
-            monitor.set_state(meta["monitor"])
-    yield Started(start, closing=start >= task.total_steps or _halted(task), drawn=watch.drawn)
+            monitor.set_state(restored.meta["monitor"])
+        del restored  # or the state would stay in memory for as long as the loop runs
+    yield Started(start, closing=start >= task.total_steps or _halted(task), drawn=watch.drawn, notes=notes)
     if stop():
         yield Stopped(start)
         return

@@ -31,8 +31,9 @@ from rlhf_jax.build import (
     make_task,
     saved_bytes,
 )
-from rlhf_jax.checkpoints import Checkpoints
-from rlhf_jax.config import ITERATED, MEANS, from_json, leaves, to_json
+from rlhf_jax.build.identity import settings, stage_identity
+from rlhf_jax.checkpoints import Checkpoints, refuse
+from rlhf_jax.config import ITERATED, from_json, leaves, to_json
 from rlhf_jax.console import Console, say
 from rlhf_jax.diagnostics.guard import GuardSpec
 from rlhf_jax.errors import INTERRUPTED, BadNumbers, DiskError, UserError, exit_code
@@ -81,12 +82,6 @@ from rlhf_jax.reports import write_report
 from rlhf_jax.resources import cache_folder, can_write, check_room, what_ran_out
 from rlhf_jax.trackers import Trackers, check_trackers
 
-# A run may be continued with these changed: they do not touch what is computed, but for rounding.
-FREE_SECTIONS = (
-    *("log.", "checkpoint.", "parallel.", "guard.max_", "ppo.rollout_rows"),
-    *(f"model.{key}" for key in MEANS),
-    *(f"{stage}.accumulate" for stage in ("sft", "reward", "dpo", "ppo")),
-)
 # Told of an evaluation, stage and figures by name, when it is written down. True: the run is not worth going on with.
 Judge = Callable[[str, Mapping[str, float]], bool]
 PRUNED = "pruned"
@@ -305,13 +300,9 @@ def _has_begun(workdir: Path) -> bool:
 
 
 def _same_configuration(path: Path, config: ConfigDict) -> None:
-    old, new = dict(leaves(from_json(path.read_text()))), dict(leaves(config))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not key.startswith(FREE_SECTIONS):
-            raise UserError(
-                f"config.{key}: {new.get(key)!r}, but the run in {path.parent} has {old.get(key)!r}; "
-                "go on with the same configuration or name another --workdir"
-            )
+    old, new = ({"config": settings(one)} for one in (from_json(path.read_text()), config))
+    for note in refuse(str(path), old, new, config.checkpoint.accept):
+        say(note)
 
 
 def environment() -> dict[str, object]:
@@ -381,7 +372,12 @@ def run_stage(
     task = make_task(context, stage)
     for note in task.notes:
         say(f"{stage}: {note}")
-    with Checkpoints(context.workdir / "checkpoints" / stage, keep=config.checkpoint.keep) as checkpoints:
+    with Checkpoints(
+        context.workdir / "checkpoints" / stage,
+        keep=config.checkpoint.keep,
+        identity=stage_identity(context, stage),
+        accept=config.checkpoint.accept,
+    ) as checkpoints:
         every = config.checkpoint.every_iterations if stage in ITERATED else config.checkpoint.every
         task = dataclasses.replace(task, evaluate=watch.patiently(task.evaluate))
 
@@ -424,6 +420,8 @@ def record(context: Context, task: Task, events: Iterator[Event], trackers: Trac
         write_status(workdir, "running", stage=stage, step=start)
         if task.optimum:
             write_optimum(workdir, stage, task.optimum)
+        for note in event.notes if isinstance(event, Started) else ():
+            say(f"{stage}: {note}")
         if start:
             say(f"{stage}: going on from step {start}")
         with Console(task.total_steps, stage, start=start) as console:

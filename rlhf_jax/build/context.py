@@ -17,7 +17,7 @@ from rlhf_jax.build.pretrained import take_over_sizes
 from rlhf_jax.build.shared import Shared
 from rlhf_jax.build.sizes import check_lengths, check_model, check_rows, notes_on
 from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, ensemble_spec, settle_bounded
-from rlhf_jax.checkpoints import Checkpoints
+from rlhf_jax.checkpoints import Checkpoints, fingerprint
 from rlhf_jax.config import (
     MEANS,
     adapter_problems,
@@ -28,11 +28,13 @@ from rlhf_jax.config import (
     needed_parents,
     validate,
 )
-from rlhf_jax.data.prepared import check_tokenizer
+from rlhf_jax.console import say
+from rlhf_jax.data.prepared import check_tokenizer, sha256_of, tokenizer_sha256
 from rlhf_jax.data.tokenizers import Tokenizer, chat_template_in, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.finite import not_finite
 from rlhf_jax.foreign import MOST_JSON, check_file
+from rlhf_jax.metrics import read_status, read_summary
 from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, merge, unable
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor, first_goes_first, is_first
 from rlhf_jax.types import DATA, FSDP, SEQUENCE, TENSOR, Params
@@ -174,6 +176,20 @@ def inherit_model(config: ConfigDict) -> None:
     _check_chat(config)
     _check_ensembles(config)
     settle_bounded(config)
+    _check_finished(config)
+
+
+def _check_finished(config: ConfigDict) -> None:
+    """See that parent runs that left word of how they stand have ended the stage that they are named for."""
+    for name, parent in config.parents.items():
+        stage = _checkpoints_of(parent, name).name
+        if not parent or not read_status(Path(parent)) or f"{stage}.steps" in read_summary(Path(parent)):
+            continue
+        text = f"config.parents.{name}: {parent} has not finished its stage {stage}"
+        if "unfinished" not in config.checkpoint.accept:
+            mend = "go on with it first, or set config.checkpoint.accept=unfinished to start from its newest checkpoint"
+            raise UserError(f"{text}; {mend}")
+        say(f"{text}, which is accepted")
 
 
 def _check_chat(config: ConfigDict) -> None:
@@ -197,6 +213,18 @@ def _check_ensembles(config: ConfigDict) -> None:
     if config.parents.reward:
         for key, text in aggregate_problems(config, stage_ensemble(config, "reward").members):
             raise UserError(f"config.{key}: {text}")
+
+
+def made_by(context: Context, stage: str) -> dict[str, str]:
+    """What a checkpoint of a stage must have been made by for this run to use it: the stage, and this run's tokenizer
+    with its chat template, where that is read.
+    """
+    folder = context.workdir / "tokenizer"
+    rules = folder / "tokenizer.json"  # the bytes: what is read back need not be written in the same way again
+    mark = sha256_of(rules) if rules.is_file() else tokenizer_sha256(context.tokenizer)
+    if context.config.data.chat:
+        mark = fingerprint([mark, *chat_template_in(folder)])
+    return {"stage": stage, "tokenizer": mark}
 
 
 def stage_directory(context: Context, stage: str) -> Path:
@@ -309,8 +337,8 @@ def restore(context: Context, directory: Path, named: str, init: Callable[[jax.A
     """The last parameters in a folder of checkpoints, of the shapes that ``init`` would make.
 
     Raises:
-      UserError: there is no checkpoint (begins with ``named``, the key that led there), it has other shapes, or holds
-        numbers that are not finite.
+      UserError: there is no checkpoint (begins with ``named``, the key that led there), or the newest is damaged, has
+        other shapes, was made by another stage or with another tokenizer, or holds numbers that are not finite.
     """
     if not directory.is_dir():
         raise UserError(f"{named}: no checkpoints in {directory}")
@@ -320,7 +348,8 @@ def restore(context: Context, directory: Path, named: str, init: Callable[[jax.A
     except ValueError as error:
         raise UserError(f"{named}: {error}") from None
     like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
-    with Checkpoints(directory) as checkpoints:
+    made, accept = made_by(context, directory.name), context.config.checkpoint.accept
+    with Checkpoints(directory, identity=made, accept=accept) as checkpoints:
         step = checkpoints.latest()
         if step is None:
             raise UserError(f"{named}: no checkpoints in {directory}")

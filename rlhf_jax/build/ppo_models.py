@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.context import Context, load_parent, stage_config, stage_decoder, stage_ensemble
+from rlhf_jax.build.context import Context, load_parent, made_by, stage_config, stage_decoder, stage_ensemble
 from rlhf_jax.build.lora import adapt, lora_spec
 from rlhf_jax.build.segments import Judge
 from rlhf_jax.build.specs import rollout_spec, stop_token, trained_bounded
@@ -164,11 +164,12 @@ def load_policy(context: Context, directory: Path, named: str, decoder: DecoderS
     """The policy of the newest PPO checkpoint in a folder, with or without a value model beside it; adapters merged.
 
     Raises:
-      UserError: there is no checkpoint (begins with ``named``, what led there), or its policy has other shapes.
+      UserError: there is no checkpoint (begins with ``named``, what led there), it is damaged, or its policy has other
+        shapes.
     """
     step = None
     if directory.is_dir():
-        with Checkpoints(directory) as checkpoints:
+        with Checkpoints(directory, identity=made_by(context, "ppo")) as checkpoints:
             step = checkpoints.latest()
             found = None if step is None else checkpoints.read_params(step)
     if step is None or found is None:

@@ -195,7 +195,7 @@ def _params(order: Order, config: ConfigDict, spec: DecoderSpec) -> tuple[Params
     if not directory.is_dir():
         there = [stage for stage in STAGES if (root / stage).is_dir()]
         raise UserError(f"{order.run}: no checkpoints of stage {order.stage}; there are some of {there or 'none'}")
-    with Checkpoints(directory) as checkpoints:
+    with Checkpoints(directory, identity={"stage": order.stage}) as checkpoints:
         step = checkpoints.latest()
         if step is None:
             raise UserError(f"{directory}: no checkpoint yet")

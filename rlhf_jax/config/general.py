@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.config import optimizers
 from rlhf_jax.config.groups import optimizer
-from rlhf_jax.config.names import DATA_FORMATS, FEEDBACK, TRACKERS
+from rlhf_jax.config.names import ACCEPTABLE, DATA_FORMATS, FEEDBACK, TRACKERS
 from rlhf_jax.config.rules import ANY_TEXT, BOOL, COUNT, NATURAL, NOT_NEGATIVE, OPEN_UNIT, OWN_FUNCTION, Rule, one_of
 
 
@@ -90,7 +90,9 @@ def add_defaults(c: ConfigDict) -> None:
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 100  # steps of sft and reward between checkpoints; the last step is saved too
     c.checkpoint.every_iterations = 5  # the same for PPO, whose iterations are longer
-    c.checkpoint.keep = 2  # newest checkpoints kept per stage
+    c.checkpoint.keep = 2  # newest checkpoints kept per stage; with 1 there is none to go back to from a damaged one
+    c.checkpoint.accept = ()  # what may differ from the run that made a checkpoint: config, data, tokenizer; and
+    #                           unfinished: a parent run that has not ended its stage
 
     c.sft = ConfigDict()
     c.sft.steps = 500  # updates
@@ -141,6 +143,9 @@ RULES: dict[str, Rule] = {
         lambda v: len(set(v)) == len(v) and set(v) <= set(TRACKERS), f"none, one or more of {', '.join(TRACKERS)}"
     ),
     "log.project": Rule(lambda v: bool(v.strip()), "a name"),
+    "checkpoint.accept": Rule(
+        lambda v: len(set(v)) == len(v) and set(v) <= set(ACCEPTABLE), f"none, one or more of {', '.join(ACCEPTABLE)}"
+    ),
     "checkpoint.*": COUNT,
     **optimizers.RULES,
     "sft.*": COUNT,

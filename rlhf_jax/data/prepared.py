@@ -12,12 +12,12 @@ import pathlib
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 from array_record.python import array_record_data_source, array_record_module
 
-from rlhf_jax.data.records import Message, Record, Response, Span
+from rlhf_jax.data.records import Message, Prompt, Record, Response, Span
 from rlhf_jax.data.tokenizers import Tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.foreign import MOST_JSON, check_file
@@ -235,6 +235,14 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 def record_to_json(record: Record) -> bytes:
     """The record as UTF-8 JSON, fields at their defaults left out."""
     return json.dumps(_compact(record), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def records_sha256(records: Iterable[Record | tuple[Prompt, str]]) -> str:
+    """Of all records, or demonstrations, in their order."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(_compact(record)).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def record_from_json(data: bytes) -> Record:

@@ -2,7 +2,7 @@
 
 from rlhf_jax.parallel.executors import Executor, Kind, MeshExecutor, PmapExecutor
 from rlhf_jax.parallel.failures import end_with, failing_together
-from rlhf_jax.parallel.processes import first_goes_first, is_first, join, to_host, wait_for_all
+from rlhf_jax.parallel.processes import all_say, first_goes_first, is_first, join, to_host, wait_for_all
 from rlhf_jax.parallel.reuse import ReusingExecutor
 from rlhf_jax.parallel.stalls import Watch, watching
 from rlhf_jax.parallel.stopping import Stop, heeding_others
@@ -15,6 +15,7 @@ __all__ = [
     "ReusingExecutor",
     "Stop",
     "Watch",
+    "all_say",
     "end_with",
     "failing_together",
     "first_goes_first",

@@ -99,6 +99,15 @@ def wait_for_all(name: str) -> None:
         client().wait_at_barrier(f"rlhf_jax/{name}/{next(_numbers)}", LONG)
 
 
+def all_say(name: str, word: str) -> tuple[str, ...]:
+    """What each process says, in the order of their numbers. Every process must ask for it."""
+    if jax.process_count() == 1:
+        return (word,)
+    key = f"rlhf_jax/{name}/{next(_numbers)}"
+    client().key_value_set(f"{key}/{jax.process_index()}", word)
+    return tuple(client().blocking_key_value_get(f"{key}/{number}", LONG) for number in range(jax.process_count()))
+
+
 @contextlib.contextmanager
 def first_goes_first(name: str) -> Iterator[None]:
     """Let the first process do what is inside before all others, so that they find what it made."""

@@ -1,5 +1,6 @@
 """What is saved comes back bit for bit, on any sharding; what cannot come back says so in one line."""
 
+import dataclasses
 import shutil
 from functools import partial
 from pathlib import Path
@@ -266,3 +267,142 @@ def test_who_reads_leaves_alone_what_a_run_is_saving(tmp_path: Path) -> None:
     assert (half / "params").is_dir()
     saved(tmp_path, 5, keep=2)
     assert not half.exists()
+
+
+def test_another_type_is_refused_by_name(tmp_path: Path) -> None:
+    """Orbax would cast it without a word."""
+    saved(tmp_path / "c", 3)
+    like = blank()
+    like.params["final_norm"]["scale"] = like.params["final_norm"]["scale"].astype(jnp.bfloat16)
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.restore(3, like)
+    one_line(error, "params.final_norm.scale: float32[16] -> bfloat16[16]")
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def break_step(directory: Path, step: int) -> None:
+    """One bit of the checksum of an array, as if the array had another."""
+    path = directory / str(step) / "digest" / "metadata"
+    flip(path, path.read_bytes().index(b"float32", 0) + 20)
+
+
+def test_a_damaged_step_is_set_aside_again_and_again(tmp_path: Path) -> None:
+    """It keeps its content under another name, and its number can be saved anew."""
+    folder = tmp_path / "c"
+    saved(folder, 2, 4)
+    for name in ("4.corrupt", "4.corrupt.2"):
+        break_step(folder, 4)
+        broken = (folder / "4" / "digest" / "metadata").read_bytes()
+        with Checkpoints(folder) as checkpoints:
+            found = checkpoints.restore_newest(blank())
+            assert found is not None
+            assert found.step == 2
+            (note,) = found.notes
+            assert str(folder / "4") in note
+            assert f"kept as {name}" in note
+            assert checkpoints.latest() == 2
+            assert (folder / name / "digest" / "metadata").read_bytes() == broken
+            checkpoints.save(make_state(step=4), {"batches": {"next": 4}})
+            checkpoints.wait()
+            assert checkpoints.latest() == 4
+    with Checkpoints(folder) as checkpoints:
+        whole = checkpoints.restore_newest(blank())
+        assert whole is not None
+        assert (whole.step, whole.notes) == (4, ())
+        checkpoints.save(make_state(step=6), {})
+    assert sorted(path.name for path in folder.iterdir()) == ["4", "4.corrupt", "4.corrupt.2", "6"]
+
+
+def test_where_no_sound_step_is_left_the_run_does_not_begin_anew(tmp_path: Path) -> None:
+    """The last one stays where it is, and is refused again."""
+    folder = tmp_path / "c"
+    saved(folder, 2, 4)
+    break_step(folder, 2)
+    break_step(folder, 4)
+    for _ in range(2):
+        with Checkpoints(folder) as checkpoints, pytest.raises(UserError) as error:
+            checkpoints.restore_newest(blank())
+        one_line(error, str(folder / "2"), "no step before it is left", f"move {folder} away")
+        assert sorted(path.name for path in folder.iterdir()) == ["2", "4.corrupt"]
+
+
+def test_damaged_parameters_of_another_run_are_refused_and_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    saved(folder, 2, 4)
+    break_step(folder, 4)
+    with Checkpoints(folder) as checkpoints:
+        for read in (lambda: checkpoints.read_params(4), lambda: checkpoints.restore_params(4, blank().params)):
+            with pytest.raises(UserError) as error:
+                read()
+            one_line(error, str(folder / "4"), "damaged", "move that folder away")
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
+
+
+IDENTITY = {"stage": "sft", "data": "a" * 64, "config": {"sft.steps": 3, "seed": 1}}
+
+
+@pytest.mark.parametrize(
+    ("other", "said", "accept"),
+    [
+        ({"data": "b" * 64}, "data: aaaaaaaaaaaa... -> bbbbbbbbbbbb...", "data"),
+        ({"config": {"sft.steps": 3}}, "config.seed: 1 -> default", "config"),
+        ({"data": "b" * 64, "config": {"sft.steps": 4, "seed": 1}}, "config.sft.steps: 3 -> 4", "config,data"),
+        ({"stage": "reward"}, "stage: 'sft' -> 'reward'", ""),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_unless_that_is_accepted(
+    tmp_path: Path, other: dict, said: str, accept: str
+) -> None:
+    folder, now = tmp_path / "c", {**IDENTITY, **other}
+    with Checkpoints(folder, identity=IDENTITY) as checkpoints:
+        checkpoints.save(make_state(), {})
+    with Checkpoints(folder, identity=now, accept=()) as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.restore_newest(blank())
+    one_line(error, str(folder / "3"), said)
+    assert ("--config.checkpoint.accept=" in str(error.value)) == bool(accept)
+    if accept:
+        assert str(error.value).endswith(f"--config.checkpoint.accept={accept}")
+        with Checkpoints(folder, identity=now, accept=accept.split(",")) as checkpoints:
+            found = checkpoints.restore_newest(blank())
+            assert found is not None
+            assert any(note.endswith(f"accepted: {said}") for note in found.notes)
+            checkpoints.save(dataclasses.replace(make_state(), step=jnp.int32(4)), {})
+        with Checkpoints(folder, identity=now, accept=()) as checkpoints:
+            again = checkpoints.restore_newest(blank())
+            assert again is not None
+            assert again.notes == ()
+
+
+def test_a_later_format_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_jax.checkpoints.store.FORMAT", 2)
+    saved(tmp_path / "c", 3)
+    monkeypatch.undo()
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.restore_newest(blank())
+    one_line(error, "format 2, and this version reads 1")
+    assert (tmp_path / "c" / "3").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("item", "old", "new"),
+    [("meta", b'"next": 4', b'"next": 5'), ("digest", b'"stage": "sft"', b'"stage": "ppo"')],
+)
+def test_what_is_saved_beside_the_arrays_is_checked_too(tmp_path: Path, item: str, old: bytes, new: bytes) -> None:
+    """Still JSON, and nothing else would notice."""
+    folder = tmp_path / "c"
+    with Checkpoints(folder, identity={"stage": "sft"}) as checkpoints:
+        for step in (2, 4):
+            checkpoints.save(make_state(step=step), {"batches": {"next": step}})
+    path = folder / "4" / item / "metadata"
+    assert path.read_bytes().count(old) == 1
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with Checkpoints(folder) as checkpoints:
+        found = checkpoints.restore_newest(blank())
+    assert found is not None
+    assert found.step == 2
+    assert f"damaged: {item}: " in found.notes[0]

@@ -250,8 +250,9 @@ def test_another_configuration_in_the_same_directory_is_refused(
     copy = shutil.copytree(quickstart.workdir, tmp_path / "copy")
     before = {path: path.read_bytes() for path in copy.iterdir() if path.is_file()}
     line = tiny.refused(capsys, *quickstart.command, f"--workdir={copy}", "--config.reward.utility.gamma=0.75")
-    assert line.startswith("rlhf-jax: error: config.reward.utility.gamma: 0.75, but the run in ")
-    assert "0.5" in line
+    assert line.startswith(f"rlhf-jax: error: {copy / 'config.json'}: of another run (old -> new): ")
+    assert "config.reward.utility.gamma: 0.5 -> 0.75;" in line
+    assert line.endswith("with --config.checkpoint.accept=config\n")
     assert {path: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
 
 

@@ -171,3 +171,16 @@ def test_the_bytes_of_the_checkpoints_of_every_stage_are_known_before(alone: pat
     for stage in STAGES:
         arrays = sum(leaf.nbytes for leaf in tiny.state_of(alone, stage).values())
         assert 0 <= arrays - told[stage] < 300, stage  # step, key, and the learner's scalars
+
+
+@pytest.mark.parametrize("mishap", ["bit", "unread"])
+def test_all_processes_agree_that_a_checkpoint_is_damaged(tmp_path: pathlib.Path, mishap: str) -> None:
+    """Whether each can see it or one alone: it is renamed once, and all go on from the step before."""
+    ended = run_together("tests.multiprocess.damaged", 2, mishap, str(tmp_path))
+    assert [one.code for one in ended] == [0, 0], ended[0].err + ended[1].err
+    found = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2)]
+    assert found[0] == found[1]
+    assert (found[0]["step"], found[0]["latest"], found[0]["same"]) == (2, 2, True)
+    (note,) = found[0]["notes"]
+    assert note.startswith(f"{tmp_path / 'c' / '4'}: damaged: params")
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["2", "4.corrupt"]

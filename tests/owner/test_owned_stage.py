@@ -23,7 +23,9 @@ def test_it_asks_before_each_row_and_each_checkpoint(tmp_path: pathlib.Path, mon
         def check(self) -> None:
             done.append("asks")
 
-    def loop(task: Task, checkpoints: Any, *, checkpoint_every: int, stop: Callable[[], bool]) -> Iterator[Event]:
+    def loop(
+        task: Task, checkpoints: Any, *, checkpoint_every: int, stop: Callable[[], bool], **_: Any
+    ) -> Iterator[Event]:
         yield Started(0)
         yield Stepped(1, {})
         stop()
