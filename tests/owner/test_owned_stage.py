@@ -41,6 +41,7 @@ def test_it_asks_before_each_row_and_each_checkpoint(tmp_path: pathlib.Path, mon
     monkeypatch.setattr(run, "make_task", lambda *_: task)
     monkeypatch.setattr(run, "run", loop)
     monkeypatch.setattr(run, "record", record)
+    monkeypatch.setattr(run, "stage_identity", lambda *_: {})
     context = Context(default_config(), tmp_path, none, none, none)
     with Noted(tmp_path, lambda: None) as owner:
         run.run_stage(context, "sft", owner, Stop(), Watch(60), Trackers((), "", tmp_path, {}))
