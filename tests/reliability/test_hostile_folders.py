@@ -158,7 +158,7 @@ CASES: dict[str, tuple[Callable[[pathlib.Path], dict[str, Any]], str]] = {
     "index absolute": (lambda c: index("/etc/x.safetensors"), "not the name of a safetensors file beside it"),
     "index into a folder": (lambda c: index("a/b.safetensors"), "not the name of a safetensors file beside it"),
     "index by backslashes": (lambda c: index("..\\b.safetensors"), "No such file"),
-    "index with a null": (lambda c: index("a\0.safetensors"), "embedded null byte"),
+    "index with a null": (lambda c: index("a\0.safetensors"), "is not the name of a safetensors file"),
     "index to a pickle": (lambda c: index("evil.bin") | {"evil.bin": pickled(c)}, "not the name of a safetensors"),
     "link to a text": (lambda c: {"model.safetensors": Link("PRIVATE")}, "model.safetensors: "),
     "link as configuration": (lambda c: {"config.json": Link("PRIVATE")}, "config.json: "),

@@ -42,7 +42,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return workdir
 
 
-@pytest.mark.reliability("R17", tries=1, torture=40)
+@pytest.mark.reliability("R17", tries=1, torture=20)
 def test_the_other_process_ends_in_time_and_the_run_goes_on(
     whole: pathlib.Path, tally: Tally, tmp_path: pathlib.Path
 ) -> None:

@@ -45,7 +45,7 @@ def load(processes: int) -> Iterator[None]:
             one.kill()
 
 
-@pytest.mark.reliability("R21", tries=1, torture=20)
+@pytest.mark.reliability("R21", tries=1, torture=9)
 def test_a_run_has_the_same_bits_on_one_core_or_two_and_under_load(tally: Tally, tmp_path: pathlib.Path) -> None:
     """Held to: the first run, on all cores; every other one compiles its programs anew, for the cores that it has."""
     cores = sorted(os.sched_getaffinity(0))
