@@ -126,6 +126,7 @@ def _file_data(config: ConfigDict, rejects_path: Path | None, limit: int | None,
         limit=limit,
         annotators=data.annotators,
         chat=chat,
+        setting="config.data.format",
     )
     whole = limit is None or found.rows < limit
     if whole:

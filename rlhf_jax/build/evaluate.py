@@ -140,6 +140,7 @@ def read_source(model: RewardModel, path: str, data_format: str) -> Source:
         data.on_bad_row,
         annotators=data.annotators,
         chat=model.reader.tokenizer.chat,
+        setting="--format",
     )
     notes = [f"{len(found.rejected)} bad rows left out"] * bool(found.rejected)
     notes += [f"{found.skipped} judgements left out that their annotators skipped"] * bool(found.skipped)

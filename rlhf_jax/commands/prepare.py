@@ -95,6 +95,7 @@ def main(words: Sequence[str]) -> None:
         options.on_bad_row,
         annotators=options.annotators,
         chat=chat,
+        setting="--format",
     )
     fingerprint = prepared.Fingerprint(
         source=Path(options.file).name if digest else options.file,

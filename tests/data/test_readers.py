@@ -130,6 +130,33 @@ def test_skip_writes_rejects_and_stops_above_one_percent(tmp_path) -> None:
     assert json.loads(rejects.read_text())["line"] == 99
 
 
+def test_the_head_of_a_file_is_held_to_the_same_rule(tmp_path) -> None:
+    path = write(tmp_path, *['{"prompt": "p"}'] * 5)
+    with pytest.raises(UserError, match=r"data\.jsonl:1: responses: .*3 bad rows of the first 3, more than 1 %"):
+        read_file(path, "lists", on_bad_row="skip", limit=3)
+    with pytest.raises(UserError, match="5 bad rows of 5, more than 1 %"):
+        read_file(path, "lists", on_bad_row="skip", limit=200)
+    assert read_file(write(tmp_path, *[GOOD] * 3, "oops"), on_bad_row="skip", limit=3).rejected == []
+
+
+@pytest.mark.parametrize("on_bad_row", ["error", "skip"])
+def test_a_file_in_another_format_than_was_asked_for(tmp_path, on_bad_row: str) -> None:
+    pair = '{"prompt": "p", "chosen": "a", "rejected": "b"}'
+
+    def error(*rows: str, asked: str = "hh", setting: str = "--format") -> str:
+        with pytest.raises(UserError) as caught:
+            read_file(write(tmp_path, *rows), asked, on_bad_row=on_bad_row, setting=setting)
+        return str(caught.value)
+
+    hint = "; looks like format preference; set --format=preference or auto"
+    assert error(pair, pair).endswith(hint)
+    assert "looks like" not in error(pair, setting="")
+    # Neither where the format asked for is that of other rows, nor where the other one does not read the row either.
+    transcript = '{"chosen": "\\n\\nHuman: p\\n\\nAssistant: a", "rejected": "\\n\\nHuman: p\\n\\nAssistant: b"}'
+    assert "looks like" not in error(transcript, pair)
+    assert "looks like" not in error('{"prompt": "p", "chosen": "a"}', asked="lists")
+
+
 @pytest.mark.parametrize("on_bad_row", ["error", "skip"])
 def test_files_that_cannot_be_used(tmp_path, on_bad_row: str) -> None:
     whole = gzip.compress(b"\n".join([GOOD.encode()] * 2000))

@@ -45,6 +45,7 @@ def read_file(
     limit: int | None = None,
     annotators: str = "overall",
     chat: Chat | None = None,
+    setting: str = "",
 ) -> ReadResult:
     """Read and check a file, at most ``limit`` rows of it; or what ``rlhf-jax prepare`` wrote into a folder.
 
@@ -52,10 +53,11 @@ def read_file(
     it. ``template`` wraps bare prompts and single questions. ``annotators``: rows with an overall preference and those
     it was made of give one record ("overall"), or one for each annotator ("apart"). ``chat`` is what the prompts and
     their responses will be rendered by: each record then has turns, and what the template refuses is a bad row.
+    ``setting`` is what the user calls ``data_format``, for the error where no row is in it and one is in another.
 
     A bad row raises UserError "file:line: field: reason" ("file:row N" where there are no lines) under "error"; under
-    "skip" it is left out and listed in ``rejects_path``, and UserError is raised at the end if more than 1 % of a whole
-    file was bad. A file that is missing, empty or damaged, or has no judgement, raises UserError under both; so does a
+    "skip" it is left out and listed in ``rejects_path``, and UserError is raised at the end if more than 1 % of all that
+    were read are bad. A file that is missing, empty or damaged, or has no judgement, raises UserError under both; so does a
     prepared folder that does not match the settings.
     """
     settings = _settings(data_format, template, tie_margin, on_bad_row, annotators)
@@ -70,6 +72,7 @@ def read_file(
     records: list[Record] = []
     origins: list[int] = []  # of each record, where it was
     rejected: list[tuple[int, str]] = []
+    misread = ""  # the format that the first bad row is in, where it is not the one asked for
     places: dict[str, int] = {}
     rows = duplicates = skipped = 0
     for place, data in container.rows:
@@ -86,8 +89,10 @@ def read_file(
                 if record.id and record.id in places:
                     raise BadRow(f"id: {record.id!r:.60} is also that of {unit} {places[record.id]}")
         except BadRow as error:
+            if setting and not records and not misread:
+                misread = _other_format(data, data_format, settings, setting)
             if on_bad_row == "error":
-                raise UserError(f"{path}:{container.unit}{place}: {error}") from None
+                raise UserError(f"{path}:{container.unit}{place}: {error}{misread}") from None
             rejected.append((place, str(error)))
             continue
         for number, record in enumerate(own, start=1):
@@ -112,14 +117,27 @@ def read_file(
         write_rejects(rejects_path, rejected, unit)
     if not rows:
         raise UserError(f"{path}:1: file: empty")
-    # The share of a whole file: its head may hold more than its part.
-    if limit is None and len(rejected) > REJECTED_FRACTION * rows:
+    whole = limit is None or rows < limit
+    if len(rejected) > REJECTED_FRACTION * rows:
         place, reason = rejected[0]
-        total = f"and in all {len(rejected)} bad rows of {rows}, more than 1 %"
-        raise UserError(f"{path}:{container.unit}{place}: {reason} ({total})")
-    if not records and limit is None:
+        total = f"and in all {len(rejected)} bad rows of {'' if whole else 'the first '}{rows}, more than 1 %"
+        raise UserError(f"{path}:{container.unit}{place}: {reason} ({total}){'' if records else misread}")
+    if not records and whole:
         raise UserError(f"{path}: file: no judgement in {rows} rows, {skipped} were skipped by their annotators")
     return ReadResult(records, rows, rejected, duplicates, skipped, data_format, unit)
+
+
+def _other_format(data: Any, data_format: str, settings: Settings, setting: str) -> str:
+    """What to say of a row that is bad in the format asked for and good in the one that its fields tell of."""
+    try:
+        row = parse(data)
+        found = detect(row)
+        if found == data_format:
+            return ""
+        READERS[found](row, settings)
+    except BadRow:
+        return ""
+    return f"; looks like format {found}; set {setting}={found} or auto"
 
 
 def _refused(chat: Chat, records: Sequence[Record], places: Sequence[int]) -> list[tuple[int, str]]:
