@@ -34,6 +34,7 @@ from rlhf_jax.config import (
     validate,
 )
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import check_run
 from rlhf_jax.help import explain, help_text
 
 _OPTIONS = ("--config", "--workdir", "--dry_run", "--help")
@@ -211,6 +212,8 @@ def load(name: str) -> ConfigDict:
     path, colon, arg = (name, "", "") if Path(name).is_file() else name.partition(":")
     if not Path(path).is_file():
         raise UserError(f"--config: no such file: {path}{_configs_hint(path)}")
+    if Path(path).name == "config.json":
+        check_run(Path(path).parent)
     if path.endswith(".json"):
         try:
             return from_json(Path(path).read_text(encoding="utf-8"))

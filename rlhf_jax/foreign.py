@@ -60,6 +60,23 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return values
 
 
+def check_run(run: Path) -> None:
+    """See that a folder may be a run directory: it has a configuration, and not that of a Hugging Face model.
+
+    Raises:
+      UserError: it has none, or is such a folder.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise UserError(f"{run}: not a run directory (no config.json)")
+    try:
+        values = read_json_object(path)
+    except UserError:
+        return  # whoever reads it will say what is wrong
+    if "architectures" in values:
+        raise UserError(f"{run}: a Hugging Face model folder, not a run directory")
+
+
 def clean_text(text: str) -> str:
     """Text without terminal escapes, bidirectional marks and controls (but line ends and tabs).
 

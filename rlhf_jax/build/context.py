@@ -33,7 +33,7 @@ from rlhf_jax.data.prepared import check_tokenizer, sha256_of, tokenizer_sha256
 from rlhf_jax.data.tokenizers import Tokenizer, chat_template_in, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.finite import not_finite
-from rlhf_jax.foreign import MOST_JSON, check_file
+from rlhf_jax.foreign import MOST_JSON, check_file, check_run
 from rlhf_jax.metrics import read_status, read_summary
 from rlhf_jax.models import DecoderSpec, EnsembleSpec, init_decoder, init_reward_model, merge, unable
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor, first_goes_first, is_first
@@ -256,23 +256,25 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
     path = Path(parent) / "config.json"
     if not path.is_file():
         raise UserError(f"config.parents.{stage}: {path} does not exist")
-    return read_run(path.parent)[0]
+    return read_run(path.parent, f"config.parents.{stage}")[0]
 
 
-def read_run(run: Path) -> tuple[ConfigDict, dict[str, str]]:
+def read_run(run: Path, key: str = "") -> tuple[ConfigDict, dict[str, str]]:
     """The configuration of a run, and the code that it names, by key, which is not run.
 
     Raises:
-      UserError: it is no run, or its configuration none.
+      UserError: it is no run, or its configuration none; begins with ``key``, which named it.
     """
-    path = run / "config.json"
-    if not path.is_file():
-        raise UserError(f"{run}: not a run directory (no config.json)")
-    check_file(path, MOST_JSON)
+    path, named = run / "config.json", f"{key}: " if key else ""
+    try:
+        check_run(run)
+        check_file(path, MOST_JSON)
+    except UserError as error:
+        raise UserError(f"{named}{error}") from None
     try:
         return from_run(path.read_text(encoding="utf-8"))
     except (UserError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{named}{path}: {error}") from None
 
 
 def stage_model(config: ConfigDict, stage: str) -> ConfigDict:
@@ -292,10 +294,10 @@ def checked_run(context: Context, run: Path, key: str) -> ConfigDict:
     path = run / "config.json"
     if not path.is_file():
         raise UserError(f"{key}: {path} does not exist")
+    config, _ = read_run(run, key)
     theirs, own = (folder / "tokenizer" / "tokenizer.json" for folder in (run, context.workdir))
     if not theirs.is_file() or not filecmp.cmp(theirs, own, shallow=False):
         raise UserError(f"{key}: {run} was trained with another tokenizer")
-    config, _ = read_run(run)
     asked, own_asked = config.data.chat, context.config.data.chat
     if asked != own_asked or (asked and chat_template_in(theirs.parent) != chat_template_in(own.parent)):
         raise UserError(f"{key}: {run} was trained with another config.data.chat or another chat template")

@@ -14,6 +14,7 @@ from rlhf_jax.commands.options import read_options
 from rlhf_jax.config import did_you_mean
 from rlhf_jax.console import say
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import check_run
 
 POLICIES = ("sft", "ppo", "dpo", "online")
 LOOPBACK = "127.0.0.1"
@@ -79,8 +80,7 @@ def main(words: Sequence[str]) -> None:
         print(_HELP)
         return
     order = read_order(words)
-    if not (order.run / "config.json").is_file():
-        raise UserError(f"{order.run}: not a run directory (no config.json)")
+    check_run(order.run)
     if importlib.util.find_spec("gradio") is None:
         raise UserError("chat: the page needs gradio; pip install 'rlhf_jax[chat]'")
     from rlhf_jax.build.chat import Speaker  # here: it loads JAX

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from rlhf_jax.foreign import check_run
 from rlhf_jax.metrics import read_json, read_jsonl, read_metrics, read_summary
 from rlhf_jax.reports.fields import Fields, check_fields, is_number, is_text, is_whole
 
@@ -85,6 +86,8 @@ def series(rows: Sequence[Row], stage: str, name: str) -> tuple[Int[np.ndarray, 
 
 def read_run(workdir: Path) -> Run:
     """Read every record there is. Raises UserError, naming file and line, where one cannot be read."""
+    if (workdir / "config.json").is_file():
+        check_run(workdir)
     metrics = read_metrics(workdir)
     order = list(dict.fromkeys(str(row["stage"]) for row in metrics))
     rewards: dict[str, Mapping[str, RewardLists]] = {

@@ -31,6 +31,7 @@ from rlhf_jax.data.records import Record, Response
 from rlhf_jax.data.tokenizers import build_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.learners.step import init_state
+from rlhf_jax.main import main
 from rlhf_jax.parallel import PmapExecutor
 from rlhf_jax.types import TrainState
 from tests.end_to_end import tiny
@@ -242,3 +243,53 @@ def test_a_parent_whose_numbers_are_not_finite_is_refused(tmp_path: pathlib.Path
     context = SimpleNamespace(executor=make_executor(default_config().parallel))
     with pytest.raises(UserError, match=rf"^config\.parents\.sft: {tmp_path}/3: head/kernel: not finite"):
         restore(context, tmp_path, "config.parents.sft", lambda _: params)
+
+
+# ------------------------------------------------------------------------------ folders that are no runs
+
+
+def _model_folder(folder: pathlib.Path) -> pathlib.Path:
+    """What ``export`` and everybody else leave of a model, without its weights."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "hidden_size": 8}')
+    return folder
+
+
+@pytest.mark.parametrize("name", list(default_config().parents))
+def test_a_hugging_face_folder_is_no_parent(tmp_path: pathlib.Path, name: str) -> None:
+    folder = _model_folder(tmp_path / "model")
+    config = _child(sft=_parent(tmp_path / "sft"))
+    config.parents[name] = str(folder)
+    if name == "reward_start":
+        config.stages, config.reward.init = ("reward",), "reward"
+        config.parents.sft = ""
+    with pytest.raises(UserError, match="a Hugging Face model folder, not a run directory$") as caught:
+        inherit_model(config)
+    assert str(caught.value).startswith(f"config.parents.{name}: {folder}: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "--stage=sft", "--out=out"],
+        ["evaluate"],
+        ["best-of-n", "--n=2"],
+        ["chat", "--out=out.jsonl"],
+        ["collapse"],
+        ["report"],
+        ["labels", "to-labelstudio", "--out=out"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_hugging_face_folder_is_no_run(
+    tmp_path: pathlib.Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _model_folder(tmp_path / "model")
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "model"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "rlhf-jax: error: model: a Hugging Face model folder, not a run directory\n"
+    with pytest.raises(SystemExit):
+        main(["--config=model/config.json", "--dry_run"])
+    assert "model: a Hugging Face model folder, not a run directory" in capsys.readouterr().err
