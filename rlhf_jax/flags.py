@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from rlhf_jax import __version__
 from rlhf_jax.config import (
     check_code_is_named,
     check_keys,
@@ -37,7 +38,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.foreign import check_run
 from rlhf_jax.help import explain, help_text
 
-_OPTIONS = ("--config", "--workdir", "--dry_run", "--help")
+_OPTIONS = ("--config", "--workdir", "--dry_run", "--help", "--version")
 _BY_TYPE = "reward.utility_by_type."
 _ANNOTATORS = "reward.annotator_weights."
 
@@ -61,9 +62,12 @@ def parse(argv: Sequence[str]) -> Launch:
 
     Raises:
       UserError: one line, for anything that cannot be run.
-      SystemExit: with code 0 after printing the help, if it was asked for.
+      SystemExit: with code 0 after printing the help or the version, if it was asked for.
     """
     options, overrides = _split(argv)
+    if "version" in options:
+        print(f"rlhf_jax {__version__}")
+        raise SystemExit(0)
     if "help" in options:
         print(explain(options["help"]) if options["help"] else help_text())
         raise SystemExit(0)
@@ -92,9 +96,14 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
         name, equals, text = word.removeprefix("--").partition("=")
         if not word.startswith("--"):
             _leftover(word)
+        elif name == "version" and not equals:
+            options["version"] = ""
         elif name in ("help", "helpfull", "helpshort"):
-            asked = bool(words) and (not words[0].startswith("--") or words[0].startswith("--config."))
-            options["help"] = text or (words.pop(0) if asked else "")
+            asked = [text] if text else words[:1] if words and words[0].startswith("--config.") else []
+            del words[: 0 if text else len(asked)]
+            while words and not words[0].startswith("--"):  # several words are one question
+                asked.append(words.pop(0))
+            options["help"] = " ".join(asked)
         elif name in ("dry_run", "nodry_run"):
             wanted = _boolean(f"--{name}", text if equals else "true") == (name == "dry_run")
             options.pop("dry_run", None)

@@ -24,7 +24,8 @@ usage: python -m rlhf_jax --config=FILE.py[:ARG] --workdir=DIR [--dry_run] [--co
   --workdir=DIR     the run directory; the same command again goes on from its last checkpoint
   --dry_run         check everything, print the plan, train nothing (rlhf-jax plan says exactly what it needs)
   --config.KEY=V    set one setting; true/false settings also as --config.KEY and --noconfig.KEY
-  --help WORD       a setting (reward.utility.name), a group of them (ppo.kl), or all that speak of a WORD (kl)
+  --help WORD       a setting (reward.utility.name), a group of them (ppo.kl), or all that speak of a WORD (kl); also -h
+  --version         the version of this program
 
 commands (each with a --help of its own):
   theory            the rewards that a utility asks for, without training: rlhf-jax theory --utility=power:0.5 --n=8
@@ -66,12 +67,17 @@ def explain(word: str) -> str:
     known = settings()
     found = [one for one in known if one.key == key or one.key.startswith(f"{key}.")]
     if not found and not is_group(key):
-        found = [one for one in known if key.lower() in f"{one.key} {one.meaning}".lower()]
+        found = [one for one in known if _spoken(key) in _spoken(f"{one.key} {one.meaning}")]
         if not found:
             hint = did_you_mean(key, [one.key for one in known])
             raise UserError(f"--help {word}: no setting is called so or speaks of it{hint}")
     head = [f"config.{key}: {group_meaning(key)}", ""] if is_group(key) and group_meaning(key) else []
     return "\n".join([*head, *map(_told, found)]).rstrip()
+
+
+def _spoken(text: str) -> str:
+    """Text as it is looked for: a key's underscores are spaces."""
+    return " ".join(text.lower().replace("_", " ").split())
 
 
 def _told(one: Setting) -> str:

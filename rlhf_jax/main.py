@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from rlhf_jax.config import did_you_mean
 from rlhf_jax.errors import BadNumbers, UserError, exit_code
 from rlhf_jax.flags import Launch, parse
 from rlhf_jax.foreign import one_line
+
+RUN = "rlhf-jax --config=FILE.py --workdir=DIR"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,14 +23,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         gone bad; with 0 where whoever reads what is printed has seen enough, but with 1 if that is a run's, which has
         not come to its end.
     """
-    words, trains = list(sys.argv[1:] if argv is None else argv), False
+    words, trains = ["--help" if word == "-h" else word for word in (sys.argv[1:] if argv is None else argv)], False
     try:
         if words[:1] == ["--help"] and words[1:2] and words[1] in NAMES:
             words = [words[1], "--help"]
         if words and words[0] in NAMES:
             # Imported here: most of them need JAX, and none needs another.
             importlib.import_module(f"rlhf_jax.commands.{words[0].replace('-', '_')}").main(words[1:])
-        elif words and not words[0].startswith("-") and (hint := did_you_mean(words[0], NAMES)):
+        elif words and re.fullmatch(r"[a-z][a-z-]*", words[0]) and words[0] not in ("config", "workdir", "help"):
+            hint = did_you_mean(words[0], NAMES) or f"; a run is started by options alone: {RUN}"
             raise UserError(f"{words[0]}: no such command{hint}")
         else:
             launch = parse(words)

@@ -5,6 +5,7 @@ import numpy as np
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.objectives.divergences import Divergence, make_divergence
+from rlhf_jax.objectives.members import told
 
 LOGS = np.linspace(-5.0, 5.0, 41, dtype=np.float32)  # of ratios of probabilities, nats
 NEAR = 1e-4
@@ -24,7 +25,7 @@ def divergence(name: str, alpha: float, key: str, *, direct: bool = False) -> Di
         if direct and not made.permits_direct:
             raise ValueError("its best policies do not tell their rewards (permits_direct is False)")
     except (Exception, SystemExit) as error:  # whatever a user's file may do
-        raise UserError(f"config.{key}: {name}: {type(error).__name__}: {error}") from None
+        raise UserError(f"config.{key}: {name}: {told(error, name)}") from None
     return made
 
 

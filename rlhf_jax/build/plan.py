@@ -13,7 +13,7 @@ from rlhf_jax.build.data import Data, fresh_tokenizer, load_data
 from rlhf_jax.build.feedback import check_feedback, check_judgements
 from rlhf_jax.build.lora import adapted, check_base, lora_spec
 from rlhf_jax.build.sizes import notes_on
-from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, optimizer_spec
+from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, optimizer_spec, utility_notes
 from rlhf_jax.learners.ensemble import per_member
 from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.models import (
@@ -136,6 +136,7 @@ def describe_plan(config: ConfigDict, workdir: Path | None) -> str:
     lines += [f"  {note}" for note in notes_on(spec, config.parallel)]
     lines.append(f"data: {config.data.path or 'the embedded world'}, head read without fault")
     lines += [f"  {note}" for note in data.notes]
+    lines += utility_notes(config)
     lines += [f"stage {stage}: {text}" for stage, text in _stages(config, spec, count)]
     lines.append("memory: estimates, of all devices together; rlhf-jax plan compiles each program and measures it")
     lines.append(f"run directory: {workdir or '(none named)'}")

@@ -15,8 +15,10 @@ from rlhf_jax.learners.optimizer import OptimizerSpec
 from rlhf_jax.learners.ppo import KLSpec, PPOSpec, RewardRules
 from rlhf_jax.learners.reward import FeedbackSpec, RewardSpec
 from rlhf_jax.models import ONE_MODEL, DecoderSpec, EnsembleSpec
+from rlhf_jax.objectives.members import told
 from rlhf_jax.objectives.regularisers import Regulariser, contradiction
-from rlhf_jax.objectives.utilities import Quantile, Utility, make_utility, unit_range
+from rlhf_jax.objectives.utilities import Quantile, Utility, make_utility, unit_range, unsettable
+from rlhf_jax.theory.shapes import check_shape, shape_of
 
 
 def decoder_spec(model: ConfigDict, vocab_size: int) -> DecoderSpec:
@@ -47,12 +49,25 @@ def utility_table(reward: ConfigDict, *, prompt_aware: bool) -> tuple[tuple[Util
 
 def _utility(section: ConfigDict, key: str) -> Utility:
     """The utility of a section; a user's own file is read here."""
+    unset = ""
     try:
         made = make_utility(**section.to_dict())
+        own = ":" in section.name
+        unset = unsettable(type(made)) if own else ""
         _try_out(made)
+        if own:  # of the others it is proved
+            check_shape(shape_of.__wrapped__(made, True), made)  # a class that is read anew is never found in a cache
     except (Exception, SystemExit) as error:  # whatever a user's file may do
-        raise UserError(f"config.reward.{key}.name: {section.name}: {type(error).__name__}: {error}") from None
+        hint = f"; {unset}" if unset else ""
+        raise UserError(f"config.reward.{key}.name: {section.name}: {told(error, section.name)}{hint}") from None
     return made
+
+
+def utility_notes(config: ConfigDict) -> list[str]:
+    """What there is to say of the utilities of the user's own that the reward stages will be trained under."""
+    trained = {"reward", "reward_common", "critique"} & set(config.stages) and config.reward.loss == "utility"
+    utilities = utility_table(config.reward, prompt_aware=True)[0] if trained else ()
+    return [f"utility {type(one).__name__}: {note}" for one in utilities if (note := unsettable(type(one)))]
 
 
 def check_utilities(config: ConfigDict) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlhf_jax.commands.utility_words import read_utility
+from rlhf_jax.commands.utility_words import make_named, read_utility
 from rlhf_jax.config import did_you_mean
 from rlhf_jax.console import clean_text
 from rlhf_jax.diagnostics import Collapse, coincide, distribution_summary
@@ -188,16 +188,19 @@ _OPTIONAL: Fields = {
 
 def _solver(kind: str, text: str) -> Callable[[tuple[int, ...]], np.ndarray]:
     """From sizes of tiers, best first, to the best rewards under the utility ``text`` itself."""
-    name, parameters = read_utility(f"collapse: --utility={kind}", text)
+    option = f"collapse: --utility={kind}"
+    name, values = read_utility(option, text)
 
-    from rlhf_jax.objectives.utilities import make_utility
+    from rlhf_jax.objectives.members import told
     from rlhf_jax.theory.optimum import best_rewards_of_tiers
 
     try:
-        utility = make_utility(name, **parameters)
+        utility = make_named(option, name, values)
         best_rewards_of_tiers(utility, (1, 1))
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:  # whatever a user's file may do
-        raise UserError(f"collapse: --utility={kind}: {text}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{option}: {text}: {told(error, name)}") from None
     return lambda sizes: best_rewards_of_tiers(utility, sizes).rewards
 
 

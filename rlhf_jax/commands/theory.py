@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_jax.commands.utility_words import PARAMETERS, read_positive, read_utility
+from rlhf_jax.commands.utility_words import PARAMETERS, make_named, read_positive, read_utility
 from rlhf_jax.config import did_you_mean
 from rlhf_jax.errors import UserError
 
@@ -27,7 +27,7 @@ usage: rlhf-jax theory --utility=NAME[:PARAMETER] [--n=N | --tiers=N,..] [--eps=
 
   --utility=NAME    power:GAMMA x^gamma, negative_power:GAMMA -x^-gamma, log, log_sigmoid:SIGMA log s(x/sigma), linear,
                     exponential:SIGMA -exp(-x/sigma), quantile:A,B (rewards follow Beta(A, B)),
-                    or FILE.py:CLASS of your own
+                    or FILE.py:CLASS[:PARAMETER,..] of your own, those of gamma, sigma, a, b that it has, in its order
   --n=N             number of responses, all ranked, from 2 to 5000 (8)
   --tiers=2,3,3     sizes of tiers of equally good responses, the best first, instead of --n
   --eps=E           of U(x + E), a straight line below 0: what is trained with extension "shift"
@@ -44,10 +44,10 @@ examples:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What the command line asked for. ``parameters``: numbers of the utility ``name``, the class's own if empty."""
+    """What the command line asked for. ``values``: parameters of the utility ``name``, the class's own if empty."""
 
     name: str
-    parameters: dict[str, float]
+    values: tuple[float, ...]
     tiers: tuple[int, ...]
     extension: str  # shift or tangent, with epsilon; empty: U itself
     epsilon: float
@@ -107,7 +107,7 @@ def _question(options: dict[str, str]) -> Question:
         raise UserError(f"theory: --utility: missing; one of {', '.join(PARAMETERS)}, or FILE.py:CLASS")
     if "eps" in options and "tangent" in options:
         raise UserError("theory: --eps and --tangent: two forms of one utility, give one of them")
-    name, parameters = read_utility("theory: --utility", options["utility"])
+    name, values = read_utility("theory: --utility", options["utility"])
     extension = "shift" if "eps" in options else "tangent" if "tangent" in options else ""
     given = "eps" if extension == "shift" else "tangent"
     epsilon = read_positive(f"theory: --{given}", options[given]) if extension else 0.0
@@ -116,7 +116,7 @@ def _question(options: dict[str, str]) -> Question:
         raise UserError(f"theory: --plot: {plot} is neither a .png nor a .svg file")
     if plot and not Path(plot).parent.is_dir():
         raise UserError(f"theory: --plot: no such folder: {Path(plot).parent}")
-    return Question(name, parameters, _tiers(options), extension, epsilon, "json" in options, plot)
+    return Question(name, values, _tiers(options), extension, epsilon, "json" in options, plot)
 
 
 def _tiers(options: dict[str, str]) -> tuple[int, ...]:
@@ -147,20 +147,21 @@ def _count(name: str, text: str, least: int) -> int:
 
 
 def _answer(question: Question) -> "tuple[Utility, Optimum]":
-    from rlhf_jax.objectives.utilities import make_utility
+    from rlhf_jax.objectives.members import told
     from rlhf_jax.theory.optimum import best_rewards_of_tiers
 
     form: dict[str, float | str] = {"extension": question.extension, "epsilon": question.epsilon}
     try:
-        utility = make_utility(question.name, **question.parameters, **(form if question.extension else {}))
+        utility = make_named("theory: --utility", question.name, question.values, **(form if question.extension else {}))
         return utility, best_rewards_of_tiers(utility, question.tiers, trained=bool(question.extension))
-    except (ValueError, ArithmeticError) as error:
-        raise UserError(f"theory: {error}") from None
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:  # whatever a user's file may do
-        if question.name in PARAMETERS:
-            raise
-        text = " ".join(str(error).split())
-        raise UserError(f"theory: --utility: {question.name}: {type(error).__name__}: {text}") from None
+        if question.name not in PARAMETERS:
+            raise UserError(f"theory: --utility: {question.name}: {told(error, question.name)}") from None
+        if isinstance(error, ValueError | ArithmeticError):
+            raise UserError(f"theory: {error}") from None
+        raise
 
 
 def _law(question: Question, utility: "Utility") -> "LimitLaw | None":
@@ -169,7 +170,10 @@ def _law(question: Question, utility: "Utility") -> "LimitLaw | None":
 
 
 def _title(question: Question, utility: "Utility") -> str:
-    numbers = ", ".join(f"{key}={value:g}" for key, value in question.parameters.items())
+    from rlhf_jax.objectives.utilities import parameters_of
+
+    given = zip(parameters_of(type(utility)), question.values, strict=False)
+    numbers = ", ".join(f"{key}={value:g}" for key, value in given)
     form = f", {question.extension} {question.epsilon:g}" if question.extension else ""
     tiers = "" if set(question.tiers) == {1} else f" in tiers {','.join(map(str, question.tiers))}"
     name = (utility.name or question.name) + (f"({numbers})" if numbers else "")
@@ -188,6 +192,7 @@ def _print_table(question: Question, utility: "Utility", optimum: "Optimum") -> 
     from rich.markup import escape
     from rich.table import Table
 
+    from rlhf_jax.objectives.utilities import unsettable
     from rlhf_jax.theory.limits import kolmogorov_smirnov, wasserstein_1
 
     console, n = Console(highlight=False), len(optimum.rewards)
@@ -203,6 +208,8 @@ def _print_table(question: Question, utility: "Utility", optimum: "Optimum") -> 
     console.print(f"objective     {optimum.objective!r}", f"kkt residual  {optimum.kkt_residual:.1e}", sep="\n")
     if not optimum.unique:
         console.print("other rewards are as good: a response that is pulled up as much as down is free")
+    if question.name not in PARAMETERS and unsettable(type(utility)):
+        console.print(unsettable(type(utility)), soft_wrap=True)
     law = _law(question, utility)
     if law is not None:
         distances = f"W1 {wasserstein_1(optimum.rewards, law):.6f}, KS {kolmogorov_smirnov(optimum.rewards, law):.6f}"

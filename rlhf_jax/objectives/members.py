@@ -2,6 +2,7 @@
 
 import inspect
 import runpy
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,3 +37,15 @@ def load_own(name: str, family: type[Member]) -> type[Member]:
     if not inspect.isclass(found) or not issubclass(found, family):
         raise ValueError(f"{path} defines no class {title} derived from {family.__module__}.{family.__name__}")
     return found
+
+
+def told(error: BaseException, name: str) -> str:
+    """An error about ``path/to/file.py:ClassName`` in words: its type, what it says, and the line of the file that
+    raised it, if it was that file.
+    """
+    path, text = name.rpartition(":")[0], " ".join(str(error).split())
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    if isinstance(error, SyntaxError) and error.filename == path:
+        lines, text = [error.lineno], error.msg
+    where = f" ({path}, line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {text}{where}"

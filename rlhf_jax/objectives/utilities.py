@@ -45,6 +45,8 @@ class LimitLaw:
 
 TWO_POINTS = LimitLaw(atom=0.5)
 
+SETTABLE = ("gamma", "sigma", "a", "b")  # the fields of a member that a configuration or a command line can set
+
 
 @dataclasses.dataclass(frozen=True)
 class Utility:
@@ -305,6 +307,18 @@ def load_member(name: str) -> type[Utility]:
       ValueError: the file has no such class, or it is no Utility.
     """
     return load_own(name, Utility) if ":" in name else FAMILY[name]
+
+
+def parameters_of(member: type[Utility]) -> tuple[str, ...]:
+    """The fields of a member that can be set, in its own order, ``epsilon`` and ``extension`` apart."""
+    return tuple(field.name for field in dataclasses.fields(member) if field.name in SETTABLE)
+
+
+def unsettable(member: type[Utility]) -> str:
+    """A sentence on the fields of a user's own member that nothing can set; empty if there are none."""
+    common = {field.name for field in dataclasses.fields(Utility)}
+    names = [field.name for field in dataclasses.fields(member) if field.name not in {*SETTABLE, *common}]
+    return f"of its fields only {', '.join(SETTABLE)} can be set, not {', '.join(names)}" if names else ""
 
 
 def make_utility(name: str, **parameters: float | str) -> Utility:

@@ -61,7 +61,8 @@ def check_shape(shape: Shape, utility: Utility) -> None:
         raise ValueError(f"{utility!r} is not finite for every gap in (0, 1]")
     if np.any(slope < 0) or not np.any(slope > 0):
         raise ValueError(f"{utility!r} does not increase with the gap on (0, 1]: it rewards no order")
-    if np.any(curvature > 1e-9 * (1.0 + slope)):
+    rises = np.diff(slope) > 1e-9 * (1.0 + slope[1:])  # at a kink, where the curvature is of a measure that it misses
+    if np.any(curvature > 1e-9 * (1.0 + slope)) or np.any(rises):
         raise ValueError(
             f"{utility!r} is not concave on (0, 1]: its best rewards are not unique and cannot be solved for"
         )

@@ -16,6 +16,7 @@ from rlhf_jax.build.specs import (
     reward_bounded,
     reward_spec,
     rollout_spec,
+    utility_notes,
     utility_table,
 )
 from rlhf_jax.config import default_config, utility
@@ -184,6 +185,25 @@ class Lawless(Arctan):
 class Leaving(Arctan):
     def raw(self, x):
         raise SystemExit(3)
+
+@dataclasses.dataclass(frozen=True)
+class Square(Utility):
+    tau: float = 2.0
+
+    def raw(self, x):
+        return x * x
+
+@dataclasses.dataclass(frozen=True)
+class Bent(Arctan):
+    tau: float = 0.5
+
+    def raw(self, x):  # 2 up to a gap of 1/2, 1 from there
+        return jnp.minimum(2 * x, x + self.tau)
+
+@dataclasses.dataclass(frozen=True)
+class BentUp(Utility):
+    def raw(self, x):  # of no curvature anywhere but at the kink
+        return jnp.maximum(x, 2 * x - 0.5)
 """
 
 
@@ -206,6 +226,31 @@ def test_a_users_file_without_a_working_utility_is_one_line_with_the_key(tmp_pat
     with pytest.raises(UserError, match=r"^config\.reward\.utility\.name: .*mine\.py") as caught:
         utility_table(_own(tmp_path, title), prompt_aware=False)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("title", ["Square", "BentUp"])
+def test_an_own_utility_that_is_not_concave_is_refused_by_the_words_of_the_theory(
+    tmp_path: pathlib.Path, title: str
+) -> None:
+    with pytest.raises(UserError, match=r"is not concave on \(0, 1\]: its best rewards are not unique"):
+        utility_table(_own(tmp_path, title), prompt_aware=False)
+    assert utility_table(_own(tmp_path, "Bent"), prompt_aware=False)[0]  # concave, with a kink
+
+
+def test_the_line_of_a_users_file_that_broke_is_named(tmp_path: pathlib.Path) -> None:
+    line = 1 + OWN.splitlines().index("        return x.no_such_thing")
+    with pytest.raises(UserError, match=rf": AttributeError: .* \({tmp_path}/mine\.py, line {line}\)$"):
+        utility_table(_own(tmp_path, "Broken"), prompt_aware=False)
+
+
+def test_fields_that_nothing_can_set_are_told(tmp_path: pathlib.Path) -> None:
+    config = default_config()
+    config.reward = _own(tmp_path, "Bent")
+    assert utility_notes(config) == ["utility Bent: of its fields only gamma, sigma, a, b can be set, not tau"]
+    config.reward = _own(tmp_path, "Arctan")
+    assert utility_notes(config) == []
+    with pytest.raises(UserError, match="can be set, not tau$"):
+        utility_table(_own(tmp_path, "Square"), prompt_aware=False)
 
 
 def test_an_own_utility_that_needs_bounds_refuses_unbounded_rewards(tmp_path: pathlib.Path) -> None:

@@ -125,6 +125,31 @@ def test_a_class_of_ones_own(capsys, tmp_path):
     assert "defines no class Rot" in refused(capsys, f"--utility={path}:Rot")
 
 
+def test_a_class_of_ones_own_takes_its_parameters_as_the_built_in_ones_do(capsys, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import dataclasses\nfrom rlhf_jax.objectives.utilities import Utility\n\n\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Root(Utility):\n    tau: float = 3.0\n    gamma: float = 0.9\n\n"
+        "    def raw(self, x):\n        return x**self.gamma\n\n\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Divided(Utility):\n    a: float = 1.0\n    sigma: float = 1.0\n\n"
+        "    def raw(self, x):\n        return x * (1 / (self.a - self.sigma))\n"
+    )
+    words = ("--n=5", "--json")
+    own, power = (json.loads(printed(capsys, f"--utility={u}:0.5", *words)) for u in (f"{path}:Root", "power"))
+    np.testing.assert_allclose(own["r"], power["r"], atol=1e-12)
+    shown = printed(capsys, f"--utility={path}:Root:0.5", "--n=5")
+    assert "(gamma=0.5)" in shown
+    assert "of its fields only gamma, sigma, a, b can be set, not tau" in shown
+    assert f"must be {path}:Root:GAMMA" in refused(capsys, f"--utility={path}:Root:0.5,1")
+    assert "'half' is not a number" in refused(capsys, f"--utility={path}:Root:half")
+    # In the order of the class, a before sigma: 1/(2 - 1) is a line, 1/(1 - 2) falls.
+    assert "objective" in printed(capsys, f"--utility={path}:Divided:2,1")
+    assert "does not increase" in refused(capsys, f"--utility={path}:Divided:1,2")
+    broken = refused(capsys, f"--utility={path}:Divided")
+    assert "ZeroDivisionError" in broken
+    assert f"division by zero ({path}, line 20)" in broken
+
+
 def test_the_table_says_what_the_law_is(capsys):
     out = printed(capsys, "--utility=exponential:0.5", "--n=40")
     assert "0.25 at 0 and at 1 each, uniform between" in out

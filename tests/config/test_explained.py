@@ -4,13 +4,14 @@ import fnmatch
 
 import pytest
 
+from rlhf_jax import __version__
 from rlhf_jax.config import default_config, leaves
 from rlhf_jax.config.explained import Setting, settings
 from rlhf_jax.config.meanings import meanings
 from rlhf_jax.config.units import UNITS, unit_of
 from rlhf_jax.errors import UserError
 from rlhf_jax.flags import parse
-from rlhf_jax.help import explain
+from rlhf_jax.help import explain, help_text
 from rlhf_jax.main import main
 
 
@@ -87,3 +88,34 @@ def test_help_before_a_command_is_that_of_the_command(capsys: pytest.CaptureFixt
     told = capsys.readouterr().out
     main(["--help", "theory"])
     assert capsys.readouterr().out == told
+
+
+@pytest.mark.parametrize("words", [["--help", "learning rate"], ["-h", "learning", "rate"], ["--help", "Learning_Rate"]])
+def test_words_are_joined_and_spaces_are_underscores(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert "--config.sft.optimizer.learning_rate=" in out
+    assert "--config.sft.steps=" not in out
+
+
+def test_the_short_help_and_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["theory", "-h"])
+    told = capsys.readouterr().out
+    main(["theory", "--help"])
+    assert capsys.readouterr().out == told
+    for words, out in ((["-h"], help_text()), (["--version"], f"rlhf_jax {__version__}")):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 0
+        assert capsys.readouterr().out.strip() == out
+
+
+@pytest.mark.parametrize("words", [["train", "--config=configs/sft.py"], ["trian"], ["foo", "--config=x"]])
+def test_a_run_is_no_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    told = "no such command; a run is started by options alone: rlhf-jax --config=FILE.py --workdir=DIR"
+    assert capsys.readouterr().err == f"rlhf-jax: error: {words[0]}: {told}\n"
