@@ -58,6 +58,8 @@ def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: in
       UserError: the directory is no run, it lacks the policy or the reward model, or there are no such prompts.
     """
     config, code = read_run(workdir)
+    if not config.parents.reward and not (workdir / "checkpoints" / "reward").is_dir():
+        raise UserError(f"{workdir}: no checkpoints of a reward model (stage reward) in this run directory")
     config.data.gold = gold
     tokenizer = run_tokenizer(config, workdir / "tokenizer")
     data = load_data(config, tokenizer=tokenizer)

@@ -332,7 +332,8 @@ def load_parent(context: Context, stage: str, spec: DecoderSpec) -> Params:
     init = init_decoder if stage == "sft" else partial(init_reward_model, ensemble=members)
     trained_under, own = stage_config(context.config, stage), stage.removesuffix("_start")
     made = adapted(trained_under, own, partial(init, spec), members)
-    return merge(restore(context, stage_directory(context, stage), f"config.parents.{stage}", made))
+    named = f"config.parents.{stage}" if context.config.parents.get(stage) else str(context.workdir)
+    return merge(restore(context, stage_directory(context, stage), named, made))
 
 
 def restore(context: Context, directory: Path, named: str, init: Callable[[jax.Array], Params]) -> Params:

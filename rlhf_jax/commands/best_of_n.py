@@ -27,8 +27,8 @@ _VALUED = ("n", "aggregate", "penalty", "policy", "prompts", "gold", "seed")
 _OPTIONS = tuple(f"--{name}" for name in (*_VALUED, *_FLAGS))
 _HELP = """The best of n answers of a run's policy by its reward model, and what that is worth, for every n' up to n.
 
-usage: rlhf-jax best-of-n RUN --n=N [--aggregate=HOW] [--penalty=P] [--policy=STAGE] [--prompts=K|FILE]
-                              [--gold=FILE.py:FUNCTION] [--seed=S] [--json]
+usage: rlhf-jax best-of-n RUN --n=N [--aggregate=HOW] [--penalty=P] [--policy=sft|ppo|dpo|online]
+                              [--prompts=K|FILE] [--gold=FILE.py:FUNCTION] [--seed=S] [--json]
 
   RUN               a run directory with a policy and a reward model, its own or its parents'
   --n=N             answers sampled to each prompt

@@ -32,8 +32,8 @@ _DEFAULTS = {
 }
 _HELP = """Talk to a run's policy, pick the better of two answers, and see then what the reward model thinks of them.
 
-usage: rlhf-jax chat RUN [--stage=STAGE] [--reward=RUN] [--out=labels.jsonl] [--prompts=FILE] [--annotator=NAME]
-                         [--seed=S] [--temperature=T] [--top_p=P] [--host=ADDRESS] [--port=N]
+usage: rlhf-jax chat RUN [--stage=sft|ppo|dpo|online] [--reward=RUN] [--out=labels.jsonl] [--prompts=FILE]
+                         [--annotator=NAME] [--seed=S] [--temperature=T] [--top_p=P] [--host=ADDRESS] [--port=N]
 
 Needs pip install 'rlhf_jax[chat]'. Judgements are ranked lists of two, one JSON object a line, for --config.data.path.
 

@@ -7,10 +7,12 @@ completed group by group, those with a choice by their values. zsh runs the func
 import ast
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from rlhf_jax.commands import NAMES
 from rlhf_jax.config.explained import KINDS, Setting, settings
+from rlhf_jax.config.names import STAGES
 from rlhf_jax.config.rules import did_you_mean
 from rlhf_jax.errors import UserError
 from rlhf_jax.help import HELP
@@ -41,6 +43,12 @@ _rlhf_jax_values() {
   esac
 }
 
+_rlhf_jax_choices() {
+  case "$1" in
+@CHOICES@
+  esac
+}
+
 _rlhf_jax_options() {
   case "$1" in
 @OPTIONS@
@@ -49,15 +57,22 @@ _rlhf_jax_options() {
 }
 
 _rlhf_jax() {
-  local line="${COMP_LINE:0:$COMP_POINT}" current first="" option text keys word rest found="" kept=""
+  local line="${COMP_LINE:0:$COMP_POINT}" current before first="" option text keys word rest found="" kept=""
   current="${line##*[[:space:]]}"
+  before="${line%"$current"}"
+  before="${before%"${before##*[![:space:]]}"}"
+  before="${before##*[[:space:]]}"
   option="${current%%=*}" text="${current#*=}"
   set -- $line
   [ "$#" -gt 1 ] && first="$2"
   case "$current" in
     --config.*=*)
-      for word in $(_rlhf_jax_values "${option#--config.}" "$text"); do found="$found $option=$word"; done ;;
+      rest=""
+      [ "$option" = --config.stages ] && case "$text" in *,*) rest="${text%,*}," ;; esac
+      for word in $(_rlhf_jax_values "${option#--config.}" "$text"); do found="$found $option=$rest$word"; done ;;
     --*=*)
+      for word in $(_rlhf_jax_choices "$first:$option"); do found="$found $option=$word"; done
+      [ -z "$found" ] &&
       for word in $(_rlhf_jax_files "$text"); do
         case "$option:$word" in
           *:*/|--config:*.py|--config:*.json) ;;
@@ -80,7 +95,19 @@ _rlhf_jax() {
       done ;;
     -*) found="$(_rlhf_jax_options "$first")" ;;
     "$first") found='@COMMANDS@ --config= --help' ;;
-    *) found="$(_rlhf_jax_files "$current")" ;;
+    *)
+      if [ "$before" = --help ] || [ "$before" = -h ]; then
+        for word in @KEYS@; do
+          case "$word" in "$current"*) ;; *) continue ;; esac
+          rest="${word#"$current"}"
+          case "$rest" in *.*) word="$current${rest%%.*}." ;; esac
+          case " $found " in *" $word "*) ;; *) found="$found $word" ;; esac
+        done
+        [ "$before" = "$first" ] && found="$found @COMMANDS@"
+      elif [ "$before" = "$first" ]; then
+        found="$(_rlhf_jax_choices "$first:")"
+      fi
+      [ -z "$found" ] && found="$(_rlhf_jax_files "$current")" ;;
   esac
   case "$COMP_WORDBREAKS" in *=*) kept="${current%"${current##*=}"}" ;; esac
   case "$COMP_WORDBREAKS" in
@@ -115,6 +142,16 @@ def options_of(text: str) -> list[str]:
     return [*(one for one in found if f"{one}=" not in found and one not in ("--noconfig", "--help")), "--help"]
 
 
+def choices_of(name: str, text: str) -> dict[str, list[str]]:
+    """What there is to choose from, by option, where the usage of a command says so (``--kind=one|other``); under ""
+    the words that may stand after the command itself, if they are no places.
+    """
+    usage = text.partition("usage:")[2].partition("\n\n")[0]
+    found = {f"--{key}": words.split("|") for key, words in re.findall(r"--([a-z_]+)=([a-z_]+(?:\|[a-z_]+)+)", usage)}
+    first = re.findall(rf"rlhf-jax {name} ([a-z][a-z|-]+)(?=\s|$)", usage)
+    return found | ({"": [word for one in first for word in one.split("|")]} if first else {})
+
+
 def _help_of(name: str) -> str:
     """``_HELP`` of a command's module, which is not imported for it: most load more than a shell should wait for."""
     source = pathlib.Path(__file__).with_name(f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
@@ -126,9 +163,14 @@ def bash() -> str:
     """The script for bash."""
     known = settings()
     filled = {
-        "VALUES": "\n".join(f"    {one.key}) echo '{' '.join(_values(one))}' ;;" for one in known if one.choices),
+        "VALUES": "\n".join(f"    {one.key}) echo '{' '.join(_values(one))}' ;;" for one in known if _values(one)),
         "PATHS": "|".join(one.key for one in known if _is_free(one)),
         "OPTIONS": "\n".join(f"    {name}) echo '{' '.join(options_of(_help_of(name)))}' ;;" for name in NAMES),
+        "CHOICES": "\n".join(
+            f"    {name}:{option}) echo '{' '.join(words)}' ;;"
+            for name in NAMES
+            for option, words in choices_of(name, _help_of(name)).items()
+        ),
         "RUN": " ".join(_run_options()),
         "KEYS": " ".join(one.key for one in known),
         "SWITCHES": " ".join(one.key for one in known if isinstance(one.default, bool)),
@@ -150,20 +192,28 @@ def fish() -> str:
 def _fish_lines() -> Iterator[str]:
     yield f"complete -c rlhf-jax -n '__fish_use_subcommand' -f -a '{' '.join(NAMES)}'"
     for name in NAMES:
-        yield from _fish_options(options_of(_help_of(name)), f"__fish_seen_subcommand_from {name}")
+        given = f"__fish_seen_subcommand_from {name}"
+        choices = choices_of(name, _help_of(name))
+        if "" in choices:
+            yield f"complete -c rlhf-jax -n '{given}' -f -a '{' '.join(choices.pop(''))}'"
+        yield from _fish_options(options_of(_help_of(name)), given, choices)
     yield from _fish_options(_run_options(), f"not __fish_seen_subcommand_from {' '.join(NAMES)}")
     idle = [name for name in NAMES if "--config." not in options_of(_help_of(name))]
     settled = f"not __fish_seen_subcommand_from {' '.join(idle)}"
     for one in settings():
-        values = f" -a '{' '.join(_values(one))}'" if one.choices else ""
+        values = f" -a '{' '.join(_values(one))}'" if _values(one) else ""
         files = "r" if _is_free(one) else "x"
         yield f"complete -c rlhf-jax -n '{settled}' -l config.{one.key} -{files}{values} -d {_quoted(one.meaning)}"
 
 
-def _fish_options(options: Sequence[str], condition: str) -> Iterator[str]:
+def _fish_options(
+    options: Sequence[str], condition: str, choices: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> Iterator[str]:
     for option in options:
         if option != "--config.":
             value = " -r" if option.endswith("=") else ""
+            if option.strip("=") in choices:
+                value = f" -x -a '{' '.join(choices[option.strip('=')])}'"
             yield f"complete -c rlhf-jax -n '{condition}' -l {option.strip('-=')}{value}"
 
 
@@ -174,6 +224,8 @@ def _run_options() -> list[str]:
 
 def _values(one: Setting) -> list[str]:
     """Those of its choices that are values, and not the form of one (FILE.py:CLASS)."""
+    if one.key == "stages":
+        return list(STAGES)
     return [choice for choice in one.choices if choice.islower()]
 
 

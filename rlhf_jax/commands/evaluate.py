@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 ROBUSTNESS_LISTS = 256  # lists whose responses are changed and scored again, prompt types taking turns
 _HELP = """How far can a reward model be trusted: order, calibration, length bias, robustness; RewardBench's own scores.
 
-usage: rlhf-jax evaluate RUN [--data=FILE] [--format=FORMAT] [--stage=STAGE] [--temperature=T] [--json] [--out=DIR]
+usage: rlhf-jax evaluate RUN [--data=FILE] [--format=FORMAT] [--stage=reward|reward_common] [--temperature=T]
+                              [--json] [--out=DIR]
        rlhf-jax evaluate --scores=FILE.jsonl --out=DIR [--temperature=T] [--json]
 
   RUN               a run directory: its newest reward model scores what the run held out

@@ -41,12 +41,12 @@ _OPTIONS = ("--stage", "--out", "--adapter", "--base", "--overwrite", "--help")
 MARK = "rlhf_jax.json"  # in a folder that holds adapters alone: what ``config.json`` of a model keeps of the run
 _HELP = """Write a trained model as a Hugging Face folder: config.json, model.safetensors, tokenizer, model card.
 
-usage: rlhf-jax export RUN --stage=reward|reward_common|sft|ppo --out=DIR
+usage: rlhf-jax export RUN --stage=reward|reward_common|sft|ppo|dpo|online --out=DIR
        [--adapter | --base] [--overwrite]
 
   RUN               a run directory; the newest checkpoint of the stage is written
   --stage=STAGE     reward, reward_common: ...ForSequenceClassification, which returns the raw logit;
-                    sft, ppo (its policy): ...ForCausalLM
+                    sft, ppo, dpo, online (their policies): ...ForCausalLM
   --out=DIR         the folder to make, all at once or not at all
   --adapter         of a stage that was trained by adapters (config.lora) these alone, as PEFT keeps them
   --base            of such a stage the model beneath the adapters; without either they are merged into it

@@ -23,7 +23,7 @@ POLICIES = ("sft", "ppo", "dpo", "online")
 _HELP = """Close the loop with people: what to ask them, and what they said.
 
 usage: rlhf-jax labels to-labelstudio RUN --out=DIR [--kind=pairwise|ranking] [--tasks=100] [--responses=4]
-                                      [--policy=STAGE] [--prompts=K|FILE] [--seed=0]
+                                      [--policy=sft|ppo|dpo|online] [--prompts=K|FILE] [--seed=0]
        rlhf-jax labels from-labelstudio EXPORT.json --out=FILE.jsonl
 
 to-labelstudio samples responses to prompts and asks about those where the reward model of the run, or its ensemble,

@@ -14,6 +14,7 @@ from rlhf_jax.build.context import (
     Context,
     check_sizes,
     init_scored,
+    load_parent,
     make_context,
     make_executor,
     parents_tokenizer,
@@ -293,3 +294,18 @@ def test_a_hugging_face_folder_is_no_run(
     with pytest.raises(SystemExit):
         main(["--config=model/config.json", "--dry_run"])
     assert "model: a Hugging Face model folder, not a run directory" in capsys.readouterr().err
+
+
+def test_best_of_n_without_a_reward_model_speaks_of_the_run_alone(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _parent(tmp_path / "run")
+    with pytest.raises(SystemExit) as stopped:
+        main(["best-of-n", run, "--n=2"])
+    assert stopped.value.code == 2
+    told = "no checkpoints of a reward model (stage reward) in this run directory"
+    assert capsys.readouterr().err == f"rlhf-jax: error: {run}: {told}\n"
+    config = default_config()  # a policy that is missing is no matter of parents either
+    context = make_context(config, tmp_path / "own")
+    with pytest.raises(UserError, match=rf"^{tmp_path}/own: no checkpoints in {tmp_path}/own/checkpoints/sft$"):
+        load_parent(context, "sft", stage_decoder(context, "sft"))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rlhf_jax.commands import NAMES, collapse, completion, export, plan, theory
-from rlhf_jax.config import default_config, leaves
+from rlhf_jax.config import STAGES, default_config, leaves
 from rlhf_jax.main import main
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def test_the_first_word_is_a_command_or_an_option() -> None:
     assert {f"{name} " for name in NAMES} | {"--config=", "--help "} == set(offered("rlhf-jax "))
     assert offered("rlhf-jax ev") == ["evaluate "]
     assert set(offered("rlhf-jax --")) == {
-        *("--config=", "--config.", "--noconfig.", "--workdir=", "--dry_run ", "--help "),
+        *("--config=", "--config.", "--noconfig.", "--workdir=", "--dry_run ", "--help ", "--version "),
     }
 
 
@@ -51,6 +51,26 @@ def test_values_are_those_that_the_check_lets_pass() -> None:
     assert set(offered("rlhf-jax --config.model.tied=")) == {"true ", "false "}
     assert offered("rlhf-jax --config.sft.steps=") == [""]
     assert "FILE.py:CLASS " not in offered("rlhf-jax --config.reward.utility.name=")
+
+
+def test_stages_and_what_else_a_usage_names() -> None:
+    assert set(offered("rlhf-jax export runs/a --stage=")) == {
+        f"{stage} " for stage in ("sft", "reward", "reward_common", "ppo", "dpo", "online")
+    }
+    assert set(offered("rlhf-jax evaluate runs/a --stage=")) == {"reward ", "reward_common "}
+    assert offered("rlhf-jax chat --stage=p") == ["ppo "]
+    assert offered("rlhf-jax best-of-n --policy=on") == ["online "]
+    assert set(offered("rlhf-jax labels ")) == {"to-labelstudio ", "from-labelstudio "}
+    assert offered("rlhf-jax labels to-labelstudio READ") == ["README.md "]
+    assert set(offered("rlhf-jax completion ")) == {"bash ", "zsh ", "fish "}
+    assert set(offered("rlhf-jax --config.stages=")) == {f"{stage} " for stage in STAGES}
+    assert offered("rlhf-jax --config.stages=sft,re") == ["sft,reward ", "sft,reward_common "]
+
+
+def test_what_help_is_asked_for() -> None:
+    assert offered("rlhf-jax --help ppo.k") == ["ppo.kl."]
+    assert "ppo.kl.horizon " in offered("rlhf-jax --help ppo.kl.")
+    assert offered("rlhf-jax -h ev") == ["evaluate "]
 
 
 def test_only_switches_are_negated() -> None:

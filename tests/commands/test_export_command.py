@@ -15,6 +15,7 @@ import yaml
 
 from rlhf_jax.build.specs import decoder_spec
 from rlhf_jax.checkpoints import Checkpoints
+from rlhf_jax.commands import export
 from rlhf_jax.config import default_config, to_json
 from rlhf_jax.data.tokenizers import build_tokenizer, load_tokenizer, save_tokenizer
 from rlhf_jax.main import main
@@ -307,3 +308,11 @@ def test_what_a_run_may_lack(tmp_path, capsys):
 def test_the_help(capsys):
     main(["export", "--help"])
     assert "usage: rlhf-jax export RUN" in capsys.readouterr().out
+
+
+def test_the_help_and_the_page_name_every_stage() -> None:
+    """Those that ``export`` takes, which the errors list."""
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    table = page.partition("| stage |")[2].partition("\n\n")[0]
+    assert f"--stage={'|'.join(export.STAGES)} " in export._HELP
+    assert all(f"`{stage}`" in table for stage in export.STAGES)
