@@ -12,6 +12,7 @@ from rlhf_jax.config import did_you_mean, to_json
 from rlhf_jax.console import say
 from rlhf_jax.errors import UserError
 from rlhf_jax.flags import parse
+from rlhf_jax.metrics import UNITS
 from rlhf_jax.sweeps.folder import Value, digest, open_sweep, read_sweep, read_trials
 from rlhf_jax.sweeps.results import counted, write_results
 from rlhf_jax.sweeps.space import Base, Space, draw, grid, make_space, named
@@ -23,6 +24,7 @@ _WHAT = ("space", "sampler", "sampler_seed", "points", "seeds", "objective", "pr
 _VALUED = (*_WHAT, "workers", "lease")
 _SWITCHES = ("show", "dry_run", "quiet", "help")
 OPTIONS = ("--config", "--workdir", *(f"--{name}" for name in (*_VALUED, *_SWITCHES)), "--sweep.KEY")
+UNTOLD = ("bayes", "train", "alarm")  # what figures of a summary begin with that have no unit of their own
 _CHECKED = 50  # random points of a space without end that are looked at before anything runs
 _HELP = """Many runs over a space of settings. Each is a run directory in the sweep's folder; the same command goes on.
 
@@ -240,6 +242,10 @@ def _objectives(text: str, stages: Sequence[str]) -> tuple[Objective, ...]:
         if stage not in stages:
             hint = did_you_mean(stage, stages) or f"; they are {', '.join(stages)}"
             raise UserError(f"--objective: {metric}: no stage {stage!r} in config.stages{hint}")
+        # Only what it begins with: prompt types, kinds and sources have names of their own.
+        names = [f"{stage}.{name.removeprefix('validation.')}" for name in UNITS]
+        if metric.split(".")[1:2] not in [name.split(".")[1:2] for name in names] + [[word] for word in UNTOLD]:
+            raise UserError(f"--objective: {metric}: no figure of a run is called so{did_you_mean(metric, names)}")
         found.append(Objective(metric, "max" if direction == "max" else "min"))
     if len({one.metric for one in found}) < len(found):
         raise UserError(f"--objective: {text}: a figure is there twice")

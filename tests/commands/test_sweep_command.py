@@ -245,6 +245,11 @@ def test_tpe_learns_from_the_trials_of_the_folder(tmp_path: pathlib.Path, runs: 
         (["w", GAMMA], "--sweep.reward.utility.gamma: the sweep in w is what it was begun as"),
         (["w", "--seeds=0"], "--seeds: the sweep in w is what it was begun as"),
         (["w", "v"], "v: not an option"),
+        (
+            ["--config=CONFIG", "--workdir=w", GAMMA, "--objective=reward.los:min"],
+            "--objective: reward.los: no figure of a run is called so; did you mean reward.loss?",
+        ),
+        (["--config=CONFIG", "--workdir=w", GAMMA, "--objective=reward.:min"], "reward.: no figure of a run"),
     ],
 )
 def test_what_cannot_be_swept_is_one_line_before_anything_is_made(
@@ -264,14 +269,22 @@ def test_what_cannot_be_swept_is_one_line_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "name", ["gold", "gold.essay", "train.pair_accuracy", "bayes.log_loss", "w1.a.b", "steps", "alarm.kl", "auc.kind"]
+)
+def test_figures_of_ones_own_prompts_are_known(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sweep", CONFIG, GAMMA, f"--objective=reward.{name}:max", "--dry_run"])
+    assert "2 trials" in capsys.readouterr().out
+
+
 def test_a_figure_that_no_run_has_is_told_when_the_first_has_ended_and_nothing_is_lost(
     tmp_path: pathlib.Path, runs: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["sweep", CONFIG, f"--workdir={tmp_path}", GAMMA]
     with pytest.raises(SystemExit) as told:
-        main([*words, "--objective=reward.pair_acuracy:max"])
+        main([*words, "--objective=reward.pair_accuracy.essay:max"])
     assert told.value.code == 2
-    assert "reward.pair_acuracy: no such figure" in capsys.readouterr().err
+    assert "reward.pair_accuracy.essay: no such figure" in capsys.readouterr().err
     main([*words, BEST])
     assert runs == ["0000", "0001"]
 
