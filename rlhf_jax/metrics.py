@@ -21,9 +21,19 @@ from typing import Any, Protocol, SupportsFloat
 
 from rlhf_jax.errors import UserError
 
+LOSSES: dict[str, str] = {  # by stage
+    "sft": "nats per token",
+    "reward": "mean over lists: negative mean utility, or what config.reward.loss has for the feedback",
+    "reward_common": "mean over lists: negative mean utility, or what config.reward.loss has for the feedback",
+    "segments": "cross-entropy in nats per response; by kind: per part",
+    "critique": "negative mean utility per list + nats per token of the critiques, by config.critique.lm_weight",
+    "ppo": "surrogate + value loss per token",
+    "dpo": "loss of the method per list",
+    "online": "loss of the method per list",
+}
+
 UNITS: dict[str, str] = {
-    "loss": "nats per token (sft), negative mean utility per list (reward), cross-entropy in nats per response "
-    "(segments; by kind: per part), loss of the method per list (dpo, online), surrogate + value loss per token (ppo)",
+    "loss": "; ".join(f"{stage}: {unit}" for stage, unit in LOSSES.items()),
     "grad_norm": "global norm before clipping",
     "learning_rate": "step size",
     "skipped": "updates that were not made because something was not finite (in the summary: steps with such updates)",
@@ -43,7 +53,7 @@ UNITS: dict[str, str] = {
     "validation.w1_open_closed": "Wasserstein-1 distance between rewards of open and closed prompts",
     "validation.w1": "Wasserstein-1 distance between the rewards of two prompt types",
     "validation.ks": "Kolmogorov-Smirnov distance between the rewards of two prompt types",
-    "validation.collapse_index": "1: all prompt types have one reward distribution, 0: they differ as they should",
+    "validation.collapse_index": "1: all types of prompt have one reward distribution, 0: they lie apart as they should",
     "validation.r_star_distance": "mean distance of the mean reward at each rank from the best rewards of the utility",
     "validation.kendall_tau": "Kendall's tau-b of rewards and ranks, mean over lists",
     "validation.ndcg": "normalised discounted cumulative gain, mean over lists",
@@ -142,16 +152,21 @@ BY_TYPE = (
 )
 
 
-def unit_of(name: str) -> str:
-    """Unit of a metric, with or without its stage and ``validation.``; "" if unknown."""
-    _, _, tail = name.partition(".")
+def unit_of(name: str, stage: str = "") -> str:
+    """Unit of a metric; "" if unknown. ``name`` is one of a row of ``stage``, or of the summary, ``STAGE.NAME``, which
+    holds what was measured on held-out data; ``validation.`` may be left out there.
+    """
+    first, _, tail = name.partition(".")
+    stage, own = (first, tail) if not stage and first in LOSSES else (stage, name)
+    if stage in LOSSES and own.removeprefix("validation.").removeprefix("train.").split(".")[0] == "loss":
+        return LOSSES[stage]
     for candidate in (name, tail):
         if candidate.startswith("bayes."):
             unit = unit_of(f"validation.{candidate.removeprefix('bayes.')}")
             return unit and f"{unit}; expected of one who knows the truth and the annotators' noise"
         if candidate.startswith("train."):
             return unit_of(f"validation.{candidate.removeprefix('train.')}").replace("held-out", "training")
-    for candidate in (name, f"validation.{name}", tail, f"validation.{tail}"):
+    for candidate in (name, f"validation.{name}", f"validation.{tail}", tail):
         words = candidate.split(".")
         families = (".".join(words[:2]), words[0])  # w1.TYPE.TYPE, r_star_distance.TYPE; loss.KIND
         for known in (candidate, *(family for family in families if family in BY_TYPE)):
@@ -302,7 +317,7 @@ class MetricWriter:
 
     def _board(self, stage: str) -> "_Board":
         if stage not in self._boards:
-            self._boards[stage] = _Board(self._workdir / "tb" / stage, self._purge_steps.get(stage))
+            self._boards[stage] = _Board(self._workdir / "tb" / stage, stage, self._purge_steps.get(stage))
         return self._boards[stage]
 
 
@@ -311,7 +326,8 @@ class _Board:
     ends at the first error of the disk, and the run then waits for it.
     """
 
-    def __init__(self, folder: Path, purge: int | None) -> None:
+    def __init__(self, folder: Path, stage: str, purge: int | None) -> None:
+        self._stage = stage
         # Imported here: a run without TensorBoard should not pay for protobuf.
         from tensorboardX import summary
         from tensorboardX.event_file_writer import EventsWriter
@@ -326,7 +342,7 @@ class _Board:
 
     def write(self, step: int, now: float, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            told = self._scalar(name, value, "", unit_of(name))
+            told = self._scalar(name, value, "", unit_of(name, self._stage))
             self._writer.write_event(self._event(step=step, wall_time=now, summary=told))
         self._writer.flush()
 

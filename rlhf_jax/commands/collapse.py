@@ -18,7 +18,7 @@ from rich.table import Table
 from rlhf_jax.commands.utility_words import make_named, read_utility
 from rlhf_jax.config import did_you_mean
 from rlhf_jax.console import clean_text
-from rlhf_jax.diagnostics import Collapse, coincide, distribution_summary
+from rlhf_jax.diagnostics import Collapse, coincide, distribution_summary, is_far
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import read_jsonl
 from rlhf_jax.reports.collapse import collapse_of
@@ -45,8 +45,8 @@ usage: rlhf-jax collapse FILE.jsonl|RUN [--utility=TYPE=NAME[:PARAMETER] ...] [-
 
 Printed: of each type the mean reward at each rank; of each pair of types the Wasserstein-1 distance W1 (in reward), the
 Kolmogorov-Smirnov distance, and what the same lists give when their types are shuffled (mean W1; p-value); the collapse
-index (1: one distribution, 0: as far apart as expected; expected from utilities, else from gold rewards, else a
-conventional scale), and a warning where types that should differ coincide.
+index (1: one distribution, 0: as far apart as expected, or farther; expected from utilities, else from gold rewards,
+else a conventional scale), and a warning where types that should differ coincide.
 
 examples:
   rlhf-jax collapse scores.jsonl --utility=open=negative_power:0.5 --utility=closed=power:0.8
@@ -271,6 +271,8 @@ def _print(name: str, reading: Reading) -> None:
             f"{pair.first} and {pair.second}: W1 {pair.w1:.4f}, KS {pair.ks:.4f}; shuffled lists W1 {pair.floor:.4f}, "
             f"p {pair.p_value:.3f}; expected W1 {pair.expected:.4f} ({pair.basis}); collapse index {index}"
         )
+        if is_far(pair):
+            line += f"; {pair.w1 / pair.expected:.1f} times as far apart as they should lie"
         console.print(clean_text(line), soft_wrap=True, markup=False)
     if not found.pairs:
         console.print("fewer than two types of prompt: nothing to compare")

@@ -152,7 +152,9 @@ def _answer(question: Question) -> "tuple[Utility, Optimum]":
 
     form: dict[str, float | str] = {"extension": question.extension, "epsilon": question.epsilon}
     try:
-        utility = make_named("theory: --utility", question.name, question.values, **(form if question.extension else {}))
+        utility = make_named(
+            "theory: --utility", question.name, question.values, **(form if question.extension else {})
+        )
         return utility, best_rewards_of_tiers(utility, question.tiers, trained=bool(question.extension))
     except UserError:
         raise

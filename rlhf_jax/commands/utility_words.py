@@ -54,9 +54,14 @@ def make_named(option: str, name: str, values: tuple[float, ...], **form: float 
     """The utility that ``read_utility`` has read; ``form``: its extension and epsilon, if not the class's own.
 
     Raises:
-      UserError: ``option: reason``, if there are not as many numbers as the class takes. Else what a user's file raises.
+      UserError: ``option: reason``, if there are not as many numbers as the class takes. Else what a file raises.
     """
-    from rlhf_jax.objectives.utilities import load_member, make_utility, parameters_of, unsettable  # here: they load JAX
+    from rlhf_jax.objectives.utilities import (
+        load_member,
+        make_utility,
+        parameters_of,
+        unsettable,
+    )  # here: they load JAX
 
     member = load_member(name)
     names = parameters_of(member)

@@ -81,7 +81,8 @@ def add_defaults(c: ConfigDict) -> None:
     c.parallel.sequence = 1  # devices over which the tokens of a row are split, for long rows (mesh only)
 
     c.log = ConfigDict()
-    c.log.every = 20  # steps between two rows of metrics
+    c.log.every = 20  # steps between two rows of metrics; ppo and online have a row of every iteration, and so many of
+    #                   them between two lines on the console
     c.log.tensorboard = True  # write TensorBoard files next to the JSON lines
     c.log.trackers = ()  # where rows of metrics go besides: wandb, trackio, or both
     c.log.project = "rlhf_jax"  # of the trackers' runs; no trackers: unused

@@ -1,7 +1,7 @@
 """Measurements on rewards that need no model: NumPy in, numbers out."""
 
 from rlhf_jax.diagnostics.calibration import Bayes, bayes
-from rlhf_jax.diagnostics.collapse import Collapse, coincide, measure_collapse, rows_of_types
+from rlhf_jax.diagnostics.collapse import Collapse, coincide, distances, is_far, measure_collapse, rows_of_types
 from rlhf_jax.diagnostics.reward_model import RewardReading, as_plain, measure_reward_model, reading_metrics
 from rlhf_jax.diagnostics.rewards import (
     distribution_summary,
@@ -18,7 +18,9 @@ __all__ = [
     "as_plain",
     "bayes",
     "coincide",
+    "distances",
     "distribution_summary",
+    "is_far",
     "measure_collapse",
     "measure_reward_model",
     "pair_accuracy",

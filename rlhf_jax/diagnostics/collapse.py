@@ -22,6 +22,7 @@ ALIKE = 0.01
 COLLAPSED = 0.75
 # Gold distributions differ if shuffled lists are as far apart no more often than this.
 SIGNIFICANT = 0.01
+FAR = 2.0  # W1 over what is expected from which it is said that types lie too far apart
 # W1 over pooled standard deviation of the two extremes that utilities can ask for, the uniform law on [0, 1] and two
 # atoms at its ends: 1/4 over the root of the mean variance, (1/12 + 1/4) / 2.
 EXTREMES = 0.25 / np.sqrt(1 / 6)
@@ -136,14 +137,35 @@ def coincide(found: Collapse) -> list[str]:
     ones do: a model that has not learned yet gives every prompt the same rewards, too.
     """
     return [
-        f"{pair.first} and {pair.second}: one reward distribution (W1 {pair.w1:.3f}, expected {pair.expected:.3f} "
-        f"{'by their utilities' if pair.basis == 'utilities' else 'by their gold rewards'}): collapsed"
+        f"{pair.first} and {pair.second}: one reward distribution ({_measured(pair)}): collapsed"
         for pair in found.pairs
         if pair.basis != "scale"
         and pair.index is not None
         and pair.index >= COLLAPSED
         and (pair.learned is None or pair.learned >= 0.5)
     ]
+
+
+def distances(found: Collapse) -> list[str]:
+    """One phrase for each pair of types of which it is known how far apart they should be: W1 and what is expected, and
+    where W1 is at least ``FAR`` times that (the index, 0, does not tell), how many times.
+    """
+    return [
+        f"{pair.first} and {pair.second}: {_measured(pair)}"
+        + (f", {pair.w1 / pair.expected:.1f} times as far apart as they should lie" if is_far(pair) else "")
+        for pair in found.pairs
+        if pair.basis != "scale"
+    ]
+
+
+def is_far(pair: PairReading) -> bool:
+    """Whether two types lie much farther apart than they should."""
+    return pair.basis != "scale" and pair.expected > 0 and pair.w1 >= FAR * pair.expected
+
+
+def _measured(pair: PairReading) -> str:
+    by = "by their utilities" if pair.basis == "utilities" else "by their gold rewards"
+    return f"W1 {pair.w1:.3f}, expected {pair.expected:.3f} {by}"
 
 
 def w1_of_shuffled_lists(

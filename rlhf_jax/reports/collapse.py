@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_jax.diagnostics import Collapse, coincide, measure_collapse
+from rlhf_jax.diagnostics import Collapse, coincide, distances, measure_collapse
 from rlhf_jax.reports.records import RewardLists, Run, stacked
 
 
@@ -28,10 +28,8 @@ def collapse_of(lists: Mapping[str, RewardLists], optimum: Mapping[str, Any]) ->
     )
 
 
-def collapse_warnings(run: Run) -> list[str]:
-    """The warnings of the last evaluation of each stage that scored lists."""
-    return [
-        f"{stage}: {line}"
-        for stage, lists in run.rewards.items()
-        for line in coincide(collapse_of(lists, run.optimum.get(stage, {})))
-    ]
+def collapse_findings(run: Run) -> tuple[list[str], dict[str, list[str]]]:
+    """Of the last evaluation of each stage that scored lists, the warnings, and by stage how far apart types lie."""
+    found = {stage: collapse_of(lists, run.optimum.get(stage, {})) for stage, lists in run.rewards.items()}
+    warnings = [f"{stage}: {line}" for stage, one in found.items() for line in coincide(one)]
+    return warnings, {stage: distances(one) for stage, one in found.items()}

@@ -1,6 +1,7 @@
 """The numbers of a run in words and in tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from rlhf_jax.diagnostics import distribution_summary, pair_accuracy_of_lists
 from rlhf_jax.metrics import unit_of
@@ -12,6 +13,7 @@ MAIN = (
     "loss", "pair_accuracy", "collapse_index", "w1_open_closed", "ece", "label_accuracy", "score_rmse", "spread",
     "reward.mean", "kl", "length", "steps", "critique_verdict",
 )  # fmt: skip
+SHOWN = 3  # pairs of types of prompt in a sentence
 FAMILIES = ("gold.", "auc.", "bayes.pair_accuracy")
 
 
@@ -33,8 +35,10 @@ def headline(summaries: Mapping[str, Mapping[str, float]]) -> list[Table]:
     return [Table(columns, rows(first), numbers, code=(0,)), every]
 
 
-def sentences(summary: Mapping[str, float]) -> list[str]:
-    """What the summary says, for a reader who has not learnt its names; one sentence per finding."""
+def sentences(summary: Mapping[str, float], apart: Mapping[str, Sequence[str]] = MappingProxyType({})) -> list[str]:
+    """What the summary says, for a reader who has not learnt its names; one sentence per finding. ``apart``: by stage,
+    how far the rewards of its types of prompt lie apart.
+    """
     found = []
     stages = sorted({name.partition(".")[0] for name in summary}, key=lambda stage: (stage_place(stage), stage))
     for stage in stages:
@@ -54,9 +58,11 @@ def sentences(summary: Mapping[str, float]) -> list[str]:
             )
         index = summary.get(f"{stage}.collapse_index")
         if index is not None:
+            shown = apart.get(stage, ())[:SHOWN]
+            measured = f" ({'; '.join(shown)})" if shown else ""
             found.append(
                 f"Reward model ({stage}): collapse index {index:.2f}; at 1 the rewards of all types of prompt follow "
-                "one distribution, at 0 they lie as far apart as they should."
+                f"one distribution, at 0 they lie at least as far apart as they should{measured}."
             )
         if stage == "sft":
             continue

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_jax.console import shorten
 from rlhf_jax.reports import completions
-from rlhf_jax.reports.collapse import collapse_warnings
+from rlhf_jax.reports.collapse import collapse_findings
 from rlhf_jax.reports.curves import accuracy_plot, loss_plot, policy_plot
 from rlhf_jax.reports.distributions import rewards_plot
 from rlhf_jax.reports.frontier import frontier_plot
@@ -75,11 +75,12 @@ PACKAGES = (
 
 def run_page(run: Run) -> Page:
     """Every section that the run has records for."""
-    warnings = [f"Warning: {line}." for line in collapse_warnings(run)]
+    lines, apart = collapse_findings(run)
+    warnings = [f"Warning: {line}." for line in lines]
     return Page(
         title=run.workdir.resolve().name,
         sections=list(_sections(run)),
-        findings=[*warnings, *sentences(run.summary)],
+        findings=[*warnings, *sentences(run.summary, apart)],
         state=str(run.status.get("state") or ""),
         subtitle=subtitle(run.status),
     )

@@ -264,7 +264,7 @@ def test_a_hugging_face_folder_is_no_parent(tmp_path: pathlib.Path, name: str) -
     if name == "reward_start":
         config.stages, config.reward.init = ("reward",), "reward"
         config.parents.sft = ""
-    with pytest.raises(UserError, match="a Hugging Face model folder, not a run directory$") as caught:
+    with pytest.raises(UserError, match=r"a Hugging Face model folder, not a run directory$") as caught:
         inherit_model(config)
     assert str(caught.value).startswith(f"config.parents.{name}: {folder}: ")
 

@@ -249,7 +249,7 @@ def test_fields_that_nothing_can_set_are_told(tmp_path: pathlib.Path) -> None:
     assert utility_notes(config) == ["utility Bent: of its fields only gamma, sigma, a, b can be set, not tau"]
     config.reward = _own(tmp_path, "Arctan")
     assert utility_notes(config) == []
-    with pytest.raises(UserError, match="can be set, not tau$"):
+    with pytest.raises(UserError, match=r"can be set, not tau$"):
         utility_table(_own(tmp_path, "Square"), prompt_aware=False)
 
 

@@ -74,6 +74,16 @@ def test_the_printed_answer_has_profiles_distances_floor_index_and_warning(tmp_p
     assert "warning: closed and open: one reward distribution" in printed
 
 
+def test_types_that_lie_too_far_apart_are_told_so(tmp_path, capsys):
+    """By hand: five rewards that are 0.4 apart, where the best ones are 0.1 apart."""
+    low, high = (0.2, 0.15, 0.1, 0.05, 0.0), (0.6, 0.55, 0.5, 0.45, 0.4)
+    main(["collapse", str(written(tmp_path / "scores.jsonl", rows(low, high)))])
+    printed = capsys.readouterr().out
+    assert "collapse index 0.00; 4.0 times as far apart as they should lie" in printed
+    main(["collapse", str(written(tmp_path / "scores.jsonl", rows(EVEN, SHARP)))])
+    assert "times as far" not in capsys.readouterr().out
+
+
 def test_a_named_utility_gives_the_best_rewards_ties_and_ranks_from_one_included(tmp_path, capsys):
     found = [row | {"best": None, "rank": (1, 2, 2, 3, 7)[row["rank"]]} for row in rows(EVEN, EVEN)]
     path = written(tmp_path / "scores.jsonl", found[::-1])

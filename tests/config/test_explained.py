@@ -90,7 +90,9 @@ def test_help_before_a_command_is_that_of_the_command(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == told
 
 
-@pytest.mark.parametrize("words", [["--help", "learning rate"], ["-h", "learning", "rate"], ["--help", "Learning_Rate"]])
+@pytest.mark.parametrize(
+    "words", [["--help", "learning rate"], ["-h", "learning", "rate"], ["--help", "Learning_Rate"]]
+)
 def test_words_are_joined_and_spaces_are_underscores(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(words)

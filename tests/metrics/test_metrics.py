@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import metrics
+from rlhf_jax.config import STAGES
 from rlhf_jax.errors import UserError
 
 
@@ -159,6 +160,29 @@ def test_a_bad_line_is_named(tmp_path):
 )
 def test_unit_of_finds_summary_names(name, word):
     assert word in metrics.unit_of(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "unit"),
+    [
+        ("sft.loss", "", "nats per token"),
+        ("loss", "sft", "nats per token"),
+        ("validation.loss", "ppo", "surrogate + value loss per token"),
+        ("reward.train.loss", "", metrics.LOSSES["reward"]),
+        ("segments.loss.wrong_city", "", "cross-entropy in nats per response; by kind: per part"),
+        ("reward.pair_accuracy", "", "share of non-tied held-out pairs in the right order"),
+        ("pair_accuracy", "reward", "share of non-tied pairs of the batch in the right order"),
+        ("loss", "stage_of_a_test", metrics.UNITS["loss"]),
+        ("kl_loss", "ppo", metrics.UNITS["kl_loss"]),
+    ],
+)
+def test_the_unit_of_a_stage_is_its_own(name, stage, unit):
+    assert metrics.unit_of(name, stage) == unit
+    assert len(metrics.unit_of(name, stage)) < 150 or stage == "stage_of_a_test"
+
+
+def test_every_stage_has_a_loss():
+    assert metrics.LOSSES.keys() == set(STAGES)
 
 
 def test_unit_of_an_unknown_name_is_empty():

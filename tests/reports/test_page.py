@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.metrics import MetricWriter, write_optimum, write_rewards, write_samples
+from rlhf_jax.metrics import MetricWriter, update_summary, write_optimum, write_rewards, write_samples
 from rlhf_jax.reports import write_report
 from rlhf_jax.reports.records import read_run
 from rlhf_jax.reports.run_page import commands
@@ -174,6 +174,19 @@ def test_the_page_warns_of_types_that_should_differ_and_coincide(tmp_path):
     assert warning in read(write_report(collapsed_run(tmp_path / "a", (1.0, 0.5, 0.0)))).text
     assert "Warning" not in read(write_report(collapsed_run(tmp_path / "b", (1.0, 1.0, 0.0)))).text
     assert "Warning" not in read(write_report(collapsed_run(tmp_path / "c", (1.0, 0.5, 0.0), wanted=0.0))).text
+
+
+def test_the_index_is_said_with_the_distances_that_it_is_made_of(tmp_path):
+    """By hand: (1, 1, 0) and (1, 0.5, 0) lie 1/6 apart."""
+    path = collapsed_run(tmp_path / "a", (1.0, 1.0, 0.0), wanted=0.05)
+    update_summary(path, {"reward_common.collapse_index": 0.0})
+    measured = (
+        "(closed and open: W1 0.167, expected 0.050 by their utilities, 3.3 times as far apart as they should lie)"
+    )
+    assert f"at 0 they lie at least as far apart as they should {measured}." in read(write_report(path)).text
+    path = collapsed_run(tmp_path / "b", (1.0, 1.0, 0.0), wanted=0.15)
+    update_summary(path, {"reward_common.collapse_index": 0.0})
+    assert "(closed and open: W1 0.167, expected 0.150 by their utilities)." in read(write_report(path)).text
 
 
 def test_hostile_text_is_shown_as_text(hostile_run):

@@ -53,11 +53,11 @@ def read_file(
     it. ``template`` wraps bare prompts and single questions. ``annotators``: rows with an overall preference and those
     it was made of give one record ("overall"), or one for each annotator ("apart"). ``chat`` is what the prompts and
     their responses will be rendered by: each record then has turns, and what the template refuses is a bad row.
-    ``setting`` is what the user calls ``data_format``, for the error where no row is in it and one is in another.
+    ``setting`` is what the user calls ``data_format``, to be told where no row is in it and one is in another.
 
     A bad row raises UserError "file:line: field: reason" ("file:row N" where there are no lines) under "error"; under
-    "skip" it is left out and listed in ``rejects_path``, and UserError is raised at the end if more than 1 % of all that
-    were read are bad. A file that is missing, empty or damaged, or has no judgement, raises UserError under both; so does a
+    "skip" it is left out and listed in ``rejects_path``, and UserError is raised at the end if more than 1 % of those
+    read are bad. A file that is missing, empty or damaged, or has no judgement, raises UserError under both; so does a
     prepared folder that does not match the settings.
     """
     settings = _settings(data_format, template, tie_margin, on_bad_row, annotators)
