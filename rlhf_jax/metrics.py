@@ -53,7 +53,7 @@ UNITS: dict[str, str] = {
     "validation.w1_open_closed": "Wasserstein-1 distance between rewards of open and closed prompts",
     "validation.w1": "Wasserstein-1 distance between the rewards of two prompt types",
     "validation.ks": "Kolmogorov-Smirnov distance between the rewards of two prompt types",
-    "validation.collapse_index": "1: all types of prompt have one reward distribution, 0: they lie apart as they should",
+    "validation.collapse_index": "1: all types of prompt have one reward distribution, 0: they differ as they should",
     "validation.r_star_distance": "mean distance of the mean reward at each rank from the best rewards of the utility",
     "validation.kendall_tau": "Kendall's tau-b of rewards and ranks, mean over lists",
     "validation.ndcg": "normalised discounted cumulative gain, mean over lists",

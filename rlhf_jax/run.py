@@ -154,6 +154,8 @@ def _train(launch: Launch, owner: Owner, stop: Stop, watch: Watch, judge: Judge 
     try:
         use_compilation_cache()
         done = read_summary(workdir)
+        if all(f"{stage}.steps" in done for stage in launch.config.stages):
+            say(f"{workdir}: this run is done; nothing is left to do but its report")
         context = make_context(launch.config, workdir, shared)
         for note in (*context.data.notes, *context.notes):
             say(note)

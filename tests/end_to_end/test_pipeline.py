@@ -200,6 +200,8 @@ def test_the_same_command_on_a_finished_run_only_reports(
     assert (copy / "report" / "index.html").is_file()
     assert tiny.status_of(copy)["state"] == "done"
     printed = capsys.readouterr().out
+    assert printed.startswith(f"{copy}: this run is done; nothing is left to do but its report\n")
+    assert "nothing is left to do" not in quickstart.printed
     for name, value in read_summary(copy).items():
         assert f"{name:32} {value:.4f}\n" in printed
 
