@@ -155,6 +155,7 @@ def test_a_file_in_another_format_than_was_asked_for(tmp_path, on_bad_row: str) 
     transcript = '{"chosen": "\\n\\nHuman: p\\n\\nAssistant: a", "rejected": "\\n\\nHuman: p\\n\\nAssistant: b"}'
     assert "looks like" not in error(transcript, pair)
     assert "looks like" not in error('{"prompt": "p", "chosen": "a"}', asked="lists")
+    assert ("looks like" in error(pair, transcript)) is (on_bad_row == "error")  # where the second row is read, too
 
 
 @pytest.mark.parametrize("on_bad_row", ["error", "skip"])
