@@ -15,6 +15,7 @@ from rlhf_jax.build.context import (
     check_sizes,
     init_scored,
     load_parent,
+    made_by,
     make_context,
     make_executor,
     parents_tokenizer,
@@ -239,11 +240,14 @@ def test_a_reward_model_on_an_inherited_policy_says_what_it_is(tmp_path: pathlib
 def test_a_parent_whose_numbers_are_not_finite_is_refused(tmp_path: pathlib.Path) -> None:
     """By the folder and the name of the array."""
     params = {"head": {"kernel": jax.numpy.asarray([1.0, np.nan])}, "scale": jax.numpy.ones(2)}
-    with Checkpoints(tmp_path) as checkpoints:
+    config, folder = default_config(), tmp_path / "sft"
+    context = SimpleNamespace(
+        config=config, workdir=tmp_path, executor=make_executor(config.parallel), tokenizer=build_tokenizer("byte")
+    )
+    with Checkpoints(folder, identity=made_by(context, "sft")) as checkpoints:
         checkpoints.save(TrainState(jax.numpy.int32(3), params, (jax.numpy.ones(2),), jax.random.key(0), {}), {})
-    context = SimpleNamespace(executor=make_executor(default_config().parallel))
-    with pytest.raises(UserError, match=rf"^config\.parents\.sft: {tmp_path}/3: head/kernel: not finite"):
-        restore(context, tmp_path, "config.parents.sft", lambda _: params)
+    with pytest.raises(UserError, match=rf"^config\.parents\.sft: {folder}/3: head/kernel: not finite"):
+        restore(context, folder, "config.parents.sft", lambda _: params)
 
 
 # ------------------------------------------------------------------------------ folders that are no runs
