@@ -180,6 +180,8 @@ def run(
         return meta if monitor is None else meta | {"monitor": monitor.get_state()}
 
     start, notes = 0, tuple[str, ...]()
+    if checkpoints.latest() is not None:
+        state = _given_up(state)
     if (restored := checkpoints.restore_newest(state)) is not None:
         start, state, notes = restored.step, restored.state, restored.notes
         task.batches.set_state(restored.meta["batches"])
@@ -246,12 +248,13 @@ def run(
         if spike is not None:
             if watch.rewinds == guard.max_rewinds:
                 raise BadNumbers(task.name, step, _too_many_spikes(guard.max_rewinds, spike))
-            state, meta = checkpoints.go_back(spike.step, state)
-            step = counted = int(state.step)
+            back = checkpoints.go_back(spike.step, _given_up(state))
+            state, step, counted = back.state, back.step, back.step
             found, spike = dataclasses.replace(spike, step=step), None
-            watch.rewound(meta["guard"])
+            watch.rewound(back.meta["guard"])
             if monitor is not None:
-                monitor.set_state(meta["monitor"])
+                monitor.set_state(back.meta["monitor"])
+            del back
             since = time.perf_counter()
             yield found
             if leave:
@@ -267,11 +270,12 @@ def run(
             scheduled = step // checkpoint_every * checkpoint_every
             if step == scheduled:
                 watch.saved()
-            elif guard.spike:  # of the steps kept one must be that which a spike goes back to
-                checkpoints.drop_after(scheduled)
             if bad := not_finite((state.params, state.opt_state, state.extra)):
                 raise BadNumbers(task.name, step, f"not saved: {', '.join(bad[:3])} not finite; {_TRY}")
             checkpoints.save(state, meta_of_step())
+            if guard.spike and step != scheduled:  # of those kept one must be that which a spike goes back to
+                between = range(scheduled + 1, step)
+                checkpoints.drop(between.__contains__)
         if leave:
             checkpoints.wait()
             yield Stopped(step)
@@ -299,6 +303,19 @@ def _too_many_spikes(rewinds: int, spike: Rewound) -> str:
         f"loss {spike.loss:.4g} above {spike.bound:.4g} in batch {spike.last}, after {rewinds} rewinds to step "
         f"{spike.step}; {_TRY}, a higher config.guard.max_rewinds lets this one go on"
     )
+
+
+def _given_up(state: TrainState) -> TrainState:
+    """Types, shapes and places of a state whose memory is needed for another; of arrays on the host, these."""
+
+    def form(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+    forms = jax.tree.map(lambda leaf: form(leaf) if isinstance(leaf, jax.Array) else leaf, state)
+    for leaf in jax.tree.leaves(state):
+        if isinstance(leaf, jax.Array):
+            leaf.delete()
+    return forms
 
 
 def _logged(task: Task, step: int) -> bool:

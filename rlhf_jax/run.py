@@ -376,7 +376,7 @@ def run_stage(
         say(f"{stage}: {note}")
     with Checkpoints(
         context.workdir / "checkpoints" / stage,
-        keep=config.checkpoint.keep,
+        keep=config.checkpoint.keep + bool(config.guard.spike),  # one between two that a spike may go back to
         identity=stage_identity(context, stage),
         accept=config.checkpoint.accept,
     ) as checkpoints:

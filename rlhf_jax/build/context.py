@@ -53,6 +53,7 @@ class Context:
     data: Data
     tokenizer: Tokenizer
     notes: tuple[str, ...] = ()
+    read: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # checkpoints that a stage has read, by stage
 
     def stage_key(self, stage: str) -> jax.Array:
         """The random key of a stage: stages of one seed share no randomness, and do not depend on their order."""
@@ -357,6 +358,7 @@ def restore(context: Context, directory: Path, named: str, init: Callable[[jax.A
         if step is None:
             raise UserError(f"{named}: no checkpoints in {directory}")
         params = checkpoints.restore_params(step, like)
+        context.read.setdefault(directory.name, []).append(checkpoints.mark(step))
     if bad := not_finite(params):
         raise UserError(f"{named}: {directory / str(step)}: {', '.join(bad[:3])}: not finite; train that model anew")
     return params

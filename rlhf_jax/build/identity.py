@@ -23,8 +23,8 @@ def settings(config: ConfigDict) -> dict[str, Any]:
 
 
 def stage_identity(context: Context, stage: str) -> dict[str, Any]:
-    """Stage, tokenizer, the records that it trains on, and the settings that are not at their defaults: one that a
-    later version adds is no difference.
+    """Stage, tokenizer, the records that it trains on, the checkpoints that it was made from (``make_task`` has read
+    them), and the settings that are not at their defaults: one that a later version adds is no difference.
     """
     config, data, usual = context.config, context.data, settings(default_config())
     records: list[Record | tuple[Prompt, str]] = []
@@ -35,5 +35,6 @@ def stage_identity(context: Context, stage: str) -> dict[str, Any]:
     return {
         **made_by(context, stage),
         "data": records_sha256(records),
+        "parents": {name: list(marks) for name, marks in context.read.items()},
         "config": {key: value for key, value in settings(config).items() if key not in usual or usual[key] != value},
     }

@@ -12,7 +12,8 @@ from rlhf_jax.loop import Task
 
 
 def make_task(context: Context, stage: str) -> Task:
-    """The task of a stage; its parents must have ended."""
+    """The task of a stage; its parents must have ended. ``context.read`` then has what it starts from."""
+    context.read.clear()
     if stage == "sft":
         return sft_task(context)
     if stage == "segments":

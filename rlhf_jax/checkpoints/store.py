@@ -24,9 +24,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rlhf_jax.checkpoints.digest import Leaf, digest, fingerprint, forms, from_json, plain, to_json
 from rlhf_jax.checkpoints.identity import refuse
-from rlhf_jax.console import say
+from rlhf_jax.console import clean_text, say
 from rlhf_jax.errors import UserError
 from rlhf_jax.parallel import all_say, is_first, wait_for_all
+from rlhf_jax.resources import what_ran_out
 from rlhf_jax.types import Params, TrainState
 
 FORMAT = 1  # of what a step holds; one that is released stays readable
@@ -171,29 +172,46 @@ class Checkpoints:
     def _restored(self, step: int, like: TrainState) -> Restored:
         items = _items(like)
         about, notes = self._about(step, items)
-        meta = self._read(step, "meta", lambda folder: ocp.JsonCheckpointHandler().restore(folder))
-        if fingerprint(meta) != about["meta"]:
-            raise self._damaged(step, "meta: its checksum differs")
+
+        def checked(folder: Any) -> dict[str, Any]:
+            meta = ocp.JsonCheckpointHandler().restore(folder)
+            if fingerprint(meta) != about["meta"]:
+                raise ValueError("its checksum differs")
+            return meta
+
+        meta = self._read(step, "meta", checked)
         found = {name: self._arrays(step, name, tree, about) for name, tree in items.items()}
         rest = found["rest"]
         state = TrainState(rest["step"], found["params"], rest["opt_state"], rest["key"], rest["extra"])
         return Restored(step, state, meta, notes)
 
-    def go_back(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """``restore`` of ``step``, or of the newest one before it that is left; all later ones are deleted."""
+    def go_back(self, step: int, like: TrainState) -> Restored:
+        """``restore_newest`` of ``step`` and those before it; all later ones are deleted.
+
+        Raises:
+          UserError: there is none, or none that is sound.
+        """
         self.wait()
-        steps = sorted(self._manager.all_steps())
-        step = max((one for one in steps if one <= step), default=steps[0])
-        found = self.restore(step, like)
-        self.drop_after(step)
+        found = None
+        if any(one <= step for one in self._manager.all_steps()):
+            self.drop(lambda one: one > step)
+            found = self.restore_newest(like)
+        if found is None:
+            raise UserError(f"{self.directory}: no step up to {step} is left to go back to")
+        for note in found.notes:
+            say(note)
         return found
 
-    def drop_after(self, step: int) -> None:
-        """Delete all later steps."""
+    def drop(self, unwanted: Callable[[int], bool]) -> None:
+        """Delete the steps that are."""
         self.wait()
-        for later in self._manager.all_steps():
-            if later > step:
-                self._manager.delete(later)
+        for step in self._manager.all_steps():
+            if unwanted(step):
+                self._manager.delete(step)
+
+    def mark(self, step: int) -> str:
+        """What tells this step from all others that were ever saved."""
+        return f"step {step} {fingerprint(self._about(step, {})[0])[:16]}"
 
     def restore_params(self, step: int, like: Params) -> Params:
         """Only the parameters of ``step``, placed as ``like`` (arrays or shapes with shardings).
@@ -204,8 +222,8 @@ class Checkpoints:
         """
         with _with_advice():
             about, notes = self._about(step, {"params": like})
-            for note in notes:
-                say(note)
+            for note in notes:  # beside what is printed for a program to read
+                print(clean_text(note), file=sys.stderr)
             return self._arrays(step, "params", like, about)
 
     def read_params(self, step: int) -> Params:
@@ -271,28 +289,43 @@ class Checkpoints:
             name,
             lambda folder: ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(abstract)),
         )
-        saved, own = from_json(about[name]), digest(found)
+        saved, own, said = from_json(about[name]), digest(found), ""
         if broken := [leaf for leaf in own if own[leaf] != saved[leaf]]:
             more = f" and {len(broken) - 1} more" if broken[1:] else ""
             first, wanted = own[broken[0]], saved[broken[0]]
             what = "another checksum than" if str(first) == str(wanted) else f"{first}, not {wanted} as"
-            raise self._damaged(step, f"{name}.{broken[0]}{more}: {what} when it was saved")
+            said = f"{name}.{broken[0]}{more}: {what} when it was saved"
+        # Of an array that each process has whole, the copy of one alone may be another.
+        if failed := next(filter(None, all_say("checked", said)), ""):
+            raise self._damaged(step, failed)
         return found
 
     def _read(self, step: int, name: str, how: Callable[[Any], T]) -> T:
-        """An item of a step. Raises Damaged, in all processes, whatever may have befallen one of them."""
+        """An item of a step.
+
+        Raises Damaged, in all processes, whatever may have befallen one of them; and what says that a disk is gone or
+        memory short as it is, for then the step may be sound.
+        """
         found: T | None = None
-        said = ""
+        said, error = "", None
         try:
             # By the handler of the item: a manager waits for all processes, of which one may have failed.
             found = how(self._manager.directory / str(step) / name)
-        except Exception as error:  # Orbax and TensorStore raise whatever there is
-            said = f"{name}: cannot be read: {_first_line(error)}"
-        if failed := next(filter(None, all_say("read", said)), ""):
+        except Exception as caught:  # Orbax and TensorStore raise whatever there is
+            said, error = f"{name}: cannot be read: {_first_line(caught)}", caught
+        elsewhere = error is not None and what_ran_out(error, self.directory, "") is not None
+        all_said = all_say("read", f"!{said}" if elsewhere else said)
+        if error is not None and elsewhere:
+            raise error
+        if failed := next((one for one in all_said if one.startswith("!")), ""):
+            raise UserError(f"{self.directory / str(step)}: in another process, {failed[1:]}")
+        if failed := next(filter(None, all_said), ""):
             raise self._damaged(step, failed)
         return found  # type: ignore[return-value]
 
-    def _damaged(self, step: int, what: str) -> Damaged:
+    def _damaged(self, step: int, what: str) -> UserError:
+        if not (self.directory / str(step)).is_dir():
+            return UserError(f"{self.directory / str(step)}: was removed while it was read, by the run; try again")
         return Damaged(f"{self.directory / str(step)}: damaged: {what}")
 
     def _set_aside(self, step: int) -> str:

@@ -92,8 +92,9 @@ def add_defaults(c: ConfigDict) -> None:
     c.checkpoint.every = 100  # steps of sft and reward between checkpoints; the last step is saved too
     c.checkpoint.every_iterations = 5  # the same for PPO, whose iterations are longer
     c.checkpoint.keep = 2  # newest checkpoints kept per stage; with 1 there is none to go back to from a damaged one
-    c.checkpoint.accept = ()  # what may differ from the run that made a checkpoint: config, data, tokenizer; and
-    #                           unfinished: a parent run that has not ended its stage
+    c.checkpoint.accept = ()  # what may differ from the run that made a checkpoint: config, data, tokenizer,
+    #                           parents (checkpoints that the stage started from); and unfinished: a parent run that
+    #                           has not ended its stage
 
     c.sft = ConfigDict()
     c.sft.steps = 500  # updates

@@ -27,7 +27,13 @@ OWN = "this"  # in ppo.dense.models: the fine-grained reward model that this run
 AGGREGATES = ("mean", "worst", "uncertainty", "lower")  # of the members of a reward ensemble
 FEEDBACK = ("lists", "pairs", "margins", "ties", "edges", "labels", "scores", "mixed")  # of the embedded world
 TRACKERS = ("wandb", "trackio")
-ACCEPTABLE = ("config", "data", "tokenizer", "unfinished")  # what may be other than a checkpoint says, if asked for
+ACCEPTABLE = (
+    "config",
+    "data",
+    "parents",
+    "tokenizer",
+    "unfinished",
+)  # what may be other than a checkpoint says, if asked for
 WORLD_PROMPT_TYPES = ("open", "closed")  # of the embedded data; users' files may have any others
 
 # Keys of config.model that say by what means a model is computed. They belong to a run and its devices: a run that goes

@@ -1,6 +1,7 @@
 """What is saved comes back bit for bit, on any sharding; what cannot come back says so in one line."""
 
 import dataclasses
+import errno
 import shutil
 from functools import partial
 from pathlib import Path
@@ -406,3 +407,53 @@ def test_what_is_saved_beside_the_arrays_is_checked_too(tmp_path: Path, item: st
     assert found is not None
     assert found.step == 2
     assert f"damaged: {item}: " in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(errno.ESTALE, "Stale file handle"), RuntimeError("RESOURCE_EXHAUSTED: out of memory")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_disk_that_is_gone_or_memory_that_is_short_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What was saved may be sound: it is left where it is, and the error goes on to who tells of it."""
+    saved(tmp_path / "c", 2, 4)
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("orbax.checkpoint.StandardCheckpointHandler.restore", failing)
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(type(error)):
+        checkpoints.restore_newest(blank())
+    monkeypatch.undo()
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.latest() == 4
+        assert_same(checkpoints.restore(4, blank())[0], make_state(step=4))
+
+
+def test_a_step_that_its_run_removes_meanwhile_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "c", 4)
+
+    def removed(*_: Any, **__: Any) -> Any:
+        shutil.rmtree(tmp_path / "c" / "4")
+        raise FileNotFoundError("4")
+
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        monkeypatch.setattr("orbax.checkpoint.StandardCheckpointHandler.restore", removed)
+        with pytest.raises(UserError) as error:
+            checkpoints.restore_params(4, blank().params)
+    one_line(error, "was removed while it was read")
+
+
+def test_whoever_goes_back_to_a_damaged_step_goes_further_back(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    saved(tmp_path / "c", 2, 4, 6, keep=3)
+    break_step(tmp_path / "c", 4)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        found = checkpoints.go_back(5, blank())
+        assert (found.step, found.meta) == (2, {"batches": {"next": 2}})
+        with pytest.raises(UserError) as error:
+            checkpoints.go_back(1, blank())
+        one_line(error, "no step up to 1 is left to go back to")
+        assert checkpoints.latest() == 2
+    assert "kept as 4.corrupt" in capsys.readouterr().out

@@ -350,3 +350,18 @@ def test_a_stage_that_has_only_to_close_says_so(tmp_path: Path) -> None:
     found = drained(Toy(log_every=1, alarm=alarm, halts=True), tmp_path / "c")
     assert found[0] == Started(1, closing=True, drawn=1)
     assert outline(found) == [("started", 1), ("final", 1)]
+
+
+def test_a_run_that_goes_on_holds_one_state(tmp_path: Path) -> None:
+    """What the task began with is let go before the checkpoint is read: a run that fits must fit again."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for event in run(Toy().task(), checkpoints, checkpoint_every=4):
+            if event == Stepped(5, {}):
+                break
+    task = Toy().task()
+    with Checkpoints(tmp_path) as checkpoints:
+        events = run(task, checkpoints, checkpoint_every=4)
+        assert isinstance(next(events), Started)
+        assert task.state.params["x"].is_deleted()
+        assert task.state.key.is_deleted()
+        events.close()

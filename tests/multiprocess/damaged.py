@@ -1,7 +1,8 @@
 """One of the processes that share a damaged checkpoint: ``python -m tests.multiprocess.damaged MISHAP FOLDER``.
 
-MISHAP is ``bit`` (one bit of the newest step is flipped) or ``unread`` (the last process alone cannot read it). Writes
-what was restored, as JSON, to FOLDER/NUMBER.json.
+MISHAP is ``bit`` (one bit of the newest step is flipped), ``unread`` (the last process alone cannot read it), ``copy``
+(of parameters that each process has whole, the last one's alone are not what was saved). Writes what was restored, as
+JSON, to FOLDER/NUMBER.json.
 """
 
 import json
@@ -30,9 +31,15 @@ def damage(folder: pathlib.Path) -> None:
         path.write_bytes(bytes(data))
 
 
+def another(leaf: jax.Array) -> jax.Array:
+    """The copies of this process with their first numbers changed; nobody is asked."""
+    own = [jax.device_put(shard.data + 1, shard.device) for shard in leaf.addressable_shards]
+    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, own)
+
+
 def main(mishap: str, folder: pathlib.Path) -> None:
     join()
-    executor = MeshExecutor(jax.devices(), fsdp=4)
+    executor = MeshExecutor(jax.devices(), fsdp=1 if mishap == "copy" else 4)
     with Checkpoints(folder / "c") as checkpoints:
         for step in (2, 4):
             checkpoints.save(executor.place(state(step), "state"), {"batches": step})
@@ -44,10 +51,13 @@ def main(mishap: str, folder: pathlib.Path) -> None:
 
     def unread(self: Any, directory: Any, *args: Any, **settings: Any) -> Any:
         if directory.parent.name == "4":
-            raise OSError("a disk of this process alone")
+            if mishap == "unread":
+                raise ValueError("a reading of this process alone")
+            if directory.name == "params":
+                return jax.tree.map(another, restore(self, directory, *args, **settings))
         return restore(self, directory, *args, **settings)
 
-    if mishap == "unread" and jax.process_index() == jax.process_count() - 1:
+    if mishap != "bit" and jax.process_index() == jax.process_count() - 1:
         ocp.StandardCheckpointHandler.restore = unread
     with Checkpoints(folder / "c") as checkpoints:
         found = checkpoints.restore_newest(executor.place(state(0), "state"))

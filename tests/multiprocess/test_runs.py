@@ -173,7 +173,7 @@ def test_the_bytes_of_the_checkpoints_of_every_stage_are_known_before(alone: pat
         assert 0 <= arrays - told[stage] < 300, stage  # step, key, and the learner's scalars
 
 
-@pytest.mark.parametrize("mishap", ["bit", "unread"])
+@pytest.mark.parametrize("mishap", ["bit", "unread", "copy"])
 def test_all_processes_agree_that_a_checkpoint_is_damaged(tmp_path: pathlib.Path, mishap: str) -> None:
     """Whether each can see it or one alone: it is renamed once, and all go on from the step before."""
     ended = run_together("tests.multiprocess.damaged", 2, mishap, str(tmp_path))

@@ -121,10 +121,19 @@ def another_stage(run: pathlib.Path) -> None:
     shutil.copytree(run / "checkpoints" / "sft", run / "checkpoints" / "reward")
 
 
+def another_parent(run: pathlib.Path) -> None:
+    """The model that the reward model began with is trained anew, with other random numbers."""
+    other = run.parent / "other"
+    tiny.launch(f"--config={run / 'config.json'}", "--config.seed=1", "--config.stages=sft", f"--workdir={other}")
+    shutil.rmtree(run / "checkpoints" / "sft")
+    shutil.copytree(other / "checkpoints" / "sft", run / "checkpoints" / "sft")
+
+
 # What is changed behind the back of a run, and how that is told.
 CHANGES: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     "data": (another_record, "data: "),
     "tokenizer": (another_tokenizer, "tokenizer: "),
+    "parents": (another_parent, "parents.sft: ['step 1 "),
     "": (another_stage, "stage: 'sft' -> 'reward'"),
 }
 
@@ -133,7 +142,7 @@ CHANGES: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
 def test_other_data_or_another_stage_is_refused_and_accepted_by_name(
     tally: Tally, begun: Begun, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One record of the file, one merge of the tokenizer, the checkpoint of another stage: none is a setting.
+    """One record of the file, one merge of the tokenizer, the model begun with, another stage: none is a setting.
 
     With config.checkpoint.accept the run goes on and says what it accepted; a stage is never accepted.
     """

@@ -36,7 +36,7 @@ BAD = (7, 8, 9, 15)  # the numbers of bad batches
 # Step 7 meets batch 7: back to step 4, whence batches 8 and 9 are met by step 5 each, and batch 10 is good. Batch 15 is
 # met by step 10: back to step 8.
 KEPT = [1, 2, 3, 4, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21]
-START = jnp.asarray([0.3, 0.6])
+START = np.asarray([0.3, 0.6], np.float32)
 
 
 def loss_of(batch: int) -> float:
@@ -52,7 +52,7 @@ def toy(total: int = TOTAL) -> Task:
     return Task(
         name="toy",
         total_steps=total,
-        state=TrainState(jnp.int32(0), {"x": START}, (), jax.random.key(1), {}),
+        state=TrainState(jnp.int32(0), {"x": jnp.array(START)}, (), jax.random.key(1), {}),
         batches=Counting(),
         step=step,
         finish=lambda out: {"loss": out[0], "x": float(out[1][0])},
@@ -65,7 +65,7 @@ def toy(total: int = TOTAL) -> Task:
 
 def truth() -> list[float]:
     """x after each step, of the batches that are kept."""
-    x, found = START, []
+    x, found = jnp.array(START), []
     for step, batch in enumerate(KEPT):
         x = chaotic(x, batch, jax.random.key(1), jnp.int32(step))
         found.append(float(x[0]))
