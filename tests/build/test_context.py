@@ -242,7 +242,11 @@ def test_a_parent_whose_numbers_are_not_finite_is_refused(tmp_path: pathlib.Path
     params = {"head": {"kernel": jax.numpy.asarray([1.0, np.nan])}, "scale": jax.numpy.ones(2)}
     config, folder = default_config(), tmp_path / "sft"
     context = SimpleNamespace(
-        config=config, workdir=tmp_path, executor=make_executor(config.parallel), tokenizer=build_tokenizer("byte")
+        config=config,
+        workdir=tmp_path,
+        executor=make_executor(config.parallel),
+        tokenizer=build_tokenizer("byte"),
+        read={},
     )
     with Checkpoints(folder, identity=made_by(context, "sft")) as checkpoints:
         checkpoints.save(TrainState(jax.numpy.int32(3), params, (jax.numpy.ones(2),), jax.random.key(0), {}), {})

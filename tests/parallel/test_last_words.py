@@ -66,5 +66,5 @@ def test_what_saves_memory_may_be_changed_in_a_run_that_has_begun(tmp_path: path
         new[stage].accumulate = 2
     run._same_configuration(tmp_path / "config.json", new)
     new.sft.batch_size = 1
-    with pytest.raises(UserError, match=r"config\.sft\.batch_size: 1, but the run in"):
+    with pytest.raises(UserError, match=r"config\.sft\.batch_size: 16 -> 1; name another --workdir"):
         run._same_configuration(tmp_path / "config.json", new)
