@@ -79,7 +79,7 @@ from rlhf_jax.parallel import (
     watching,
 )
 from rlhf_jax.reports import write_report
-from rlhf_jax.resources import cache_folder, can_write, check_room, what_ran_out
+from rlhf_jax.resources import cache_folder, can_write, check_room, refused, what_ran_out
 from rlhf_jax.trackers import Trackers, check_trackers
 
 # Told of an evaluation, stage and figures by name, when it is written down. True: the run is not worth going on with.
@@ -210,7 +210,9 @@ def _last_words(workdir: Path, code: int, reason: str) -> None:
 
 
 def _fail(workdir: Path, error: Exception) -> None:
-    """The status of a run that an error has ended. Nothing that is wrong with the words may take the error's place."""
+    """The status of a run that an error has ended, which a disk's only interrupts: no trial has failed by it. Nothing
+    that is wrong with the words may take the error's place.
+    """
     reason = type(error).__name__
     place: dict[str, Any] = {}
     with contextlib.suppress(Exception):
@@ -218,10 +220,11 @@ def _fail(workdir: Path, error: Exception) -> None:
     with contextlib.suppress(Exception):
         place = {"stage": error.stage, "step": error.step} if isinstance(error, BadNumbers) else where(workdir)
     with contextlib.suppress(Exception):
-        if isinstance(error, DiskError) and is_first():  # what could not be saved may leave no room for the status
+        state = "interrupted" if isinstance(error, DiskError) else "failed"
+        if state == "interrupted" and is_first():  # what could not be saved may leave no room for the status
             for half in (workdir / "checkpoints").glob("*/*.orbax-checkpoint-tmp"):
                 shutil.rmtree(half, ignore_errors=True)
-        _set_status(workdir, "failed", **place, reason=reason, exit_code=exit_code(error))
+        _set_status(workdir, state, **place, reason=reason, exit_code=exit_code(error))
 
 
 def _disowned(workdir: Path) -> None:
@@ -230,7 +233,7 @@ def _disowned(workdir: Path) -> None:
 
 
 def _check_room(context: Context, done: Mapping[str, float]) -> None:
-    """Raises UserError where the checkpoints of the stages that are left will find no room."""
+    """Raises DiskError where the checkpoints of the stages that are left will find no room."""
     if is_first():
         left = {
             stage: size
@@ -294,7 +297,7 @@ def _make_run(workdir: Path, path: Path, config: ConfigDict, owner: Owner) -> No
         write_text_atomically(path, to_json(config))
         write_text_atomically(workdir / "env.json", json.dumps(environment(), indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"--workdir: {workdir}: {error.strerror}") from error
+        raise refused(error, f"--workdir: {workdir}: {error.strerror}") from error
 
 
 def _has_begun(workdir: Path) -> bool:
