@@ -50,14 +50,23 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON object out of a file. Raises UserError for anything else."""
     check_file(path, MOST_JSON)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return values
+    return json_object(data, str(path))
+
+
+def json_object(data: bytes, place: str) -> dict[str, Any]:
+    """A JSON object out of the bytes that are at ``place``. Raises UserError for anything else."""
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise UserError(f"{place}: not JSON: {error}") from None
+    except RecursionError:
+        raise UserError(f"{place}: not JSON that can be read: nested too deeply") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{place}: expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 def check_run(run: Path) -> None:

@@ -56,6 +56,7 @@ from rlhf_jax.metrics import (
     read_jsonl,
     read_status,
     read_summary,
+    rewind_alarms,
     rewind_skipped,
     skipped_counts,
     update_summary,
@@ -421,6 +422,7 @@ def record(context: Context, task: Task, events: Iterator[Event], trackers: Trac
         start = event.step
         closing = isinstance(event, Started) and event.closing
         writer.rewind(stage, start, held_out=not closing)
+        rewind_alarms(workdir, stage, start)
         rewind_skipped(workdir, stage, event.drawn if isinstance(event, Started) else 0)
         write_status(workdir, "running", stage=stage, step=start)
         if task.optimum:
@@ -477,7 +479,7 @@ def record_alarm(workdir: Path, task: Task, event: Alarmed, console: Console) ->
 def record_bad_numbers(
     workdir: Path, stage: str, event: Skipped | Rewound, writer: MetricWriter, console: Console
 ) -> None:
-    """Tell of a step that was skipped, or of a rewind, whose steps' rows are forgotten."""
+    """Tell of a step that was skipped, or of a rewind, whose steps' rows and alarms are forgotten."""
     places = "; ".join(f"{name} {', '.join(map(str, found[:8]))}" for name, found in event.places.items())
     if isinstance(event, Skipped):
         row = {"step": event.step, "batch": event.batch, "not_finite": list(event.causes), "in_a_row": event.in_a_row}
@@ -490,6 +492,7 @@ def record_bad_numbers(
             f"batches {event.first} to {event.last} left out"
         )
         writer.rewind(stage, event.step)
+        rewind_alarms(workdir, stage, event.step)
         console.advance(event.step)
     write_skipped(workdir, stage, row | event.places)
     console.print(f"{stage} warning: {told}")
