@@ -98,3 +98,9 @@ def one_line(text: str, limit: int = 1000) -> str:
     """Clean text on one line, as it stands but for line ends; its middle left out where it is longer than ``limit``."""
     line = " ".join(clean_text(text).splitlines())
     return line if len(line) <= limit else f"{line[: limit // 2]} … {line[-limit // 2 :]}"
+
+
+def said(error: BaseException, *, typed: bool = False) -> str:
+    """The first line of what an error says, after its type if ``typed``; its type alone where it says nothing."""
+    name, text = type(error).__name__, one_line((str(error).strip().splitlines() or [""])[0], 300)
+    return f"{name}: {text}" if typed and text else text or name
