@@ -35,7 +35,7 @@ from rlhf_jax.config import (
     validate,
 )
 from rlhf_jax.errors import UserError
-from rlhf_jax.foreign import check_run
+from rlhf_jax.foreign import check_run, one_line
 from rlhf_jax.help import explain, help_text
 
 _OPTIONS = ("--config", "--workdir", "--dry_run", "--help", "--version")
@@ -261,7 +261,7 @@ def _one_line(error: BaseException) -> str:
     if missing:
         near = re.search(r'Did you mean "(.+?)" instead', str(error))
         return f"no such key {missing[1]!r}" + (f"; did you mean {near[1]}?" if near else "")
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 

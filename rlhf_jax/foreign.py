@@ -50,14 +50,23 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON object out of a file. Raises UserError for anything else."""
     check_file(path, MOST_JSON)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return values
+    return json_object(data, str(path))
+
+
+def json_object(data: bytes, place: str) -> dict[str, Any]:
+    """A JSON object out of the bytes that are at ``place``. Raises UserError for anything else."""
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise UserError(f"{place}: not JSON: {error}") from None
+    except RecursionError:
+        raise UserError(f"{place}: not JSON that can be read: nested too deeply") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{place}: expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 def check_run(run: Path) -> None:
@@ -89,3 +98,9 @@ def one_line(text: str, limit: int = 1000) -> str:
     """Clean text on one line, as it stands but for line ends; its middle left out where it is longer than ``limit``."""
     line = " ".join(clean_text(text).splitlines())
     return line if len(line) <= limit else f"{line[: limit // 2]} … {line[-limit // 2 :]}"
+
+
+def said(error: BaseException, *, typed: bool = False) -> str:
+    """The first line of what an error says, after its type if ``typed``; its type alone where it says nothing."""
+    name, text = type(error).__name__, one_line((str(error).strip().splitlines() or [""])[0], 300)
+    return f"{name}: {text}" if typed and text else text or name

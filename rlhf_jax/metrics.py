@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, SupportsFloat
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import json_object, read_json_object
 
 LOSSES: dict[str, str] = {  # by stage
     "sft": "nats per token",
@@ -214,30 +215,13 @@ def read_jsonl(path: Path, *, torn: bool = True) -> list[dict[str, Any]]:
     rows = []
     data = path.read_bytes()
     for number, line in enumerate(_whole_lines(data) if torn else data.splitlines(), start=1):
-        row = _loads(line, f"{path}:{number}")
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
-        rows.append(row)
+        rows.append(json_object(line, f"{path}:{number}"))
     return rows
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; {} if there is none. Raises UserError if it is anything else."""
-    if not path.exists():
-        return {}
-    value = _loads(path.read_bytes(), str(path))
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _loads(data: bytes, place: str) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise UserError(f"{place}: not JSON: {error}") from None
-    except RecursionError:
-        raise UserError(f"{place}: not JSON that can be read: nested too deeply") from None
+    return read_json_object(path) if path.exists() else {}
 
 
 class Mirror(Protocol):
@@ -390,7 +374,7 @@ def write_skipped(workdir: Path | str, stage: str, row: Mapping[str, Any]) -> Pa
     """Append to ``skipped.jsonl`` a step that was skipped, or a rewind: see ``docs/run_directory.md``."""
     path = Path(workdir) / "skipped.jsonl"
     with open(path, "ab", buffering=0) as file:
-        file.write(_dump({"stage": stage, **row}).encode() + b"\n")
+        _append(file, _dump({"stage": stage, **row}).encode() + b"\n")
     return path
 
 
@@ -418,15 +402,33 @@ def write_optimum(workdir: Path | str, stage: str, by_type: Mapping[str, Mapping
 
 
 def read_summary(workdir: Path | str) -> dict[str, float]:
-    """The headline figures of the run's finished stages, by dotted name; {} if none has finished."""
+    """The headline figures of the run's finished stages, by dotted name; {} if none has finished.
+
+    Raises UserError if there is anything but numbers.
+    """
     path = Path(workdir) / "summary.json"
-    return {name: float(value) for name, value in read_json(path).items()}
+    values = read_json(path)
+    try:
+        return {name: float(value) for name, value in values.items()}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def update_summary(workdir: Path | str, values: Mapping[str, SupportsFloat]) -> None:
     """Merge dotted names such as ``sft.gold.open`` into ``summary.json``, sorted by name."""
-    merged = read_summary(workdir) | {name: float(value) for name, value in values.items()}
-    text = _dump(dict(sorted(merged.items())), indent=2)
+    _write_summary(workdir, read_summary(workdir) | {name: float(value) for name, value in values.items()})
+
+
+def rewind_alarms(workdir: Path | str, stage: str, step: int) -> None:
+    """Forget those ``STAGE.alarm.*`` of the summary that are of later steps than ``step``."""
+    values = read_summary(workdir)
+    kept = {name: at for name, at in values.items() if not name.startswith(f"{stage}.alarm.") or at <= step}
+    if kept != values:
+        _write_summary(workdir, kept)
+
+
+def _write_summary(workdir: Path | str, values: Mapping[str, float]) -> None:
+    text = _dump(dict(sorted(values.items())), indent=2)
     write_text_atomically(Path(workdir) / "summary.json", text + "\n")
 
 
@@ -457,11 +459,8 @@ def write_status(
 
 
 def read_status(workdir: Path | str) -> str:
-    """The state in ``STATUS.json``, "" if there is none."""
-    try:
-        return str(json.loads((Path(workdir) / "STATUS.json").read_text(encoding="utf-8"))["state"])
-    except FileNotFoundError:
-        return ""
+    """The state in ``STATUS.json``, "" if there is none. Raises UserError if it holds something else."""
+    return str(read_json(Path(workdir) / "STATUS.json").get("state", ""))
 
 
 def _is_held_out(metrics: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ MARGIN = 8 * 2**20  # bytes beside checkpoints: rows, samples, the report
 # Of a disk. With some another start may help: another machine, or a file system that is there again.
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 _PASSING = (errno.EIO, errno.ESTALE)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)  # which a file that is none of the run's may have met
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _WORDS = {os.strerror(number): number for number in (*_LASTING, *_PASSING)}
 # A library in C++ says it in words, `[OS error 28: ...]` or `[os_error_code='28']`, and the path in quotes.
@@ -31,19 +32,26 @@ def check_room(workdir: Path, saved: Mapping[str, int], keep: int) -> None:
     more while it writes. What lies there of earlier parts of the run counts.
 
     Raises:
-      UserError: they will not.
+      DiskError: they will not.
     """
-    there = {stage: _size(workdir / "checkpoints" / stage) for stage in saved}
-    needed = sum(max(0, keep * size - there[stage]) for stage, size in saved.items())
-    needed += max(saved.values(), default=0) + MARGIN
+    if not saved:
+        return
+    needed = sum(max(0, keep * size - _kept(workdir / "checkpoints" / stage)) for stage, size in saved.items())
+    needed += max(saved.values()) + MARGIN
     free = _free(workdir)
     if free < needed:
         largest = max(saved, key=saved.__getitem__)
-        raise UserError(
+        raise DiskError(
             f"--workdir: {workdir}: {needed:,} bytes needed for checkpoints, {free:,} free on its file system; "
             f"make room, name another --workdir, or lower config.checkpoint.keep ({keep}; each takes up to "
-            f"{saved[largest]:,} in {largest})"
+            f"{saved[largest]:,} in {largest})",
+            USER_ERROR,
         )
+
+
+def _kept(folder: Path) -> int:
+    """Bytes of a stage's steps: what is damaged or half done makes no room for others."""
+    return sum(_size(step) for step in folder.glob("*") if step.name.isdigit())
 
 
 def _size(folder: Path) -> int:
@@ -63,11 +71,22 @@ def _free(workdir: Path) -> int:
 # ------------------------------------------------------------------------- what has ended a run
 
 
+def refused(error: OSError, text: str) -> UserError:
+    """What is raised, with ``text``, where the system refuses something: a DiskError where a disk is at fault."""
+    return UserError(text) if (code := _code(error.errno)) is None else DiskError(text, code)
+
+
 def what_ran_out(error: BaseException, workdir: Path, stage: str) -> UserError | None:
     """One line to the user where it is a disk or the memory that has ended a run; None where it is not."""
     if isinstance(error, UserError):
         return None
-    found = [(number, path) for number, path in map(_of_disk, _chain(error)) if number]
+    found = []
+    for one in _chain(error):
+        number, path = _of_disk(one)
+        if number in _CLOSED and one not in (error, error.__cause__) and not _is_in(path, workdir):
+            continue  # a bug, while such an error was dealt with
+        if number:
+            found.append((number, path))
     if found:
         number, path = next((one for one in found if one[1]), found[0])
         return _disk_error(number, path or str(workdir), workdir)
@@ -86,7 +105,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if not any(one is other for other in seen):
             seen.append(one)
             yield one
-            left += [other for other in (one.__cause__, one.__context__) if other is not None]
+            behind = (one.__cause__, None if one.__suppress_context__ else one.__context__)
+            left += [other for other in behind if other is not None]
+
+
+def _is_in(path: str, folder: Path) -> bool:
+    return bool(path) and Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def _of_disk(error: BaseException) -> tuple[int, str]:
@@ -112,6 +136,13 @@ def _disk_error(number: int, path: str, workdir: Path) -> DiskError:
         return DiskError(f"{what}; {goes_on}", INTERRUPTED)
     mend = "make room" if number in _FULL else "see that it can be written"
     return DiskError(f"{what}; {mend}, and {goes_on}", USER_ERROR)
+
+
+def _code(number: int | None) -> int | None:
+    """What the program ends with for an error of a disk; None for another."""
+    if number in _PASSING:
+        return INTERRUPTED
+    return USER_ERROR if number in _LASTING else None
 
 
 def _memory_error(text: str, stage: str) -> UserError:

@@ -56,6 +56,7 @@ from rlhf_jax.metrics import (
     read_jsonl,
     read_status,
     read_summary,
+    rewind_alarms,
     rewind_skipped,
     skipped_counts,
     update_summary,
@@ -79,7 +80,7 @@ from rlhf_jax.parallel import (
     watching,
 )
 from rlhf_jax.reports import write_report
-from rlhf_jax.resources import cache_folder, can_write, check_room, what_ran_out
+from rlhf_jax.resources import cache_folder, can_write, check_room, refused, what_ran_out
 from rlhf_jax.trackers import Trackers, check_trackers
 
 # Told of an evaluation, stage and figures by name, when it is written down. True: the run is not worth going on with.
@@ -210,7 +211,9 @@ def _last_words(workdir: Path, code: int, reason: str) -> None:
 
 
 def _fail(workdir: Path, error: Exception) -> None:
-    """The status of a run that an error has ended. Nothing that is wrong with the words may take the error's place."""
+    """The status of a run that an error has ended, which a disk's only interrupts: no trial has failed by it. Nothing
+    that is wrong with the words may take the error's place.
+    """
     reason = type(error).__name__
     place: dict[str, Any] = {}
     with contextlib.suppress(Exception):
@@ -218,10 +221,11 @@ def _fail(workdir: Path, error: Exception) -> None:
     with contextlib.suppress(Exception):
         place = {"stage": error.stage, "step": error.step} if isinstance(error, BadNumbers) else where(workdir)
     with contextlib.suppress(Exception):
-        if isinstance(error, DiskError) and is_first():  # what could not be saved may leave no room for the status
+        state = "interrupted" if isinstance(error, DiskError) else "failed"
+        if state == "interrupted" and is_first():  # what could not be saved may leave no room for the status
             for half in (workdir / "checkpoints").glob("*/*.orbax-checkpoint-tmp"):
                 shutil.rmtree(half, ignore_errors=True)
-        _set_status(workdir, "failed", **place, reason=reason, exit_code=exit_code(error))
+        _set_status(workdir, state, **place, reason=reason, exit_code=exit_code(error))
 
 
 def _disowned(workdir: Path) -> None:
@@ -230,7 +234,7 @@ def _disowned(workdir: Path) -> None:
 
 
 def _check_room(context: Context, done: Mapping[str, float]) -> None:
-    """Raises UserError where the checkpoints of the stages that are left will find no room."""
+    """Raises DiskError where the checkpoints of the stages that are left will find no room."""
     if is_first():
         left = {
             stage: size
@@ -294,7 +298,7 @@ def _make_run(workdir: Path, path: Path, config: ConfigDict, owner: Owner) -> No
         write_text_atomically(path, to_json(config))
         write_text_atomically(workdir / "env.json", json.dumps(environment(), indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"--workdir: {workdir}: {error.strerror}") from error
+        raise refused(error, f"--workdir: {workdir}: {error.strerror}") from error
 
 
 def _has_begun(workdir: Path) -> bool:
@@ -418,6 +422,7 @@ def record(context: Context, task: Task, events: Iterator[Event], trackers: Trac
         start = event.step
         closing = isinstance(event, Started) and event.closing
         writer.rewind(stage, start, held_out=not closing)
+        rewind_alarms(workdir, stage, start)
         rewind_skipped(workdir, stage, event.drawn if isinstance(event, Started) else 0)
         write_status(workdir, "running", stage=stage, step=start)
         if task.optimum:
@@ -474,7 +479,7 @@ def record_alarm(workdir: Path, task: Task, event: Alarmed, console: Console) ->
 def record_bad_numbers(
     workdir: Path, stage: str, event: Skipped | Rewound, writer: MetricWriter, console: Console
 ) -> None:
-    """Tell of a step that was skipped, or of a rewind, whose steps' rows are forgotten."""
+    """Tell of a step that was skipped, or of a rewind, whose steps' rows and alarms are forgotten."""
     places = "; ".join(f"{name} {', '.join(map(str, found[:8]))}" for name, found in event.places.items())
     if isinstance(event, Skipped):
         row = {"step": event.step, "batch": event.batch, "not_finite": list(event.causes), "in_a_row": event.in_a_row}
@@ -487,6 +492,7 @@ def record_bad_numbers(
             f"batches {event.first} to {event.last} left out"
         )
         writer.rewind(stage, event.step)
+        rewind_alarms(workdir, stage, event.step)
         console.advance(event.step)
     write_skipped(workdir, stage, row | event.places)
     console.print(f"{stage} warning: {told}")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from rlhf_jax.console import say
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import said
 from rlhf_jax.metrics import read_json, read_metrics, write_text_atomically
 
 STATE = "tracker.json"  # of a run: which run of the trackers is its own, and which trackers have its rows
@@ -136,8 +137,7 @@ class Trackers:
             step(*words)
         except Exception as error:  # whatever a library, a network or a disk may do
             self._open.pop(name, None)
-            told = next(iter(str(error).splitlines()), "")
-            say(f"{name} failed, and the run goes on without it: {type(error).__name__}: {told}")
+            say(f"{name} failed, and the run goes on without it: {said(error, typed=True)}")
 
 
 def check_trackers(names: Sequence[str]) -> None:

@@ -85,7 +85,12 @@ def saved_bytes(config: ConfigDict, vocab_size: int) -> dict[str, int]:
 
 def _held_by(config: ConfigDict, spec: DecoderSpec, stage: str) -> Held:
     if stage in ("sft", "dpo", "online"):
-        return _held(config, stage, partial(init_decoder, spec))
+        held = _held(config, stage, partial(init_decoder, spec))
+        if stage == "online" and config.online.reference_every:  # the state has a reference of its own
+            count = count_parameters(spec)
+            size = count * BYTES_PER_PARAMETER
+            held = Held(held.trained, held.frozen + count, held.size + size, held.saved + size)
+        return held
     if stage == "segments":
         return _held(config, stage, partial(_with_heads, spec, len(config.segments.kinds)))
     if stage == "ppo":

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.config import default_config
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import said
 from rlhf_jax.models import DecoderSpec, hf, init_decoder
 from rlhf_jax.parallel import Executor
 from rlhf_jax.types import Params
@@ -38,10 +39,8 @@ def folder_of(path: str, *, weights: bool) -> Path:
     try:
         return Path(snapshot_download(path, allow_patterns=patterns))
     except Exception as error:  # of the network, of the hub, of a name that is none
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        raise UserError(
-            f"config.model.path: {path}: no such folder, and not to be had from the hub ({reason})"
-        ) from None
+        told = said(error, typed=True)
+        raise UserError(f"config.model.path: {path}: no such folder, and not to be had from the hub ({told})") from None
 
 
 def folder_spec(model: ConfigDict, vocab_size: int) -> DecoderSpec:

@@ -12,7 +12,7 @@ import numpy as np
 from rlhf_jax.data import world
 from rlhf_jax.data.records import Record
 from rlhf_jax.errors import UserError
-from rlhf_jax.foreign import MOST_TOKENIZER, check_folder
+from rlhf_jax.foreign import MOST_TOKENIZER, check_folder, one_line
 
 if TYPE_CHECKING:
     from rlhf_jax.data.chat import Chat
@@ -189,7 +189,7 @@ def _pretrained(path: str) -> Tokenizer:
         # Without the word it asks on the terminal whether to run code of the folder's own.
         backend = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # of JSON, of the tokenizers library, of whatever classes a folder names
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(str(error), 300) or type(error).__name__
         raise UserError(f"tokenizer.path: no tokenizer in {path!r} ({reason})") from error
     if backend.eos_token_id is None:
         raise UserError(f"tokenizer.path: the tokenizer in {path!r} has no end-of-sequence token")

@@ -98,11 +98,7 @@ class Worker:
                 return go_on(launch, partial(self._judge, trial), self._shared)
             except SystemExit:
                 return True
-            except DiskError as error:  # no fault of the trial's, which goes on when there is room
-                with contextlib.suppress(OSError):
-                    write_status(
-                        trial.folder, "interrupted", **place_of(trial), reason=str(error), exit_code=error.code
-                    )
+            except DiskError:  # no fault of the trial's, which goes on when there is room
                 raise
             except Owned as error:  # by somebody who started it as a run; it is waited for like any other's
                 print(error)

@@ -7,13 +7,17 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import describe_plan, inherit_model
+from rlhf_jax.build import Context, describe_plan, inherit_model, make_context, make_task, saved_bytes
 from rlhf_jax.build.plan import activation_bytes, count_parameters
 from rlhf_jax.config import default_config, to_json, utility
 from rlhf_jax.data.tokenizers import build_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
-from rlhf_jax.models import DecoderSpec, init_decoder
+from rlhf_jax.flags import parse
+from rlhf_jax.models import DecoderSpec, init_decoder, init_reward_model
+from rlhf_jax.types import Params
 from tests.end_to_end import tiny
+
+QUICKSTART = f"--config={tiny.ROOT / 'configs' / 'quickstart.py'}"
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +93,28 @@ def test_direct_methods_keep_a_reference_and_online_a_judge_too() -> None:
     assert _numbers(describe_plan(config, None), "dpo") == (decoder, decoder + decoder + 64)
     config.stages = ("sft", "dpo")
     assert _numbers(describe_plan(config, None), "dpo") == (decoder, decoder)
+
+
+@pytest.mark.parametrize(("stage", "every"), [("online", 0), ("online", 2)])
+def test_the_bytes_of_a_checkpoint_are_those_of_the_state_that_a_stage_starts_with(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, stage: str, every: int
+) -> None:
+    """A reference that is renewed is in it."""
+
+    def fresh(own: Context, stage: str, spec: DecoderSpec) -> Params:
+        init = init_decoder if stage == "sft" else init_reward_model
+        return own.executor.place(init(spec, jax.random.key(1)), "state")
+
+    monkeypatch.setattr("rlhf_jax.build.context.load_data", tiny.load)
+    for module in ("answers", "online"):
+        monkeypatch.setattr(f"rlhf_jax.build.{module}.load_parent", fresh)
+    config = parse([QUICKSTART, "--dry_run", *tiny.SIZE, f"--config.stages=sft,reward,{stage}"]).config
+    config.online.reference_every = every
+    context = make_context(config, tmp_path)
+    state = make_task(context, stage).state
+    arrays = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state, state.extra)))
+    told = saved_bytes(config, context.tokenizer.vocab_size)[stage]
+    assert 0 <= arrays - told < 300  # the learner's scalars
 
 
 def test_a_head_that_is_trained_alone_and_updates_in_parts() -> None:

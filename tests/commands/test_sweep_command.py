@@ -13,6 +13,7 @@ from rlhf_jax.flags import Launch
 from rlhf_jax.main import main
 from rlhf_jax.metrics import read_json
 from rlhf_jax.owner import Owned, Owner
+from rlhf_jax.run import _fail
 from rlhf_jax.sweeps import worker
 from rlhf_jax.sweeps.folder import read_sweep, read_trials
 from rlhf_jax.sweeps.queue import Queue
@@ -104,8 +105,9 @@ def test_a_full_disk_ends_the_sweep_and_is_no_fault_of_the_trial(
     tmp_path: pathlib.Path, runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(launch: Launch, judge: Callable[..., bool], shared: Any) -> bool:
-        end(pathlib.Path(launch.workdir), "failed", "full")  # as the run itself says
-        raise DiskError("runs/a: No space left on device", USER_ERROR)
+        error = DiskError("runs/a: No space left on device", USER_ERROR)
+        _fail(pathlib.Path(launch.workdir), error)
+        raise error
 
     command = ["sweep", CONFIG, f"--workdir={tmp_path}", BEST, GAMMA]
     with monkeypatch.context() as patch:
@@ -115,7 +117,7 @@ def test_a_full_disk_ends_the_sweep_and_is_no_fault_of_the_trial(
     assert told.value.code == 2
     assert capsys.readouterr().err == "rlhf-jax: error: runs/a: No space left on device\n"
     (trial,) = read_trials(tmp_path)
-    assert (trial.state, trial.reason) == ("interrupted", "runs/a: No space left on device")
+    assert (trial.state, trial.reason) == ("interrupted", "DiskError: runs/a: No space left on device")
     main(command)
     assert [trial.state for trial in read_trials(tmp_path)] == ["done", "done"]
     assert runs == ["0000", "0001"]

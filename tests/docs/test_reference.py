@@ -1,10 +1,12 @@
 """The pages of docs/reference/ are those that the code gives, and leave nothing out."""
 
 import re
+from fnmatch import fnmatch
 
 import pytest
 
 from docs.generate import REFERENCE, pages
+from rlhf_jax.build.identity import settings
 from rlhf_jax.commands import NAMES
 from rlhf_jax.config import default_config, leaves
 from rlhf_jax.metrics import UNITS
@@ -31,6 +33,17 @@ def test_every_setting_has_a_row_with_its_default() -> None:
         text = ",".join(default) if isinstance(default, tuple) else str(default)
         text = text.lower() if isinstance(default, bool) else text
         assert told in (f"`{text}`" if text else "empty",) or f"{stage} `{text}`" in told, key
+
+
+def test_the_page_on_reliability_says_how_many_there_are_and_which_may_change_unasked() -> None:
+    text = " ".join((REFERENCE.parent / "reliability.md").read_text().split())
+    keys = [key for key, _ in leaves(default_config())]
+    (count,) = re.findall(r"Each of the (\d+) keys", text)
+    assert int(count) == len(keys)
+    (free,) = re.findall(r"Only ([^.]*(?:\.\S[^.]*)*) may change unasked\.", text)
+    patterns = re.findall(r"`(.+?)`", free)
+    named = {key for key in keys if any(fnmatch(key, pattern) for pattern in patterns)}
+    assert named == set(keys) - settings(default_config()).keys()
 
 
 def test_every_metric_and_every_command_is_there() -> None:

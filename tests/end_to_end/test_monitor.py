@@ -2,12 +2,18 @@
 
 import json
 import pathlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from rlhf_jax.config import default_config
-from rlhf_jax.metrics import read_metrics, read_summary
-from rlhf_jax.run import stopped_by_monitor
+from rlhf_jax.diagnostics.monitor import Alarm
+from rlhf_jax.loop import Alarmed, Event, Rewound, Started, Stopped
+from rlhf_jax.metrics import read_metrics, read_summary, update_summary
+from rlhf_jax.run import record, stopped_by_monitor
+from rlhf_jax.trackers import Trackers
 from tests.end_to_end import tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -78,6 +84,29 @@ def test_an_alarm_warns_or_stops_at_the_iteration_that_sets_it_off(
     before = tiny.rows_of(tmp_path / "stop")
     follow(parent, tmp_path / "stop", *words)
     assert tiny.rows_of(tmp_path / "stop") == before
+
+
+def test_alarms_of_steps_that_are_made_again_are_forgotten(tmp_path: pathlib.Path) -> None:
+    """Of a start from an earlier checkpoint, and of a rewind; what is told after these stays."""
+    update_summary(tmp_path, {"ppo.alarm.gap": 4, "ppo.alarm.kl": 7, "sft.alarm.gap": 9})
+    seen: list[dict[str, float]] = []
+
+    def events() -> Iterator[Event]:
+        yield Started(6)
+        seen.append(read_summary(tmp_path))
+        yield Alarmed(8, Alarm("kl", "above", 0.1))
+        seen.append(read_summary(tmp_path))
+        yield Rewound(step=2, spike=8, loss=9.0, bound=1.0, first=7, last=8, places={})
+        seen.append(read_summary(tmp_path))
+        yield Stopped(2)
+
+    config = default_config()
+    config.log.tensorboard = False
+    task: Any = SimpleNamespace(name="ppo", total_steps=9, optimum={}, halts=False)
+    context: Any = SimpleNamespace(config=config, workdir=tmp_path)
+    record(context, task, events(), Trackers((), "", tmp_path, {}))
+    first = {"ppo.alarm.gap": 4, "sft.alarm.gap": 9}
+    assert seen == [first, first | {"ppo.alarm.kl": 8}, {"sft.alarm.gap": 9}]
 
 
 @pytest.mark.parametrize(("steps", "reason"), [(3.0, "ppo stopped by monitor after iteration 3: kl"), (4.0, "")])

@@ -210,6 +210,48 @@ def test_a_write_that_the_system_takes_a_part_of_goes_on(tmp_path):
     assert (tmp_path / "rows").read_bytes() == b"twelve bytestwelve b"
 
 
+def test_rows_of_skipped_steps_are_written_like_all_others(tmp_path, monkeypatch):
+    """Whole, where the system takes a part at a time, or with an error that names the file."""
+    write, taken = io.FileIO.write, []
+
+    class Slow(io.FileIO):
+        def write(self, data):
+            if len(taken) == 99:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            taken.append(write(self, bytes(data)[:7]))
+            return taken[-1]
+
+    monkeypatch.setattr("builtins.open", lambda path, mode, buffering: Slow(path, mode[0]))
+    path = metrics.write_skipped(tmp_path, "sft", {"step": 7, "batch": 7})
+    assert path.read_bytes() == b'{"stage": "sft", "step": 7, "batch": 7}\n'
+    taken.extend([0] * (99 - len(taken)))
+    with pytest.raises(OSError, match=rf"No space left on device: .*{path}"):
+        metrics.write_skipped(tmp_path, "sft", {"step": 8, "batch": 8})
+
+
+@pytest.mark.parametrize("name", ["STATUS.json", "summary.json"])
+@pytest.mark.parametrize("text", ["[]", "null", '{"state": "do', "[" * 100_000, '{"a": []}', None])
+def test_what_a_stranger_left_of_a_run_is_read_or_refused(tmp_path, name, text):
+    """A pipe would never end."""
+    path, read = tmp_path / name, metrics.read_status if name == "STATUS.json" else metrics.read_summary
+    if text is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(text)
+    if text == '{"a": []}' and name == "STATUS.json":
+        assert metrics.read_status(tmp_path) == ""
+        return
+    with pytest.raises(UserError, match=rf"^{path}: "):
+        read(tmp_path)
+
+
+def test_alarms_of_steps_that_are_made_again_are_forgotten(tmp_path):
+    alarms = {"ppo.alarm.gap": 4, "ppo.alarm.kl": 6, "sft.alarm.gap": 9, "sft.loss": 9}
+    metrics.update_summary(tmp_path, alarms)
+    metrics.rewind_alarms(tmp_path, "ppo", 4)
+    assert metrics.read_summary(tmp_path) == {"ppo.alarm.gap": 4, "sft.alarm.gap": 9, "sft.loss": 9}
+
+
 def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_else(tmp_path, monkeypatch):
     metrics.write_status(tmp_path, "running", stage="sft", step=4)
 

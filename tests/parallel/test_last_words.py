@@ -10,6 +10,7 @@ import pytest
 from rlhf_jax import run
 from rlhf_jax.config import default_config, to_json
 from rlhf_jax.errors import DiskError, UserError
+from rlhf_jax.owner import Owner
 
 
 class Speechless(Exception):
@@ -18,23 +19,40 @@ class Speechless(Exception):
 
 
 @pytest.mark.parametrize(
-    ("error", "reason", "code"),
+    ("error", "state", "reason", "code"),
     [
-        (UserError("mend it"), "UserError: mend it", 2),
-        (DiskError("a disk", 75), "DiskError: a disk", 75),
-        (KeyError("x"), "KeyError: 'x'", 1),
-        (ValueError("two\nlines \udcff"), "ValueError: two\nlines \udcff", 1),
-        (Speechless(), "Speechless", 1),
+        (UserError("mend it"), "failed", "UserError: mend it", 2),
+        (DiskError("a disk", 75), "interrupted", "DiskError: a disk", 75),
+        (DiskError("full", 2), "interrupted", "DiskError: full", 2),
+        (KeyError("x"), "failed", "KeyError: 'x'", 1),
+        (ValueError("two\nlines \udcff"), "failed", "ValueError: two\nlines \udcff", 1),
+        (Speechless(), "failed", "Speechless", 1),
     ],
 )
 def test_the_status_has_the_reason_and_the_code(
-    tmp_path: pathlib.Path, error: Exception, reason: str, code: int
+    tmp_path: pathlib.Path, error: Exception, state: str, reason: str, code: int
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text("no row\n")  # which would be an error of its own
     run._fail(tmp_path, error)
     found = json.loads((tmp_path / "STATUS.json").read_text())
     wanted = reason.replace("\udcff", "\\udcff")
-    assert (found["state"], found["reason"], found["exit_code"]) == ("failed", wanted, code)
+    assert (found["state"], found["reason"], found["exit_code"]) == (state, wanted, code)
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 2), (errno.ESTALE, 75), (errno.ENOTDIR, None)])
+def test_a_directory_that_a_disk_refuses_is_the_disks_fault(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int | None
+) -> None:
+    """So that a trial of a sweep has not failed by it."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(run, "write_text_atomically", refuse)
+    with Owner(tmp_path, lambda: None) as owner, pytest.raises(UserError) as told:
+        run.open_run(tmp_path, default_config(), owner)
+    assert str(told.value) == f"--workdir: {tmp_path}: {os.strerror(number)}"
+    assert (told.value.code if isinstance(told.value, DiskError) else None) == code
 
 
 def test_where_even_that_cannot_be_written_the_error_is_told_all_the_same(

@@ -73,4 +73,4 @@ def test_killed_inside_a_save_the_newest_committed_step_is_restored(
             assert found.step == max(steps(folder))
             assert states.bits(found.state) == states.bits(saver.state(found.step))
             assert found.meta == states.meta(found.step)
-    assert in_flight > 0, "no kill has hit a save"
+    assert in_flight >= 0.8 * len(tally.tries), "too few kills have hit a save"

@@ -117,7 +117,7 @@ def test_an_error_of_any_write_is_one_line_and_the_run_goes_on(
             assert os.strerror(code) in line
             assert line.endswith(GOES_ON.removeprefix("and "))
             told = interrupted.status(workdir)
-            assert (told["state"], told["exit_code"]) == ("failed", wanted)
+            assert (told["state"], told["exit_code"]) == ("interrupted", wanted)
             assert os.strerror(code) in told["reason"]
             assert_nothing_half_done(workdir)
             torn = not (workdir / "metrics.jsonl").read_bytes().endswith(b"\n")

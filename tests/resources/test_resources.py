@@ -27,8 +27,9 @@ def test_room_is_asked_for_all_that_is_kept_and_one_more(
     free(monkeypatch, needed)
     check_room(tmp_path, saved, 2)
     free(monkeypatch, needed - 1)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(DiskError) as told:
         check_room(tmp_path, saved, 2)
+    assert exit_code(told.value) == 2
     assert f"{tmp_path}: {needed:,} bytes needed for checkpoints, {needed - 1:,} free" in str(told.value)
     assert "config.checkpoint.keep (2; each takes up to 3,000 in ppo)" in str(told.value)
     # What the run has written needs no room again, but no more than that.
@@ -43,8 +44,19 @@ def test_room_is_asked_for_all_that_is_kept_and_one_more(
     free(monkeypatch, 9000 + MARGIN - 1)
     with pytest.raises(UserError):
         check_room(tmp_path, saved, 2)
-    free(monkeypatch, MARGIN)
+    free(monkeypatch, 0)
     check_room(tmp_path, {}, 2)  # of a run that is done
+
+
+def test_what_is_damaged_or_half_done_gives_no_room(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("4", "6.corrupt", "8.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / "sft" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / "sft" / name / "params").write_bytes(bytes(1000))
+    free(monkeypatch, 2000 + MARGIN)  # of two that are kept one is there, and another is written
+    check_room(tmp_path, {"sft": 1000}, 2)
+    free(monkeypatch, 2000 + MARGIN - 1)
+    with pytest.raises(DiskError):
+        check_room(tmp_path, {"sft": 1000}, 2)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +92,7 @@ def test_an_error_is_found_behind_others_and_in_the_words_of_libraries(tmp_path:
         'RESOURCE_EXHAUSTED: Error writing local file "/runs/a/4/_sharding": Failed writing: "/runs/a/4/_sharding.x": '
         "Failed to write 9007 bytes to file 20: No space left on device [os_error_code='28']"
     )
-    behind.__context__.__context__ = ValueError(text)
+    behind.__context__.__cause__.__context__ = ValueError(text)
     told = what_ran_out(behind, tmp_path, "sft")
     assert told is not None
     assert str(told).startswith("/runs/a/4/_sharding: No space left on device, ")
@@ -126,6 +138,22 @@ def test_what_is_no_fault_of_a_disk_is_left_alone(tmp_path: pathlib.Path) -> Non
         ValueError("[OS error 2: No such file or directory]"),
     ):
         assert what_ran_out(error, tmp_path, "sft") is None
+
+
+def test_a_bug_is_no_error_of_the_disk_that_was_dealt_with_before(tmp_path: pathlib.Path) -> None:
+    """What Python's own traceback would not show, or what a file that is none of the run's has met."""
+    bug = ValueError("a bug")
+    bug.__context__ = of_disk(errno.ENOSPC)
+    bug.__suppress_context__ = True  # raise ... from None
+    assert what_ran_out(bug, tmp_path, "sft") is None
+    for code in (errno.EPERM, errno.EACCES, errno.EROFS):
+        bug = ValueError("a bug")
+        bug.__context__ = of_disk(code, "/proc/1/environ")
+        assert what_ran_out(bug, tmp_path, "sft") is None
+        bug.__context__ = of_disk(code, str(tmp_path / "metrics.jsonl"))
+        assert isinstance(what_ran_out(bug, tmp_path, "sft"), DiskError)
+        bug.__cause__ = of_disk(code)
+        assert isinstance(what_ran_out(bug, tmp_path, "sft"), DiskError)
 
 
 def test_where_caches_are(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_jax.data.readers.checks import BadRow, type_of
 from rlhf_jax.data.readers.remote import HUB, TFDS, hub_rows, tfds_rows
 from rlhf_jax.errors import UserError
-from rlhf_jax.foreign import check_file
+from rlhf_jax.foreign import check_file, said
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WORD = re.compile(r"\S")
@@ -153,7 +153,7 @@ def _parquet(path: str | os.PathLike[str]) -> Iterator[dict[str, Any] | BadRow]:
                     rows = [_row(batch.slice(place, 1)) for place in range(batch.num_rows)]
                 yield from rows
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: file: truncated or damaged Parquet ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: file: truncated or damaged Parquet ({said(error)})") from error
 
 
 def _row(batch: Any) -> dict[str, Any] | BadRow:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.foreign import said
 
 TFDS, HUB = "tfds:", "hub:"
 
@@ -28,12 +29,12 @@ def tfds_rows(name: str) -> Iterator[Mapping[str, Any]]:
             source = builder.as_data_source(split=split)
     except Exception as error:  # the library raises whatever its layers do, from KeyError to its own
         hint = "prepare it with tfds build --file_format=array_record"
-        raise UserError(f"{name}: file: cannot be read ({_reason(error)}); {hint}") from error
+        raise UserError(f"{name}: file: cannot be read ({said(error)}); {hint}") from error
     try:
         for row in source:
             yield _plain(builder.info.features, row)
     except Exception as error:  # a damaged record
-        raise UserError(f"{name}: file: cannot be read ({_reason(error)})") from error
+        raise UserError(f"{name}: file: cannot be read ({said(error)})") from error
 
 
 def hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
@@ -53,11 +54,7 @@ def hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
     try:
         yield from datasets.load_dataset(repository, config, split=split)
     except Exception as error:  # network, names, splits, damaged rows: each has errors of its own
-        raise UserError(f"{name}: file: cannot be read ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{name}: file: cannot be read ({said(error)})") from error
 
 
 def _plain(feature: Any, value: Any) -> Any:
