@@ -3,6 +3,7 @@
 import gc
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -115,6 +116,7 @@ def test_a_run_without_adapters_goes_on_from_one_with_them(context: Context, run
     with config.unlocked():
         config.lora.update({"rank": 0, "stages": ()})
         config.parents.sft = config.parents.reward = str(run)
+    shutil.copytree(run / "tokenizer", run.parent / "later" / "tokenizer")
     later = Context(config, run.parent / "later", context.executor, context.data, context.tokenizer)
     for stage in ("sft", "reward"):
         found = load_parent(later, stage, stage_decoder(later, stage))
