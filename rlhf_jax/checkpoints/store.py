@@ -22,6 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from rlhf_jax import foreign
 from rlhf_jax.checkpoints.digest import Leaf, digest, fingerprint, forms, from_json, plain, to_json
 from rlhf_jax.checkpoints.identity import refuse
 from rlhf_jax.console import clean_text, say
@@ -312,7 +313,7 @@ class Checkpoints:
             # By the handler of the item: a manager waits for all processes, of which one may have failed.
             found = how(self._manager.directory / str(step) / name)
         except Exception as caught:  # Orbax and TensorStore raise whatever there is
-            said, error = f"{name}: cannot be read: {_first_line(caught)}", caught
+            said, error = f"{name}: cannot be read: {foreign.said(caught)}", caught
         elsewhere = error is not None and what_ran_out(error, self.directory, "") is not None
         all_said = all_say("read", f"!{said}" if elsewhere else said)
         if error is not None and elsewhere:
@@ -361,7 +362,3 @@ def _misfits(item: str, saved: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -
         for name in sorted(saved.keys() | wanted.keys())
     }
     return [f"{item}.{name}: {old} -> {new}" for name, (old, new) in both.items() if old != new]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
