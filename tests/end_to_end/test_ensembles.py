@@ -197,7 +197,7 @@ def test_chat_scores_by_every_member(parent: pathlib.Path, tmp_path: pathlib.Pat
     alone = speaker(beside(parent, tmp_path / "alone", "reward")).answer(asked(5), 2, seed=1, draw=0)
     assert alone.texts == found.texts
     assert alone.rewards.shape == (2, 0)
-    with pytest.raises(UserError, match=r"sft: no checkpoints in"):
+    with pytest.raises(UserError, match=r"no checkpoints in .*sft"):
         speaker(beside(parent, tmp_path / "empty", "sft"))
     with pytest.raises(UserError, match=r"chat: --reward: .* does not exist"):
         speaker(parent, str(tmp_path))
