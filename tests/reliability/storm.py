@@ -56,24 +56,24 @@ def start(folder: pathlib.Path, seed: int) -> int:
     return pid
 
 
-def tear(folder: pathlib.Path, pid: int, kind: int) -> str:
+def tear(folder: pathlib.Path, pid: int, kind: int) -> list[str]:
     """What a lost machine may leave of the trial that the process was at: half of its claim, of a row, or of a file
-    that was to be renamed. Returns what it was.
+    that was to be renamed. Returns what it was; nothing where it was at none.
     """
     for trial in read_trials(folder):
         newest = claims(trial.folder)[-1]
         if not trial.ended and newest.content.get("pid") == pid:
             if kind == 0:
                 newest.path.write_text(newest.path.read_text()[:40])
-                return "claim"
+                return ["claim"]
             if kind == 1:
                 path = trial.folder / "metrics.jsonl"
                 whole = path.read_bytes() if path.exists() else b""
                 path.write_bytes(whole[: whole.rfind(b"\n") + 1] + b'{"stage": "rew')
-                return "row"
+                return ["row"]
             (trial.folder / f".summary.json.elsewhere.{pid}.tmp").write_text('{"reward.pair_acc')
-            return "file"
-    return ""
+            return ["file"]
+    return []
 
 
 def main(folder: pathlib.Path, workers: int, kills: int, seed: int) -> None:
@@ -85,7 +85,7 @@ def main(folder: pathlib.Path, workers: int, kills: int, seed: int) -> None:
             place = rng.randrange(len(running))
             os.kill(running[place], signal.SIGKILL)
             os.waitpid(running[place], 0)
-            torn.append(tear(folder, running[place], made % 3))
+            torn += tear(folder, running[place], len(torn) % 3)
             made += 1
             running[place] = start(folder, 1000 * seed + 100 + made)
         for pid in list(running):
@@ -93,7 +93,7 @@ def main(folder: pathlib.Path, workers: int, kills: int, seed: int) -> None:
             if ended:
                 running.remove(pid)
                 failed += [status] if status else []
-    print(json.dumps({"kills": made, "torn": [one for one in torn if one], "failed": failed}))
+    print(json.dumps({"kills": made, "torn": torn, "failed": failed}))
 
 
 if __name__ == "__main__":
