@@ -16,7 +16,7 @@ from tests.end_to_end.conftest import Run
 pytestmark = pytest.mark.usefixtures("one_device")
 
 CONFIGS = sorted((tiny.ROOT / "configs").glob("*.py"))
-LONG = ("critique", "ppo_nplus", "ppo_ziegler")  # to compile
+LONG = ("critique", "hh_file", "lists_file", "online", "ppo", "ppo_nplus", "ppo_ziegler")  # to compile
 TWO_STEPS = (
     *tiny.SIZE,
     "--config.sft.steps=2",
@@ -159,7 +159,9 @@ def test_the_other_commands_of_a_docstring_plan_a_run(
     assert "stage reward: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", FEEDBACK)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in ("mixed", "lists"))) for kind in FEEDBACK]
+)
 def test_every_kind_of_feedback_is_trained_on_and_held_against_the_best(
     kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

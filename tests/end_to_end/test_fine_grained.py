@@ -68,6 +68,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(
     whole: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

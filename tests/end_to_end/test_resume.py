@@ -104,6 +104,7 @@ DEATHS = [
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_run_killed_eight_times_ends_as_one_that_was_not(
     quickstart: Run, tmp_path: pathlib.Path, starts: list[tuple[str, int]]
 ) -> None:

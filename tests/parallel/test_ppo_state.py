@@ -37,7 +37,8 @@ def trained(name: str) -> tuple[Any, list[Any]]:
     return jax.device_get((state.params, state.extra)), metrics
 
 
-@pytest.mark.parametrize("name", [pytest.param("pmap", marks=pytest.mark.slow), "data2_fsdp2_tensor2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pmap", "data2_fsdp2_tensor2"])
 def test_eight_devices_are_one_device(name: str) -> None:
     one, many = trained("one"), trained(name)
 

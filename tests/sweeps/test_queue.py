@@ -147,6 +147,7 @@ print(json.dumps({"kills": kills, "failed": failed}))
 """
 
 
+@pytest.mark.slow
 def test_no_trial_is_lost_or_run_twice_by_workers_of_which_many_are_killed(tmp_path: pathlib.Path) -> None:
     """Four workers, 50 trials, twelve kills at any moment; the dead are replaced."""
     gammas = ",".join(str(place / 100) for place in range(1, 26))
