@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +22,9 @@ from rlhf_jax.types import Params, PromptBatch, Rollout, TrainState
 
 # Parameters, a state's extra, prompts and a key to their rollout, on the device.
 Answer = Callable[[Params, dict[str, Any], PromptBatch, jax.Array], Rollout]
+
+# Compiled once: evaluations go on for as long as a run.
+_described = jax.jit(held_out_metrics, static_argnums=(0, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +57,7 @@ class HeldOut:
         texts = self.texts(found)
         kl = np.sum(np.where(found.response_mask, found.logprobs - found.ref_logprobs, 0.0), axis=1)
         tokens = found.response_mask.sum()
-        described = jax.jit(partial(held_out_metrics, self.spec, self.context.tokenizer.eos_id))
-        metrics = floats(described(found, state.extra)) | {
+        metrics = floats(_described(self.spec, self.context.tokenizer.eos_id, found, state.extra)) | {
             "reward.mean": float(found.raw_scores.mean()),
             "kl": float(kl.mean()),
             "length": float(tokens / len(texts)),

@@ -43,6 +43,7 @@ PROMISES = {
     "R25": "hostile text is escaped wherever it is shown",
     "R26": "a sweep whose workers are killed and whose files are torn loses no trial",
     "R27": "random bytes give readers typed errors, in time and in memory",
+    "R28": "a long run: memory, open files and compiled programs stay what they were",
     "R29": "checkpoints of every released format are restored bit for bit",
     "R30": "an export that is killed leaves nothing half done under its name",
     "R31": "out of memory is told with what would help",
