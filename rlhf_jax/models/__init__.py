@@ -24,6 +24,7 @@ from rlhf_jax.models.heads import (
 )
 from rlhf_jax.models.kernels import unable
 from rlhf_jax.models.layout import gathered
+from rlhf_jax.models.lists import apply_reward_lists, of_responses, read_lists, shares_prompts
 from rlhf_jax.models.lora import LoRASpec, add_adapters, has_adapters, merge, overlay, trained, without_adapters
 from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.quantised import check_quantiser, quantised
@@ -37,6 +38,7 @@ __all__ = [
     "LoRASpec",
     "add_adapters",
     "apply_decoder",
+    "apply_reward_lists",
     "apply_reward_members",
     "apply_reward_model",
     "apply_token_heads",
@@ -54,14 +56,17 @@ __all__ = [
     "last_token",
     "member_keys",
     "merge",
+    "of_responses",
     "output_logits",
     "overlay",
     "positions_of",
     "quantised",
+    "read_lists",
     "read_members",
     "read_reward",
     "read_values",
     "representative",
+    "shares_prompts",
     "silent_value_head",
     "trained",
     "unable",
