@@ -1,8 +1,9 @@
 """The structs that cross rooms, and the legend of axis letters.
 
 Axis letters, the same everywhere: ``B`` rows of a batch, ``K`` responses in a ranked list, ``T`` tokens of a row,
-``P`` prompt tokens, ``R`` response tokens, ``W`` groups of lists, ``S`` responses of a group, ``C`` critique tokens, ``N`` episodes of a rollout, ``V`` vocabulary,
-``D`` width, ``L`` layers, ``A`` aspects of a fine-grained reward, ``M`` members of an ensemble.
+``P`` prompt tokens, ``R`` response tokens, ``W`` groups of lists, ``S`` responses of a group, ``C`` critique tokens,
+``N`` episodes of a rollout, ``V`` vocabulary, ``D`` width, ``L`` layers, ``A`` aspects of a fine-grained reward, ``M``
+members of an ensemble.
 
 Each struct is a pytree whose leaves are NumPy arrays when the data room makes it and JAX arrays on the device. The
 annotations give the batched shapes of one global batch; inside a device-parallel step the leading axis is local.

@@ -28,22 +28,20 @@ def read_lists(
     each, where a kernel is asked for by name, or tokens are split over devices, each response is read separately after
     a copy of its prompt.
     """
-    if shares_prompts(spec, lists):
-        return _together(spec, params, lists)
-    return _separately(spec, params, lists)
+    together = shares_prompts(spec, lists.ids.shape[1], shards_of(SEQUENCE))
+    return (_together if together else _separately)(spec, params, lists)
 
 
-def shares_prompts(spec: DecoderSpec, lists: ListTokens) -> bool:
-    """Whether these lists are read in two levels."""
-    several = lists.owner is not None or lists.ids.shape[1] > 1
-    return several and spec.attention in ("auto", "plain") and shards_of(SEQUENCE) == 1
+def shares_prompts(spec: DecoderSpec, slots: int, shards: int) -> bool:
+    """Whether so many responses of a group are read in two levels, with tokens split over so many devices."""
+    return slots > 1 and spec.attention in ("auto", "plain") and shards == 1
 
 
 def of_responses(lists: ListTokens, values: Float[Array, "*M W S"]) -> Float[Array, "*M B K"]:
     """Values of slots by list and response; 0 of a missing one, where lists share their slots."""
     if lists.slot is None:
         return values
-    (groups, slots), (rows, columns) = values.shape[-2:], lists.slot.shape
+    groups, (rows, columns) = values.shape[-2], lists.slot.shape
     place = lists.slot.reshape(groups, rows // groups * columns)
     found = jnp.take_along_axis(values, place.reshape((1,) * (values.ndim - 2) + place.shape), axis=-1)
     return jnp.where(lists.slot >= 0, found.reshape(*values.shape[:-2], rows, columns), 0)
