@@ -37,7 +37,7 @@ def shares_prompts(spec: DecoderSpec, slots: int, shards: int) -> bool:
     return slots > 1 and spec.attention in ("auto", "plain") and shards == 1
 
 
-def of_responses(lists: ListTokens, values: Float[Array, "*M W S"]) -> Float[Array, "*M B K"]:
+def of_responses(lists: ListTokens, values: Shaped[Array, "*M W S"]) -> Shaped[Array, "*M B K"]:
     """Values of slots by list and response; 0 of a missing one, where lists share their slots."""
     if lists.slot is None:
         return values

@@ -73,8 +73,9 @@ def test_each_prompt_and_each_response_is_encoded_once(monkeypatch: pytest.Monke
 
 def test_a_reward_is_that_of_the_response_behind_its_prompt() -> None:
     ids, mask = (leaf.reshape(-1, leaf.shape[2]) for leaf in tiny.rows_of(BATCH))
-    alone = apply_reward_model(SPEC.decoder, params(), ids, mask, bounded=True).reshape(BATCH.ranks.shape)
-    found = reward.list_rewards(SPEC, params(), BATCH)
+    read = jax.jit(partial(apply_reward_model, SPEC.decoder, bounded=True))
+    alone = read(params(), ids, mask).reshape(BATCH.ranks.shape)
+    found = jax.jit(partial(reward.list_rewards, SPEC))(params(), BATCH)
     np.testing.assert_allclose(found[BATCH.response_mask], alone[BATCH.response_mask], atol=1e-6)
 
 
