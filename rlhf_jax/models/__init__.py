@@ -1,6 +1,14 @@
 """The decoder and its heads, behind pure ``init`` and ``apply`` functions; nothing outside this room imports flax."""
 
-from rlhf_jax.models.decoder import Cache, apply_decoder, extend_cache, fill_cache, init_decoder, output_logits
+from rlhf_jax.models.decoder import (
+    Cache,
+    apply_decoder,
+    extend_cache,
+    fill_cache,
+    for_a_loop,
+    init_decoder,
+    output_logits,
+)
 from rlhf_jax.models.ensemble import (
     apply_reward_members,
     head_of,
@@ -44,6 +52,7 @@ __all__ = [
     "check_quantiser",
     "extend_cache",
     "fill_cache",
+    "for_a_loop",
     "gathered",
     "has_adapters",
     "head_of",

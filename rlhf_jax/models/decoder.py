@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rlhf_jax.mesh import platform
 from rlhf_jax.models.attention import Attention, LayerCache
 from rlhf_jax.models.kernels import Attend, cudnn, kernel_of, plain, splash
 from rlhf_jax.models.layout import place_hidden, place_keys
@@ -15,6 +16,7 @@ from rlhf_jax.models.lora import Dense
 from rlhf_jax.models.masks import segment_mask, window_mask
 from rlhf_jax.models.norms import make_norm
 from rlhf_jax.models.precision import product
+from rlhf_jax.models.quantised import is_quantised
 from rlhf_jax.models.rotary import frequencies
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import Params
@@ -197,11 +199,34 @@ def extend_cache(
     kinds = spec.local or (False,) * spec.depth
     layers = []
     for index, layer_cache in enumerate(cache):
-        own, local = jax.tree.map(lambda leaf, i=index: leaf[i], params["layers"]), kinds[index]
+        own, local = _layer(params["layers"], index), kinds[index]
         applied: Any = block.apply({"params": own}, x, positions, attend[local], frequency[local], layer_cache, slot)
         x = applied[0]
         layers.append(applied[1])
     return _final_norm(spec, params, x), tuple(layers)
+
+
+def for_a_loop(spec: DecoderSpec, params: Params) -> Params:
+    """The parameters as a loop of ``extend_cache`` wants to find them: each layer's own, and on CPUs the output matrix
+    of tied embeddings as products read it. In the loop they would be copied at every token.
+
+    Codes of few bits stay stacked: they were kept for their size, and are made into kernels at every token anyway.
+    """
+    if not is_quantised(params["layers"]):
+        params = {**params, "layers": tuple(_layer(params["layers"], index) for index in range(spec.depth))}
+    if spec.tied and platform() == "cpu":
+        params = {**params, "output": params["embedding"].T}
+    # Or the compiler would move into the loop what is cheap in its eyes.
+    ready: Params = jax.lax.optimization_barrier(params)
+    return ready
+
+
+def _layer(layers: Params | tuple[Params, ...], index: int) -> Params:
+    """The parameters of one layer, from stacked ones or from layers by themselves."""
+    if isinstance(layers, tuple):
+        return layers[index]
+    own: Params = jax.tree.map(lambda leaf: leaf[index], layers)
+    return own
 
 
 def _embed(
@@ -242,7 +267,7 @@ def _attends(spec: DecoderSpec, segments: Int[Array, "B T"]) -> Callable[[Any], 
 
 def output_logits(spec: DecoderSpec, params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S V"]:
     """Next-token logits of hidden states, in the compute dtype."""
-    kernel = params["embedding"].T if spec.tied else params["output"]
+    kernel = params["output"] if "output" in params else params["embedding"].T
     logits = product(hidden, kernel)
     return spec.logit_softcap * jnp.tanh(logits / spec.logit_softcap) if spec.logit_softcap else logits
 
