@@ -12,6 +12,7 @@ allow. Prints one JSON line and a table; nothing is asserted.
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -20,7 +21,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from rlhf_jax.build import inherit_model
@@ -114,16 +114,15 @@ def made(tree: Any, vocabulary: int) -> Any:
 
 def tokens_of(batch: Any) -> int:
     """Tokens that a program reads, or for prompts none."""
-    return 0 if isinstance(batch, PromptBatch) else int(np.prod(_ids(batch).shape))
-
-
-def _ids(batch: Any) -> Any:
-    if isinstance(batch, TokenBatch | RankBatch):
-        return batch.ids
-    if isinstance(batch, PreferenceBatch):
-        return batch.lists.ids
+    if isinstance(batch, PromptBatch):
+        return 0
+    if isinstance(batch, TokenBatch):
+        return math.prod(batch.ids.shape)
+    if isinstance(batch, PreferenceBatch | RankBatch):
+        lists = batch.lists if isinstance(batch, PreferenceBatch) else batch
+        return math.prod(lists.prompt_ids.shape) + math.prod(lists.ids.shape)
     rollout = batch[0]
-    return np.empty((rollout.prompt_ids.shape[0], rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]))
+    return rollout.prompt_ids.shape[0] * (rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1])
 
 
 # ------------------------------------------------------------------------- measuring

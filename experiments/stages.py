@@ -142,11 +142,12 @@ def train_reward(
 ) -> Params:
     """Reward models from N ranked lists (0 is best, equal ranks are not compared), Bradley-Terry, from scratch."""
     size, length = ranks.shape
-    ids, mask = rows(np.repeat(prompts[:, None], length, axis=1), responses)
     nothing = np.full(ranks.shape, np.nan, np.float32)
     data = RankBatch(
-        ids=ids,
-        mask=mask,
+        prompt_ids=prompts.astype(np.int32),
+        prompt_mask=np.ones(prompts.shape, bool),
+        ids=responses.astype(np.int32),
+        mask=mask_of(responses),
         ranks=ranks.astype(np.int32),
         response_mask=np.ones(ranks.shape, bool),
         utility=np.zeros(size, np.int32),

@@ -1,8 +1,9 @@
 """The structs that cross rooms, and the legend of axis letters.
 
 Axis letters, the same everywhere: ``B`` rows of a batch, ``K`` responses in a ranked list, ``T`` tokens of a row,
-``P`` prompt tokens, ``R`` response tokens, ``C`` critique tokens, ``N`` episodes of a rollout, ``V`` vocabulary,
-``D`` width, ``L`` layers, ``A`` aspects of a fine-grained reward, ``M`` members of an ensemble.
+``P`` prompt tokens, ``R`` response tokens, ``W`` groups of lists, ``S`` responses of a group, ``C`` critique tokens,
+``N`` episodes of a rollout, ``V`` vocabulary, ``D`` width, ``L`` layers, ``A`` aspects of a fine-grained reward, ``M``
+members of an ensemble.
 
 Each struct is a pytree whose leaves are NumPy arrays when the data room makes it and JAX arrays on the device. The
 annotations give the batched shapes of one global batch; inside a device-parallel step the leading axis is local.
@@ -29,7 +30,7 @@ DATA, FSDP, TENSOR, SEQUENCE = "data", "fsdp", "tensor", "sequence"
 Struct = TypeVar("Struct")
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def _struct(cls: type[Struct]) -> type[Struct]:
     """A frozen dataclass that is a pytree.
 
@@ -75,20 +76,35 @@ class TokenBatch:
 
 
 @_struct
-class RankBatch:
-    """Ranked lists: K responses to each of B prompts, each row being prompt + response, right-padded.
+class ListTokens:
+    """K responses to each of B prompts; a prompt stands there once, whatever the number of its responses.
 
-    ``mask`` marks real tokens (all False for a missing response). ``ranks`` counts from 0 = best. ``response_mask``
-    marks the responses that exist; a list with none is padding. ``utility`` is the index of the utility that the list's
-    prompt type is trained under. ``better[b, i, j]`` says that i was judged better than j, ``tied`` (symmetric) that
-    they were judged equal; of a partial order most pairs are neither. ``margin`` is how much better the source says the
-    better one is, on its own scale, ``weight`` what the list counts for (that of its annotator). ``labels`` in [0, 1]
-    and ``scores`` are verdicts on single responses, NaN where there is none. ``index`` is the list's place in its
-    split, -1 for padding.
+    ``prompt_mask`` and ``mask`` mark real tokens (of a missing response, none); prompts are left-padded, responses
+    right-padded. As a rule response k of list b is ``ids[b, k]``, and W = B, S = K. Lists of unequal length may share
+    their room: the B / W lists that stand side by side then fill the S slots of one of W groups, ``slot[b, k]`` is that
+    of a response (-1 of a missing one) and ``owner[w, s]`` in [0, B / W) the list of the group that a slot is of.
     """
 
-    ids: Int[Array, "B K T"]
-    mask: Bool[Array, "B K T"]
+    prompt_ids: Int[Array, "B P"]
+    prompt_mask: Bool[Array, "B P"]
+    ids: Int[Array, "W S R"]
+    mask: Bool[Array, "W S R"]
+    slot: Int[Array, "B K"] | None = dataclasses.field(default=None, kw_only=True)
+    owner: Int[Array, "W S"] | None = dataclasses.field(default=None, kw_only=True)
+
+
+@_struct
+class RankBatch(ListTokens):
+    """Ranked lists: the tokens of K responses to each of B prompts, and what was said of them.
+
+    ``ranks`` counts from 0 = best. ``response_mask`` marks the responses that exist; a list with none is padding.
+    ``utility`` is the index of the utility that the list's prompt type is trained under. ``better[b, i, j]`` says that
+    i was judged better than j, ``tied`` (symmetric) that they were judged equal; of a partial order most pairs are
+    neither. ``margin`` is how much better the source says the better one is, on its own scale, ``weight`` what the list
+    counts for (that of its annotator). ``labels`` in [0, 1] and ``scores`` are verdicts on single responses, NaN where
+    there is none. ``index`` is the list's place in its split, -1 for padding.
+    """
+
     ranks: Int[Array, "B K"]
     response_mask: Bool[Array, "B K"]
     utility: Int[Array, "B"]
@@ -103,15 +119,14 @@ class RankBatch:
 
 @_struct
 class PreferenceBatch:
-    """Ranked lists for the policy itself to be trained on; rows may be padded on either side.
+    """Ranked lists for the policy itself to be trained on.
 
-    ``targets`` marks the tokens of the responses, end of sequence included. ``ref_logprobs`` are their summed natural
-    logs under the reference policy, 0 where there is none. For KTO, and then alone, the last of the K columns holds a
-    response to another prompt: its tokens exist, but not ``lists.response_mask``, and nobody judged it.
+    ``ref_logprobs`` are the summed natural logs of the responses' tokens, end of sequence included, under the reference
+    policy, 0 where there is none. For KTO, and then alone, the last of the K columns holds a response to another
+    prompt: its tokens exist, but not ``lists.response_mask``, and nobody judged it.
     """
 
     lists: RankBatch
-    targets: Bool[Array, "B K T"]
     ref_logprobs: Float[Array, "B K"]
 
 
@@ -119,7 +134,7 @@ class PreferenceBatch:
 class CritiqueBatch:
     """Ranked lists and what was said of each response in words.
 
-    Rows of ``lists`` are prompt + response + separator. ``ids`` are the critiques, C tokens of room each, right-padded,
+    The responses of ``lists`` end with the separator. ``ids`` are the critiques, C tokens of room each, right-padded,
     end of sequence included if they ended; ``mask`` marks their tokens, all False where nothing was said.
     """
 

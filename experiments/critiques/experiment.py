@@ -16,6 +16,7 @@ from experiments.critiques.sweep import LONGER, SEEDS, SETTINGS
 from rlhf_jax.data import world
 from rlhf_jax.data.critiques import critique_batches, critique_eval_batches, critique_examples
 from rlhf_jax.data.examples import list_examples, sft_examples
+from rlhf_jax.data.lists import ListSizes
 from rlhf_jax.data.loader import sft_batches
 from rlhf_jax.data.packing import pack_examples
 from rlhf_jax.data.records import Record, Response
@@ -85,11 +86,14 @@ def setup() -> Setup:
     batches = sft_batches(rows, SFT_BATCH, seed=0)
     state = _trained(partial(train_step, partial(sft.loss_sums, decoder), optimizer), state, batches, SFT_STEPS)
     records = sample_records(np.random.default_rng([2024, 1]), HELD_OUT, validation=True)
-    length = PROMPT + RESPONSE + len(tokenizer.encode(SEPARATOR))
-    held_out = next(
-        critique_eval_batches(examples_of(records, tokenizer), {}, HELD_OUT, SIZE, length, CRITIQUE, tokenizer.pad_id)
-    )
+    examples = examples_of(records, tokenizer)
+    held_out = next(critique_eval_batches(examples, {}, HELD_OUT, sizes(tokenizer), CRITIQUE, tokenizer.pad_id))
     return Setup(tokenizer, decoder, state.params, records, held_out)
+
+
+def sizes(tokenizer: Tokenizer) -> ListSizes:
+    """One size of all batches, which are stacked."""
+    return ListSizes((PROMPT,), (RESPONSE + len(tokenizer.encode(SEPARATOR)),), SIZE)
 
 
 def _trained(step: Callable[..., Any], state: TrainState, batches: Any, steps: int) -> TrainState:
@@ -139,13 +143,18 @@ def run(setting: str, folder: Path) -> None:
     """Train and judge one arm on so many lists, all seeds; ``summary.json`` holds SEED.MEASURE."""
     arm, lists = SETTINGS[setting]
     shared, (optimizer, step) = setup(), step_of(arm)
-    length = PROMPT + RESPONSE + len(shared.tokenizer.encode(SEPARATOR))
     summary = {}
     for seed in SEEDS:
         # The larger number of lists holds the smaller one.
         records = sample_records(np.random.default_rng([2024, 2, seed]), lists, validation=False)
         batches = critique_batches(
-            examples_of(records, shared.tokenizer), {}, BATCH, SIZE, length, CRITIQUE, seed, shared.tokenizer.pad_id
+            examples_of(records, shared.tokenizer),
+            {},
+            BATCH,
+            sizes(shared.tokenizer),
+            CRITIQUE,
+            seed,
+            shared.tokenizer.pad_id,
         )
         key = jax.random.key(seed)
         params = {"decoder": shared.start, "head": init_scalar_head(shared.decoder, key)}

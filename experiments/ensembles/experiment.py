@@ -12,6 +12,7 @@ from jaxtyping import Float
 from experiments.ensembles import lists
 from experiments.ensembles.sweep import AGGREGATES, ARMS, BEST_OF, MEMBERS, SETTINGS, SHIFTS
 from rlhf_jax.data.examples import ListExample
+from rlhf_jax.data.lists import sizes_of
 from rlhf_jax.data.loader import rank_batches, rank_eval_batches
 from rlhf_jax.data.tokenizers import Tokenizer, build_tokenizer
 from rlhf_jax.diagnostics.best_of_n import best_of_n
@@ -29,7 +30,6 @@ TRAINING, HELD_OUT = 200, 64  # lists; held out of each shift
 STEPS, BATCH = 200, 8
 PROMPTS, ANSWERS = 32, 128  # of best-of-n
 OPTIMIZER = OptimizerSpec(learning_rate=2e-3, steps=STEPS, warmup=20)
-LENGTH = lists.MAX_PROMPT + lists.MAX_RESPONSE
 
 
 @functools.cache
@@ -69,7 +69,7 @@ def train(arm: str, seed: int) -> Params:
     """An ensemble trained on the lists of its seed."""
     kind, _ = ARMS[arm]
     training = lists.examples(lists.sample(seed, "same", TRAINING, training=True), tokenizer())
-    batches = rank_batches(training, {}, BATCH, lists.LIST_SIZE, LENGTH, seed, tokenizer().pad_id)
+    batches = rank_batches(training, {}, BATCH, sizes_of(training, lists.LIST_SIZE), seed, tokenizer().pad_id)
     key = jax.random.key(seed)
     form = EnsembleSpec(MEMBERS, kind)  # type: ignore[arg-type]
     params = jax.jit(partial(init_reward_model, spec().decoder, ensemble=form))(key)
@@ -83,7 +83,7 @@ def train(arm: str, seed: int) -> Params:
 def score(arm: str, params: Params, examples: list[ListExample], size: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """(rewards (N, K, M), which response was judged better (N, K, K)), ``rows`` lists at once."""
     rewards, better = [], []
-    for batch in rank_eval_batches(examples, {}, rows, size, LENGTH, tokenizer().pad_id):
+    for batch in rank_eval_batches(examples, {}, rows, sizes_of(examples, size), tokenizer().pad_id):
         rewards.append(np.moveaxis(np.asarray(compiled(arm)[1](params, batch), float), 0, -1))
         better.append(batch.better)
     return np.concatenate(rewards)[: len(examples)], np.concatenate(better)[: len(examples)]

@@ -35,13 +35,13 @@ from rlhf_jax.build.reference import reading
 from rlhf_jax.build.reward import reward_learning
 from rlhf_jax.build.sft import sft_learning, sft_sampling
 from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, ensemble_spec, reward_spec
-from rlhf_jax.build.work import Work, backward, decoding, reading_rows
+from rlhf_jax.build.work import Work, backward, decoding, reading_lists, reading_rows
 from rlhf_jax.data.tokenizers import Tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.learners.step import Part, init_state
-from rlhf_jax.models import DecoderSpec, hf, init_decoder, init_reward_model, trained, without_adapters
+from rlhf_jax.models import DecoderSpec, hf, init_decoder, init_reward_model, shares_prompts, trained, without_adapters
 from rlhf_jax.parallel import Executor, Kind
-from rlhf_jax.types import Params, PreferenceBatch, PromptBatch, RankBatch, TokenBatch, TrainState
+from rlhf_jax.types import SEQUENCE, Params, PreferenceBatch, PromptBatch, RankBatch, TokenBatch, TrainState
 
 Shapes = Any  # a tree of jax.ShapeDtypeStruct
 
@@ -143,13 +143,15 @@ def token_rows(rows: int, length: int) -> TokenBatch:
     return TokenBatch(numbers, numbers, numbers, jnp.zeros((rows, length), bool), jnp.zeros(rows, jnp.int32))
 
 
-def ranked_lists(rows: int, columns: int, length: int) -> RankBatch:
-    """Ranked lists."""
+def ranked_lists(rows: int, columns: int, prompt: int, response: int) -> RankBatch:
+    """Ranked lists, as wide as batches get."""
     each, pairs = partial(jnp.zeros, (rows, columns)), jnp.zeros((rows, columns, columns), bool)
     one = partial(jnp.zeros, (rows,))
     return RankBatch(
-        ids=jnp.zeros((rows, columns, length), jnp.int32),
-        mask=jnp.zeros((rows, columns, length), bool),
+        prompt_ids=jnp.zeros((rows, prompt), jnp.int32),
+        prompt_mask=jnp.zeros((rows, prompt), bool),
+        ids=jnp.zeros((rows, columns, response), jnp.int32),
+        mask=jnp.zeros((rows, columns, response), bool),
         ranks=each(jnp.int32),
         response_mask=each(bool),
         utility=one(jnp.int32),
@@ -163,10 +165,10 @@ def ranked_lists(rows: int, columns: int, length: int) -> RankBatch:
     )
 
 
-def preference_lists(rows: int, columns: int, length: int) -> PreferenceBatch:
+def preference_lists(rows: int, columns: int, prompt: int, response: int) -> PreferenceBatch:
     """Lists that a policy is trained on."""
-    targets, known = jnp.zeros((rows, columns, length), bool), jnp.zeros((rows, columns), jnp.float32)
-    return PreferenceBatch(ranked_lists(rows, columns, length), targets, known)
+    known = jnp.zeros((rows, columns), jnp.float32)
+    return PreferenceBatch(ranked_lists(rows, columns, prompt, response), known)
 
 
 def prompt_rows(rows: int, length: int) -> PromptBatch:
@@ -249,6 +251,11 @@ def _how_trained(config: ConfigDict, stage: str) -> str:
     return "all" if lora_spec(config, stage) is None else "adapters"
 
 
+def _lists(config: ConfigDict, spec: DecoderSpec, lists: int, columns: int, predicted: int) -> Work:
+    shared = shares_prompts(spec, columns, config.parallel[SEQUENCE])
+    return reading_lists(spec, lists, columns, *_lengths(config), predicted, shared=shared)
+
+
 def _reward(context: Context, stage: str) -> Iterator[Planned]:
     config, executor, settings = context.config, context.executor, context.config.reward
     decoder = decoder_spec(config.model, context.tokenizer.vocab_size)
@@ -256,10 +263,9 @@ def _reward(context: Context, stage: str) -> Iterator[Planned]:
     learner = reward_learning(config, stage, spec, context.stage_key(stage))
     params = _made(config, stage, partial(init_reward_model, decoder, ensemble=form), form)
     state = _state(executor, learner.optimizer, params, part=learner.part)
-    length = sum(_lengths(config))
-    batch = _rows(executor, ranked_lists, settings.batch_size, config.data.list_size, length)
-    rows = settings.batch_size * config.data.list_size * (form.members if form.kind == "models" else 1)
-    work = backward(reading_rows(decoder, rows, length, 0), _how_trained(config, stage))
+    batch = _rows(executor, ranked_lists, settings.batch_size, config.data.list_size, *_lengths(config))
+    lists = settings.batch_size * (form.members if form.kind == "models" else 1)
+    work = backward(_lists(config, decoder, lists, config.data.list_size, 0), _how_trained(config, stage))
     yield Planned(learner.update, (state, batch), _resident(state, batch=batch), work)
 
 
@@ -339,16 +345,15 @@ def _reference(context: Context, stage: str, decoder: DecoderSpec, params: Param
 
 def _dpo(context: Context, stage: str) -> Iterator[Planned]:
     config, executor, section = context.config, context.executor, context.config.dpo
-    decoder, length = stage_decoder(context, "sft"), sum(_lengths(config))
+    decoder = stage_decoder(context, "sft")
     spec = preference_spec(section, decoder)
     learner = dpo_learning(section, spec)
     state = _state(executor, learner.optimizer, _made(config, stage, partial(init_decoder, decoder)))
     columns = config.data.list_size + spec.mismatched
-    batch = _rows(executor, preference_lists, section.batch_size, columns, length)
+    batch = _rows(executor, preference_lists, section.batch_size, columns, *_lengths(config))
     reference = _reference(context, stage, decoder, state.params)
     resident = _resident(state, (reference, _judge(context)), batch)
-    rows = section.batch_size * columns
-    read = reading_rows(decoder, rows, length, length)
+    read = _lists(config, decoder, section.batch_size, columns, config.data.max_response)
     if section.reference != "none":
         yield Planned(reading(spec), (reference, batch), resident, read)
     yield Planned(learner.update, (state, batch), resident, backward(read, _how_trained(config, stage)))
@@ -373,6 +378,7 @@ def _online(context: Context, stage: str) -> Iterator[Planned]:
     resident = partial(_resident, state, (loaded, judge))
     yield Planned(program, arguments, resident(prompts), work, _cache(decoder, rows, length))
     rollout = abstract(executor, jax.eval_shape(partial(program.function, axis_name=None), *arguments)[0], "rows")
-    seen = rows if settings.method == "preference" else settings.prompts_per_iteration
-    read = reading_rows(decoder, settings.epochs * seen, length, length)
+    columns = settings.samples_per_prompt if settings.method == "preference" else 1
+    lists = settings.epochs * settings.prompts_per_iteration
+    read = _lists(config, decoder, lists, columns, config.data.max_response)
     yield Planned(learner.update, (state, rollout), resident(rollout), backward(read, _how_trained(config, stage)))

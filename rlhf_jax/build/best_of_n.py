@@ -79,8 +79,10 @@ def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: in
     reward = load_parent(context, "reward", judge)
     actor = stage_policy(context, policy, decoder, "best-of-n: --policy")
     executor = context.executor
+    shards = executor.row_shards
+    together = max(size for size in range(1, max(2, ROWS // shards + 1)) if n % size == 0)
     compiled = executor.compile(
-        lambda actor, reward, batch, key, axis_name: sample_scored(spec, actor, reward, batch, key),
+        lambda actor, reward, batch, key, axis_name: sample_scored(spec, actor, reward, batch, key, together=together),
         ("state", "state", "rows", "replicated"),
         ("rows", "rows", "rows"),
     )
@@ -91,8 +93,8 @@ def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: in
 
     rows = prompt_rows(records, tokenizer, config.data.max_prompt)[0]
     (batch,) = prompt_eval_batches(rows, len(rows), config.data.max_prompt, tokenizer.pad_id)
-    shards = executor.row_shards
-    found = sample_candidates(sampler, batch, n, -(-min(ROWS, n * len(rows)) // shards) * shards)
+    step = shards * together
+    found = sample_candidates(sampler, batch, n, -(-min(ROWS, n * len(rows)) // step) * step, together)
     texts = [decode_responses(tokenizer, ids, mask) for ids, mask in zip(found.ids, found.mask, strict=True)]
     true, unnamed = None, "" if gold else code.get("data.gold", "")
     if data.gold is not None and not unnamed:

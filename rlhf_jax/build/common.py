@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from rlhf_jax.build.context import Context
 from rlhf_jax.build.programs import Learning
-from rlhf_jax.data.examples import TruncationCounts
+from rlhf_jax.data.examples import ListExample, TruncationCounts
+from rlhf_jax.data.lists import ListSizes, sizes_of
 from rlhf_jax.data.records import Record
 from rlhf_jax.learners.optimizer import make_schedule
 from rlhf_jax.learners.step import init_state
 from rlhf_jax.parallel import Executor
-from rlhf_jax.types import Params, PromptBatch, TrainState
+from rlhf_jax.types import SEQUENCE, Params, PromptBatch, TrainState
 
 Answers = TypeVar("Answers")
 Finish = Callable[[dict[str, Any]], dict[str, float]]
@@ -63,6 +65,18 @@ def by_rows(answer: Callable[[PromptBatch], Answers], prompts: PromptBatch, rows
         for start in range(0, total, rows)
     ]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def list_sizes(context: Context, lists: Sequence[ListExample], longest: int, *, parts: int | None = 1) -> ListSizes:
+    """The sizes of batches of these lists, whose responses have up to ``longest`` tokens.
+
+    Lists share their room on each device, in each of the ``parts`` that a batch is worked on in (None: they do not).
+    Where tokens are split over devices, all batches have the rows that ``check_lengths`` has seen divide.
+    """
+    data, executor = context.config.data, context.executor
+    if context.config.parallel[SEQUENCE] > 1:
+        return ListSizes((data.max_prompt,), (longest,), data.list_size)
+    return sizes_of(lists, data.list_size, groups=0 if parts is None else parts * executor.row_shards)
 
 
 def flags(out: Any) -> tuple[Any, Any]:

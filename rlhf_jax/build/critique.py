@@ -9,7 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax.build.common import evaluation_stream, flags, floats, task_parts, truncation_metrics, truncation_note
+from rlhf_jax.build.common import (
+    evaluation_stream,
+    flags,
+    floats,
+    list_sizes,
+    task_parts,
+    truncation_metrics,
+    truncation_note,
+)
 from rlhf_jax.build.context import Context, init_scored, load_parent
 from rlhf_jax.build.programs import learning
 from rlhf_jax.build.specs import critique_spec, decoder_spec, optimizer_spec, utility_table
@@ -42,9 +50,10 @@ def critique_task(context: Context) -> Task:
         context.data.lists_validation, held_out, tokenizer, section.separator, section.max_tokens
     )
     given = sum(ids is not None for example in examples for ids in example.critiques)
-    length = data.max_prompt + data.max_response + len(tokenizer.encode(section.separator))
+    contexts, held_out_contexts = ([one.context for one in own] for own in (examples, held_out_examples))
+    longest = data.max_response + len(tokenizer.encode(section.separator))
+    sizes, held_out_sizes = (list_sizes(context, own, longest, parts=None) for own in (contexts, held_out_contexts))
     utility_index = utility_table(config.reward, prompt_aware=True)[1]
-    sizes = (section.batch_size, data.list_size, length)
 
     def init() -> Params:
         params: Params = executor.make(partial(init_scored, decoder), key)
@@ -79,17 +88,21 @@ def critique_task(context: Context) -> Task:
             parts.append(found)
             return float(loss), float(weight), found[0]
 
-        contexts = [example.context for example in held_out_examples]
         found = evaluate_reward_model(
             loss_and_rewards,
-            rank_eval_batches(contexts, utility_index, *sizes, tokenizer.pad_id),
+            rank_eval_batches(held_out_contexts, utility_index, section.batch_size, held_out_sizes, tokenizer.pad_id),
             held_out,
             [[response.score for response in context.data.lists_validation[one.index].responses] for one in held_out],
             detailed=final,
         )
         totals = np.zeros(2)
         for batch in critique_eval_batches(
-            held_out_examples, utility_index, *sizes, section.max_tokens, tokenizer.pad_id
+            held_out_examples,
+            utility_index,
+            section.batch_size,
+            held_out_sizes,
+            section.max_tokens,
+            tokenizer.pad_id,
         ):
             totals += np.asarray(jax.device_get(compiled_loss(state.params, executor.place(batch, "rows"))[0]))
         metrics = found.metrics | {"critique_loss": float(totals[0] / max(totals[1], 1.0))}
@@ -120,7 +133,8 @@ def critique_task(context: Context) -> Task:
         batches=critique_batches(
             examples,
             utility_index,
-            *sizes,
+            section.batch_size,
+            sizes,
             section.max_tokens,
             config.seed,
             tokenizer.pad_id,

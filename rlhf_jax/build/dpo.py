@@ -1,6 +1,7 @@
 """The stage of direct preference optimisation."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,14 +10,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rlhf_jax.build.answers import Answerer
-from rlhf_jax.build.common import flags, task_parts, truncation_metrics, truncation_note
+from rlhf_jax.build.common import flags, list_sizes, task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, load_parent, stage_decoder
 from rlhf_jax.build.divergences import divergence
 from rlhf_jax.build.lora import adapt, reference_of
 from rlhf_jax.build.programs import Learning, learning
 from rlhf_jax.build.reference import make_reader, reference_logprobs
 from rlhf_jax.build.specs import optimizer_spec
-from rlhf_jax.data.examples import list_examples
+from rlhf_jax.data.examples import ListExample, list_examples
 from rlhf_jax.data.preference import PreferenceShape, preference_batches, preference_eval_batches
 from rlhf_jax.learners import preference
 from rlhf_jax.learners.step import sum_over_devices
@@ -67,14 +68,16 @@ def dpo_task(context: Context) -> Task:
     held_out, held_out_counts = list_examples(
         context.data.lists_validation, tokenizer, data.max_prompt, data.max_response
     )
-    shape = PreferenceShape(
-        data.list_size, data.max_prompt + data.max_response, tokenizer.pad_id, mismatched=spec.mismatched
-    )
+
+    def shape(lists: Sequence[ListExample], parts: int = 1) -> PreferenceShape:
+        sizes = list_sizes(context, lists, data.max_response, parts=parts)
+        return PreferenceShape(sizes, tokenizer.pad_id, mismatched=spec.mismatched)
+
     loaded, key = load_parent(context, "sft", decoder), context.stage_key("dpo")
     start, reader = adapt(config, "dpo", loaded, key), make_reader(context, spec)
     reference = reference_of(config, "dpo", loaded)
     known, held_out_known = (
-        reference_logprobs(context, reader, reference(start), examples, shape, section.batch_size, name)
+        reference_logprobs(context, reader, reference(start), examples, shape(examples), section.batch_size, name)
         if examples and section.reference == "precomputed"
         else None
         for examples, name in ((lists, "dpo"), (held_out, "dpo_held_out"))
@@ -109,7 +112,7 @@ def dpo_task(context: Context) -> Task:
     def evaluate(state: TrainState, final: bool) -> Evaluation:
         parts = [
             jax.device_get(compiled(state.params, executor.place(with_reference(state.params, batch), "rows"))[0])
-            for batch in preference_eval_batches(held_out, shape, section.batch_size, held_out_known, weights)
+            for batch in preference_eval_batches(held_out, shape(held_out), section.batch_size, held_out_known, weights)
         ]
         sums = jax.tree.map(lambda *leaves: np.sum(leaves, axis=0, dtype=np.float64), *parts)
         metrics = shown({name: float(total / weight) for name, (total, weight) in sums.items() if weight})
@@ -121,7 +124,9 @@ def dpo_task(context: Context) -> Task:
         name="dpo",
         total_steps=section.steps,
         state=state,
-        batches=preference_batches(lists, shape, section.batch_size, config.seed, known, weights),
+        batches=preference_batches(
+            lists, shape(lists, section.accumulate), section.batch_size, config.seed, known, weights
+        ),
         step=lambda state, batch: step(state, with_reference(state.params, batch)),
         finish=lambda out: shown(finish(out)),
         flags=flags,

@@ -1,7 +1,7 @@
 """A trained reward model, from its run directory to the rewards of any texts."""
 
 import dataclasses
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -20,15 +20,17 @@ from rlhf_jax.build.data import Data, load_data, run_tokenizer
 from rlhf_jax.build.specs import trained_bounded
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import did_you_mean
+from rlhf_jax.data.examples import ListExample
+from rlhf_jax.data.lists import groups_of, sizes_of
 from rlhf_jax.data.readers import read_file
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizers import UNKNOWN, texts_of
 from rlhf_jax.errors import UserError
-from rlhf_jax.evaluation.scoring import Reader, ScoreRows
-from rlhf_jax.models import ONE_MODEL, DecoderSpec, EnsembleSpec, apply_reward_members
+from rlhf_jax.evaluation.scoring import Reader, ScoreLists
+from rlhf_jax.models import ONE_MODEL, DecoderSpec, EnsembleSpec, apply_reward_lists
 from rlhf_jax.objectives.aggregation import mean
 from rlhf_jax.parallel import Executor, MeshExecutor
-from rlhf_jax.types import Array, Params
+from rlhf_jax.types import Array, ListTokens, Params
 
 ROWS = 64  # responses at once, rounded up to what the devices can share
 
@@ -41,7 +43,7 @@ class RewardModel:
     stage: str
     step: int
     reader: Reader
-    score: ScoreRows
+    score: ScoreLists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,27 +98,23 @@ def make_scorer(
     pad_id: int,
     rows: int = ROWS,
     ensemble: EnsembleSpec = ONE_MODEL,
-) -> ScoreRows:
-    """Rewards of any number of rows, ``rows`` of them at once; the last batch is filled up with rows without tokens.
+) -> ScoreLists:
+    """Rewards of any number of responses, ``rows`` of them at once, each prompt read once for those that follow it.
 
     Those of an ensemble are the means over its members.
     """
-    size = -(-rows // executor.row_shards) * executor.row_shards
+    shards = executor.row_shards
 
-    def batch(params: Params, ids: Array, mask: Array, axis_name: str | None) -> tuple[Array]:
-        return (mean(apply_reward_members(decoder, ensemble, params, ids, mask, bounded=bounded)),)
+    def batch(params: Params, lists: ListTokens, axis_name: str | None) -> tuple[Array]:
+        return (mean(apply_reward_lists(decoder, params, lists, bounded=bounded, ensemble=ensemble)),)
 
-    compiled = executor.compile(batch, ("state", "rows", "rows"), ("rows",))
+    compiled = executor.compile(batch, ("state", "rows"), ("rows",))
 
-    def score(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        extra = ((0, -len(ids) % size), (0, 0))
-        padded_ids, padded_mask = np.pad(ids, extra, constant_values=pad_id), np.pad(mask, extra)
-        place = partial(executor.place, kind="rows")
-        found = [
-            compiled(params, place(padded_ids[start : start + size]), place(padded_mask[start : start + size]))[0]
-            for start in range(0, len(padded_ids), size)
-        ]
-        return np.concatenate([np.asarray(part, np.float64) for part in jax.device_get(found)])[: len(ids)]
+    def score(lists: Sequence[ListExample]) -> np.ndarray:
+        batches = groups_of(lists, sizes_of(lists, 0), -(-rows // shards), shards, pad_id)
+        found = [(compiled(params, executor.place(tokens, "rows"))[0], filled) for tokens, filled in batches]
+        parts = [np.asarray(part, np.float64).ravel()[:filled] for part, filled in jax.device_get(found)]
+        return np.concatenate(parts)
 
     return score
 

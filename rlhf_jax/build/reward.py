@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.common import flags, task_parts, truncation_metrics, truncation_note
+from rlhf_jax.build.common import flags, list_sizes, task_parts, truncation_metrics, truncation_note
 from rlhf_jax.build.context import Context, load_parent
 from rlhf_jax.build.lora import adapt
 from rlhf_jax.build.pretrained import start_decoder
@@ -45,7 +45,6 @@ def reward_task(context: Context, stage: str) -> Task:
     """Train a reward model on the ranked lists, from the SFT decoder, another reward model or scratch."""
     config, executor, tokenizer = context.config, context.executor, context.tokenizer
     data = config.data
-    batch_size = config.reward.batch_size
     prompt_aware = stage == "reward"
     decoder = decoder_spec(config.model, tokenizer.vocab_size)
     spec = reward_spec(config.reward, decoder, prompt_aware=prompt_aware)
@@ -57,7 +56,6 @@ def reward_task(context: Context, stage: str) -> Task:
         context.data.lists_validation, tokenizer, data.max_prompt, data.max_response
     )
     seen = types_in_turn(lists, config.reward.eval_train)
-    length = data.max_prompt + data.max_response
     key = context.stage_key(stage)
 
     def init() -> Params:
@@ -107,9 +105,8 @@ def reward_task(context: Context, stage: str) -> Task:
         batches=rank_batches(
             lists,
             utility_index,
-            batch_size,
-            data.list_size,
-            length,
+            config.reward.batch_size,
+            list_sizes(context, lists, data.max_response, parts=config.reward.accumulate),
             config.seed,
             tokenizer.pad_id,
             config.reward.annotator_weights.to_dict(),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax.build.best import Table, best_of_lists, optimum_record, w1_between_types
-from rlhf_jax.build.common import floats
+from rlhf_jax.build.common import floats, list_sizes
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.specs import utility_table
 from rlhf_jax.data.examples import ListExample
@@ -122,8 +122,7 @@ class RewardEvaluator:
                 examples,
                 self.table[1],
                 config.reward.batch_size,
-                config.data.list_size,
-                config.data.max_prompt + config.data.max_response,
+                list_sizes(self.context, examples, config.data.max_response),
                 self.context.tokenizer.pad_id,
             ),
             examples,

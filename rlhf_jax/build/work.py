@@ -24,6 +24,20 @@ def reading_rows(spec: DecoderSpec, rows: int, length: int, predicted: int) -> W
     return body + attention + 2.0 * spec.width * spec.vocab_size * rows * predicted
 
 
+def reading_lists(
+    spec: DecoderSpec, lists: int, columns: int, prompt: int, response: int, predicted: int, *, shared: bool
+) -> Work:
+    """Prompts and ``columns`` responses to each, logits made for ``predicted`` tokens of a response; ``shared``: a
+    prompt is read once for all of them, in two levels.
+    """
+    if not shared:
+        return reading_rows(spec, lists * columns, prompt + response, predicted)
+    tokens, pairs = prompt + columns * response, prompt * prompt + columns * response * (prompt + response)
+    body = 2.0 * matrices(spec) * lists * tokens
+    attention = 4.0 * spec.depth * spec.heads * spec.head_dim * lists * pairs
+    return body + attention + 2.0 * spec.width * spec.vocab_size * lists * columns * predicted
+
+
 def decoding(spec: DecoderSpec, rows: int, prompt: int, response: int) -> Work:
     """A prompt read at once, then one token after the other but the last; each looks at all slots of the cache."""
     tokens, slots = response - 1, prompt + response

@@ -10,6 +10,7 @@ import grain
 import numpy as np
 
 from rlhf_jax.data.examples import ListExample, encode_response
+from rlhf_jax.data.lists import ListSizes
 from rlhf_jax.data.loader import PADDING, one_pass, rank_maker, stream, thin
 from rlhf_jax.data.records import Prompt, Record, Response, asked
 from rlhf_jax.data.tokenizers import Tokenizer
@@ -54,17 +55,16 @@ def critique_batches(
     examples: Sequence[CritiqueExample],
     utility_index: Mapping[str, int],
     batch_size: int,
-    list_size: int,
-    length: int,
+    sizes: ListSizes,
     max_critique: int,
     seed: int,
     pad_id: int,
     annotator_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> grain.DatasetIterator:
-    """Endless CritiqueBatch of ``batch_size`` lists, T = ``length`` (prompt, response and separator), C =
-    ``max_critique``; the rest as in ``loader.rank_batches``.
+    """Endless CritiqueBatch of ``batch_size`` lists of these sizes (the separator is part of a response), without
+    groups; C = ``max_critique``. The rest as in ``loader.rank_batches``.
     """
-    maker = _Maker(examples, utility_index, list_size, length, max_critique, pad_id, annotator_weights)
+    maker = _Maker(examples, utility_index, sizes, max_critique, pad_id, annotator_weights)
     return stream(len(examples), batch_size, seed, maker)
 
 
@@ -72,14 +72,13 @@ def critique_eval_batches(
     examples: Sequence[CritiqueExample],
     utility_index: Mapping[str, int],
     batch_size: int,
-    list_size: int,
-    length: int,
+    sizes: ListSizes,
     max_critique: int,
     pad_id: int,
     annotator_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[CritiqueBatch]:
     """All lists once, in order; the last batch is filled up with lists without responses."""
-    maker = _Maker(examples, utility_index, list_size, length, max_critique, pad_id, annotator_weights)
+    maker = _Maker(examples, utility_index, sizes, max_critique, pad_id, annotator_weights)
     return one_pass(len(examples), batch_size, maker)
 
 
@@ -90,17 +89,16 @@ class _Maker:
         self,
         examples: Sequence[CritiqueExample],
         utility_index: Mapping[str, int],
-        list_size: int,
-        length: int,
+        sizes: ListSizes,
         max_critique: int,
         pad_id: int,
         annotator_weights: Mapping[str, float],
     ) -> None:
         self._examples = examples
-        self._shape = (list_size, max_critique)
+        self._shape = (sizes.columns, max_critique)
         self._pad_id = pad_id
         contexts = [example.context for example in examples]
-        self._lists = rank_maker(contexts, utility_index, list_size, length, pad_id, annotator_weights)
+        self._lists = rank_maker(contexts, utility_index, sizes, pad_id, annotator_weights)
 
     def __call__(self, places: np.ndarray) -> CritiqueBatch:
         lists: RankBatch = self._lists(places)

@@ -12,6 +12,7 @@ import grain
 import numpy as np
 
 from rlhf_jax.data.examples import ListExample, PromptRow
+from rlhf_jax.data.lists import ListSizes, fitted
 from rlhf_jax.data.segments import SegmentExample
 from rlhf_jax.types import PromptBatch, RankBatch, SegmentBatch, TokenBatch
 
@@ -34,18 +35,17 @@ def rank_batches(
     lists: Sequence[ListExample],
     utility_index: Mapping[str, int],
     batch_size: int,
-    list_size: int,
-    length: int,
+    sizes: ListSizes,
     seed: int,
     pad_id: int,
     annotator_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> grain.DatasetIterator:
-    """Endless RankBatch of ``batch_size`` lists, K = ``list_size``, T = ``length`` (max_prompt + max_response).
+    """Endless RankBatch of ``batch_size`` lists, of these sizes.
 
     ``utility_index`` maps prompt types to utilities; types that it does not name get 0. Shorter lists are padded;
     of longer ones, responses evenly spaced from best to worst are kept. Annotators without a weight have 1.
     """
-    make = rank_maker(lists, utility_index, list_size, length, pad_id, annotator_weights)
+    make = rank_maker(lists, utility_index, sizes, pad_id, annotator_weights)
     return stream(len(lists), batch_size, seed, make)
 
 
@@ -53,13 +53,12 @@ def rank_eval_batches(
     lists: Sequence[ListExample],
     utility_index: Mapping[str, int],
     batch_size: int,
-    list_size: int,
-    length: int,
+    sizes: ListSizes,
     pad_id: int,
     annotator_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[RankBatch]:
     """All lists once, in order; the last batch is filled up with lists without responses."""
-    make = rank_maker(lists, utility_index, list_size, length, pad_id, annotator_weights)
+    make = rank_maker(lists, utility_index, sizes, pad_id, annotator_weights)
     return one_pass(len(lists), batch_size, make)
 
 
@@ -146,15 +145,29 @@ def _token_batch(rows: TokenBatch, places: np.ndarray) -> TokenBatch:
 def rank_maker(
     lists: Sequence[ListExample],
     utility_index: Mapping[str, int],
-    list_size: int,
-    length: int,
+    sizes: ListSizes,
     pad_id: int,
     annotator_weights: Mapping[str, float],
 ) -> Callable[[np.ndarray], RankBatch]:
     """From places of ``lists`` to their batch: what ``rank_batches`` and ``rank_eval_batches`` are made with."""
+    make = widest_maker(lists, utility_index, sizes, pad_id, annotator_weights)
+    return lambda places: fitted(make(places), sizes)
+
+
+def widest_maker(
+    lists: Sequence[ListExample],
+    utility_index: Mapping[str, int],
+    sizes: ListSizes,
+    pad_id: int,
+    annotator_weights: Mapping[str, float],
+) -> Callable[[np.ndarray], RankBatch]:
+    """``rank_maker`` of batches that have the largest of the sizes."""
+    list_size, widest = sizes.columns, sizes.prompts[-1]
 
     def make(places: np.ndarray) -> RankBatch:
-        shape = (len(places), list_size, length)
+        shape = (len(places), list_size, sizes.responses[-1])
+        prompt_ids = np.full((len(places), widest), pad_id, np.int32)
+        prompt_mask = np.zeros(prompt_ids.shape, bool)
         ids, mask = np.full(shape, pad_id, np.int32), np.zeros(shape, bool)
         ranks, exists = np.zeros(shape[:2], np.int32), np.zeros(shape[:2], bool)
         utility = np.zeros(len(places), np.int32)
@@ -167,8 +180,10 @@ def rank_maker(
                 continue
             example = lists[place]
             kept = thin(example.ranks, list_size)
+            prompt_ids[row, widest - len(example.prompt) :] = example.prompt
+            prompt_mask[row, widest - len(example.prompt) :] = True
             for column, response in enumerate(kept):
-                tokens = np.concatenate([example.prompt, example.responses[response]])
+                tokens = example.responses[response]
                 ids[row, column, : len(tokens)] = tokens
                 mask[row, column, : len(tokens)] = True
             dense = np.unique([example.ranks[response] for response in kept], return_inverse=True)[1]
@@ -185,6 +200,8 @@ def rank_maker(
                 if verdicts:
                     found[row, own] = [np.nan if verdicts[place] is None else verdicts[place] for place in kept]
         return RankBatch(
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
             ids=ids,
             mask=mask,
             ranks=ranks,

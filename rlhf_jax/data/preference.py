@@ -1,6 +1,4 @@
-"""Batches for direct preference optimisation: ranked lists, which of their tokens are responses, and what the reference
-policy makes of these.
-"""
+"""Batches for direct preference optimisation: ranked lists, and what the reference policy makes of the responses."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,25 +10,25 @@ import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax.data.examples import ListExample
-from rlhf_jax.data.loader import PADDING, one_pass, rank_maker, stream
+from rlhf_jax.data.lists import ListSizes, fitted
+from rlhf_jax.data.loader import PADDING, one_pass, stream, widest_maker
 from rlhf_jax.types import PreferenceBatch, RankBatch
 
 
 @dataclasses.dataclass(frozen=True)
 class PreferenceShape:
-    """K = ``list_size`` responses a list, T = ``length`` tokens a row (max_prompt + max_response).
+    """The sizes of lists, and what fills them up.
 
     With ``mismatched`` there is one more column, a response to another prompt, as KTO wants.
     """
 
-    list_size: int
-    length: int
+    sizes: ListSizes
     pad_id: int
     mismatched: bool = False
 
     @property
     def columns(self) -> int:
-        return self.list_size + self.mismatched
+        return self.sizes.columns + self.mismatched
 
 
 def preference_batches(
@@ -66,23 +64,18 @@ def preference_maker(
     annotator_weights: Mapping[str, float],
 ) -> Callable[[np.ndarray], PreferenceBatch]:
     """From places of ``lists`` to their batch."""
-    ranked = rank_maker(lists, {}, shape.list_size, shape.length, shape.pad_id, annotator_weights)
+    ranked = widest_maker(lists, {}, shape.sizes, shape.pad_id, annotator_weights)
     others = _others(lists) if shape.mismatched else ()
 
     def make(places: np.ndarray) -> PreferenceBatch:
         batch = ranked(places)
-        real = places != PADDING
-        prompts = np.array([len(lists[place].prompt) if kept else 0 for place, kept in zip(places, real, strict=True)])
         if shape.mismatched:
             batch = _with_column(batch, [_mismatched(lists, others, int(place)) for place in places], shape.pad_id)
         known = np.zeros((len(places), shape.columns), np.float32)
         if reference is not None:
+            real = places != PADDING
             known[real] = reference[places[real]]
-        return PreferenceBatch(
-            lists=batch,
-            targets=batch.mask & (np.arange(shape.length) >= prompts[:, None, None]),
-            ref_logprobs=known,
-        )
+        return PreferenceBatch(lists=fitted(batch, shape.sizes), ref_logprobs=known)
 
     return make
 
@@ -97,11 +90,11 @@ def _others(lists: Sequence[ListExample]) -> list[int]:
 
 
 def _mismatched(lists: Sequence[ListExample], others: Sequence[int], place: int) -> np.ndarray:
-    """The tokens of the prompt at ``place`` and of a response to another; none of padding."""
+    """The tokens of a response to another prompt than that at ``place``; none of padding."""
     if place == PADDING:
         return np.zeros(0, np.int32)
     responses = lists[others[place]].responses
-    return np.concatenate([lists[place].prompt, responses[place % len(responses)]])
+    return responses[place % len(responses)]
 
 
 def _with_column(batch: RankBatch, tokens: Sequence[np.ndarray], pad_id: int) -> RankBatch:

@@ -13,8 +13,8 @@ from rlhf_jax.data.tokenizers import Tokenizer
 from rlhf_jax.diagnostics.pairs import pairs_of_lists
 from rlhf_jax.diagnostics.robustness import Robustness, robustness
 
-# Token ids and mask of rows, right-padded to one width, to the reward of each.
-ScoreRows = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Lists to the rewards of all their responses, in order.
+ScoreLists = Callable[[Sequence[ListExample]], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def comparable(records: Sequence[Record]) -> list[Record]:
     ]
 
 
-def score_records(score: ScoreRows, reader: Reader, records: Sequence[Record]) -> ScoredLists:
+def score_records(score: ScoreLists, reader: Reader, records: Sequence[Record]) -> ScoredLists:
     """Score every response of every record (at least one record, each with ranks)."""
     lists, _ = list_examples(records, reader.tokenizer, reader.max_prompt, reader.max_response)
     shape = (len(lists), max(len(example.responses) for example in lists))
@@ -65,12 +65,12 @@ def score_records(score: ScoreRows, reader: Reader, records: Sequence[Record]) -
         better[row, own, own] = example.comparisons()[0]
         lengths[row, own] = [len(response) for response in example.responses]
         gold[row, own] = [np.nan if value is None else value for value in example.scores]
-    rewards[mask] = score(*_rows(lists, reader))
+    rewards[mask] = score(lists)
     return ScoredLists(rewards, ranks, mask, better, lengths, gold, [example.prompt_type for example in lists])
 
 
 def measure_robustness(
-    score: ScoreRows,
+    score: ScoreLists,
     reader: Reader,
     records: Sequence[Record],
     before: ScoredLists,
@@ -101,13 +101,3 @@ def measure_robustness(
         after = score_records(score, reader, altered)
         found[name] = robustness(before.rewards, after.rewards, before.mask, pairs, changed)
     return found
-
-
-def _rows(lists: Sequence[ListExample], reader: Reader) -> tuple[Int[np.ndarray, "M T"], Bool[np.ndarray, "M T"]]:
-    """Prompt and response of each response of each list, in order; T is the longest that the model takes."""
-    tokens = [np.concatenate([example.prompt, one]) for example in lists for one in example.responses]
-    shape = (len(tokens), reader.max_prompt + reader.max_response)
-    ids, mask = np.full(shape, reader.tokenizer.pad_id, np.int32), np.zeros(shape, bool)
-    for row, own in enumerate(tokens):
-        ids[row, : len(own)], mask[row, : len(own)] = own, True
-    return ids, mask

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.generation.rollout import RolloutSpec, complete
-from rlhf_jax.models import apply_reward_members
+from rlhf_jax.models import apply_reward_lists
 from rlhf_jax.objectives.aggregation import Aggregation, aggregate
-from rlhf_jax.types import Params, PromptBatch
+from rlhf_jax.types import ListTokens, Params, PromptBatch
 
 # Prompts to (response ids (B, R), mask (B, R), rewards (B, M)), compiled.
 Sampler = Callable[[PromptBatch], tuple[Any, Any, Any]]
@@ -40,29 +40,33 @@ def best(scores: Float[np.ndarray, "P n"]) -> Int[np.ndarray, "P"]:
 
 
 def sample_scored(
-    spec: RolloutSpec, policy: Params, reward: Params, prompts: PromptBatch, key: jax.Array
+    spec: RolloutSpec, policy: Params, reward: Params, prompts: PromptBatch, key: jax.Array, *, together: int = 1
 ) -> tuple[Int[Array, "B R"], Bool[Array, "B R"], Float[Array, "B M"]]:
-    """One response to each row of prompts, from the stream of its own number, and its reward by every member."""
+    """One response to each row of prompts, from the stream of its own number, and its reward by every member.
+
+    So many rows ``together`` have the same prompt, which the reward model reads once for them.
+    """
     completions = complete(spec, policy, prompts, key)
-    ids = jnp.concatenate([prompts.ids, completions.ids], axis=1)
-    mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)
-    members = apply_reward_members(spec.reward, spec.ensemble, reward, ids, mask, bounded=spec.reward_bounded)
-    return completions.ids, completions.mask, members.T
+    responses = (leaf.reshape(-1, together, spec.max_response) for leaf in (completions.ids, completions.mask))
+    lists = ListTokens(prompts.ids[::together], prompts.mask[::together], *responses)
+    members = apply_reward_lists(spec.reward, reward, lists, bounded=spec.reward_bounded, ensemble=spec.ensemble)
+    return completions.ids, completions.mask, members.reshape(len(members), -1).T
 
 
-def sample_candidates(sampler: Sampler, prompts: PromptBatch, n: int, rows: int) -> Candidates:
-    """n responses to each of the P prompts, ``rows`` of them at once; what is left of the last batch is padding.
+def sample_candidates(sampler: Sampler, prompts: PromptBatch, n: int, rows: int, together: int = 1) -> Candidates:
+    """n responses to each of the P prompts, ``rows`` of them at once, so many to one prompt ``together`` (a divisor of
+    both); what is left of the last batch is padding.
 
-    The result depends on the prompts and their order, not on n or ``rows``: the first responses of a larger n are those
-    of a smaller one.
+    The result depends on the prompts and their order, not on how many are at once: the first responses of a larger n
+    are those of a smaller one.
     """
     count = len(prompts.index)
     total = count * n
     parts = []
     for start in range(0, total, rows):
-        number = np.arange(start, start + rows, dtype=np.int32)
-        place = number % count
-        real = number < total
+        turn = np.arange(start, start + rows, dtype=np.int32)
+        place, real = turn // together % count, turn < total
+        number = (turn // (together * count) * together + turn % together) * count + place
         batch = PromptBatch(
             ids=prompts.ids[place],
             mask=prompts.mask[place] & real[:, None],
@@ -73,6 +77,7 @@ def sample_candidates(sampler: Sampler, prompts: PromptBatch, n: int, rows: int)
     ids, mask, members = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
 
     def by_prompt(leaf: np.ndarray) -> np.ndarray:
-        return np.swapaxes(leaf.reshape(n, count, *leaf.shape[1:]), 0, 1)
+        turns = leaf.reshape(n // together, count, together, *leaf.shape[1:])
+        return np.swapaxes(turns, 0, 1).reshape(count, n, *leaf.shape[1:])
 
     return Candidates(by_prompt(ids), by_prompt(mask), by_prompt(members))

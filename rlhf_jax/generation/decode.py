@@ -7,7 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.generation.sampling import SamplingSpec, sample_token
-from rlhf_jax.models import Cache, DecoderSpec, extend_cache, fill_cache, gathered, output_logits, positions_of
+from rlhf_jax.models import (
+    Cache,
+    DecoderSpec,
+    extend_cache,
+    fill_cache,
+    for_a_loop,
+    gathered,
+    output_logits,
+    positions_of,
+)
 from rlhf_jax.objectives.likelihood import token_logprobs
 from rlhf_jax.types import Params
 
@@ -70,6 +79,7 @@ def generate(
         return done | (jax.lax.dynamic_slice_in_dim(out.ids, t, 1, axis=1)[:, 0] == eos_id)
 
     hidden, cache = fill_cache(spec, params, prompt_ids, positions_of(prompt_mask), prompt_mask, slots)
+    params = for_a_loop(spec, params)
     logits = output_logits(spec, params, hidden[:, -1])
     wide = jnp.promote_types(logits.dtype, jnp.float32)
     out = Completions(

@@ -13,15 +13,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from rlhf_jax.generation import SamplingSpec, generate
 from rlhf_jax.learners.step import LossSums, Metrics, train_step
 from rlhf_jax.models import (
     DecoderSpec,
-    apply_decoder,
     output_logits,
-    positions_of,
+    read_lists,
     read_reward,
 )
 from rlhf_jax.objectives.likelihood import read_chunks, token_hits, token_logprobs
@@ -69,7 +68,7 @@ class Judged(NamedTuple):
 
 def list_rewards(spec: CritiqueSpec, params: Params, lists: RankBatch, critiques: Critiques) -> Float[Array, "B K"]:
     """The reward of every response, read at the last token of its critique (of the separator, where there is none)."""
-    return _rewards(spec, params, _hidden(spec, params, lists, critiques), lists, critiques)
+    return _read(spec, params, lists, critiques)[0]
 
 
 def write_critiques(
@@ -140,11 +139,11 @@ def loss_sums(spec: CritiqueSpec, params: Params, batch: CritiqueBatch, read: Cr
     The likelihood is that of the given critiques whatever is read. Weight in lists that have either, times their own.
     """
     lists, given = batch.lists, Critiques(batch.ids, batch.mask)
-    hidden = _hidden(spec, params, lists, given)
+    rewards, states = _read(spec, params, lists, given)
     flat_ids, flat_mask = (leaf.reshape(-1, spec.max_critique) for leaf in given)
     flat_logprobs, hits = read_chunks(
         lambda logits, ids: (token_logprobs(logits, ids), token_hits(logits, ids)),
-        hidden[:, -spec.max_critique - 1 : -1],
+        states,
         flat_ids,
         partial(output_logits, spec.decoder, params["decoder"]),
     )
@@ -153,7 +152,6 @@ def loss_sums(spec: CritiqueSpec, params: Params, batch: CritiqueBatch, read: Cr
 
     if read is None:
         read = given
-        rewards = _rewards(spec, params, hidden, lists, read)
     else:
         rewards = list_rewards(spec, params, lists, read)
     ranking, better = ranking_sums(spec, rewards, lists, jnp.any(read.mask, axis=2))
@@ -212,25 +210,43 @@ def _first_row(lists: RankBatch, axis_name: str | None) -> Array | int:
 
 def _contexts(lists: RankBatch) -> tuple[Int[Array, "N T"], Bool[Array, "N T"]]:
     """Prompt, response and separator of all responses, padding moved to the left: critiques follow at one place."""
-    length = lists.ids.shape[2]
-    ids, mask = (leaf.reshape(-1, length) for leaf in (lists.ids, lists.mask))
-    source = (jnp.arange(length)[None, :] + jnp.sum(mask, axis=1, keepdims=True)) % length
+    rows, columns, length = lists.ids.shape
+
+    def each(prompts: Shaped[Array, "B P"], responses: Shaped[Array, "B K R"]) -> Shaped[Array, "N T"]:
+        copies = jnp.broadcast_to(prompts[:, None], (rows, columns, prompts.shape[1]))
+        return jnp.concatenate([copies, responses], axis=2).reshape(rows * columns, -1)
+
+    ids, mask = each(lists.prompt_ids, lists.ids), each(lists.prompt_mask, lists.mask)
+    padding = length - jnp.sum(mask[:, -length:], axis=1, keepdims=True)
+    source = (jnp.arange(ids.shape[1]) - padding) % ids.shape[1]
     return jnp.take_along_axis(ids, source, axis=1), jnp.take_along_axis(mask, source, axis=1)
 
 
-def _rows(lists: RankBatch, critiques: Critiques) -> tuple[Int[Array, "N S"], Bool[Array, "N S"]]:
-    ids, mask = _contexts(lists)
-    flat = (leaf.reshape(ids.shape[0], -1) for leaf in critiques)
-    return tuple(jnp.concatenate(pair, axis=1) for pair in zip((ids, mask), flat, strict=True))  # type: ignore[return-value]
+def _with_critiques(lists: RankBatch, critiques: Critiques) -> RankBatch:
+    """The lists with responses that go on as critiques."""
+    length = lists.ids.shape[2]
+    slots, own = jnp.arange(length + critiques.ids.shape[2]), _lengths(lists)
+    source = jnp.where(slots < own, slots, jnp.minimum(slots - own + length, len(slots) - 1))
+    ids, mask = (
+        jnp.take_along_axis(jnp.concatenate(pair, axis=2), source, axis=2)
+        for pair in zip((lists.ids, lists.mask), critiques, strict=True)
+    )
+    return dataclasses.replace(lists, ids=ids, mask=mask & (slots - own < critiques.ids.shape[2]))
 
 
-def _hidden(spec: CritiqueSpec, params: Params, lists: RankBatch, critiques: Critiques) -> Float[Array, "N S D"]:
-    ids, mask = _rows(lists, critiques)
-    return apply_decoder(spec.decoder, params["decoder"], ids, positions_of(mask), mask)
+def _lengths(lists: RankBatch) -> Int[Array, "B K 1"]:
+    """Tokens of response and separator."""
+    return jnp.sum(lists.mask, axis=2, keepdims=True)
 
 
-def _rewards(
-    spec: CritiqueSpec, params: Params, hidden: Float[Array, "N S D"], lists: RankBatch, critiques: Critiques
-) -> Float[Array, "B K"]:
-    _, mask = _rows(lists, critiques)
-    return read_reward(params["head"], hidden, mask, bounded=spec.bounded).reshape(lists.response_mask.shape)
+def _read(
+    spec: CritiqueSpec, params: Params, lists: RankBatch, critiques: Critiques
+) -> tuple[Float[Array, "B K"], Float[Array, "N C D"]]:
+    """(rewards, the final hidden states that the tokens of all critiques are predicted from)."""
+    whole = _with_critiques(lists, critiques)
+    hidden = read_lists(spec.decoder, params["decoder"], whole)[1]
+    flat, mask = hidden.reshape(-1, *hidden.shape[2:]), whole.mask.reshape(-1, whole.mask.shape[2])
+    rewards = read_reward(params["head"], flat, mask, bounded=spec.bounded)
+    before = jnp.maximum(_lengths(lists).reshape(-1, 1) - 1 + jnp.arange(spec.max_critique), 0)
+    states = jnp.take_along_axis(flat, before[:, :, None], axis=1)
+    return rewards.reshape(lists.response_mask.shape), states

@@ -56,14 +56,14 @@ def ranked_lists(spec: OnlineSpec, rollout: Rollout) -> PreferenceBatch:
     real = lists(rollout.index) >= 0
     both = real[:, :, None] & real[:, None, :]
     nothing = jnp.full_like(scores, jnp.nan)
-    ids = lists(jnp.concatenate([rollout.prompt_ids, rollout.response_ids], axis=1))
-    mask = lists(jnp.concatenate([rollout.prompt_mask, rollout.response_mask], axis=1))
     reference = jnp.sum(jnp.where(rollout.response_mask, rollout.ref_logprobs, 0.0), axis=1)
     rows = len(scores)
     return PreferenceBatch(
         lists=RankBatch(
-            ids=ids,
-            mask=mask,
+            prompt_ids=rollout.prompt_ids[::n],
+            prompt_mask=rollout.prompt_mask[::n],
+            ids=lists(rollout.response_ids),
+            mask=lists(rollout.response_mask),
             ranks=jnp.sum(better, axis=1, dtype=jnp.int32),
             response_mask=real,
             utility=jnp.zeros(rows, jnp.int32),
@@ -74,9 +74,6 @@ def ranked_lists(spec: OnlineSpec, rollout: Rollout) -> PreferenceBatch:
             labels=nothing,
             scores=scores,
             index=lists(rollout.index)[:, 0],
-        ),
-        targets=lists(
-            jnp.concatenate([jnp.zeros_like(rollout.prompt_mask), rollout.response_mask], axis=1),
         ),
         ref_logprobs=lists(reference if spec.referenced else jnp.zeros_like(reference)),
     )
@@ -93,13 +90,13 @@ def best_answers(lists: PreferenceBatch) -> PreferenceBatch:
     kept = {name: one(getattr(own, name)) for name in ("ids", "mask", "ranks", "response_mask", "labels", "scores")}
     pairs = jnp.zeros((len(place), 1, 1), bool)
     alone = dataclasses.replace(own, better=pairs, tied=pairs, **kept)
-    return PreferenceBatch(alone, one(lists.targets), one(lists.ref_logprobs))
+    return PreferenceBatch(alone, one(lists.ref_logprobs))
 
 
 def expert_sums(spec: PreferenceSpec, params: Params, batch: PreferenceBatch) -> LossSums:
     """Negative log-likelihood of the answers: nats, weight in tokens."""
     logprobs = response_logprobs(spec, params, batch)
-    return LossSums(-jnp.sum(logprobs), jnp.sum(batch.targets), {})
+    return LossSums(-jnp.sum(logprobs), jnp.sum(batch.lists.mask), {})
 
 
 def rollout_metrics(lists: PreferenceBatch, rollout: Rollout, eos_id: int) -> Metrics:

@@ -1,6 +1,7 @@
 """Direct preference optimisation: the policy itself is trained on judged responses, through its implicit rewards.
 
-Each response is encoded once, however many comparisons it is part of.
+Each response is encoded once, however many comparisons it is part of, and each prompt once, however many responses
+it has.
 """
 
 import dataclasses
@@ -10,10 +11,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.learners.step import LossSums, Metrics, sum_over_devices, train_step
-from rlhf_jax.models import DecoderSpec, apply_decoder, output_logits, positions_of
+from rlhf_jax.models import DecoderSpec, of_responses, output_logits, read_lists
 from rlhf_jax.objectives import preference
 from rlhf_jax.objectives.choices import plackett_luce_loss
 from rlhf_jax.objectives.divergences import Divergence
@@ -56,13 +57,17 @@ class PreferenceSpec:
 
 def response_logprobs(spec: PreferenceSpec, params: Params, batch: PreferenceBatch) -> Float[Array, "B K"]:
     """Summed log-probability of each response given its prompt, in nats; 0 of one that does not exist."""
-    rows, responses, length = batch.lists.ids.shape
-    ids, mask = (leaf.reshape(rows * responses, length) for leaf in (batch.lists.ids, batch.lists.mask))
-    hidden = apply_decoder(spec.decoder, params, ids, positions_of(mask), mask)
-    logits_of = partial(output_logits, spec.decoder, params)
-    logprobs = chunked_logprobs(hidden[:, :-1], ids[:, 1:], logits_of, temperature=spec.temperature)
-    targets = batch.targets.reshape(rows * responses, length)[:, 1:]
-    return jnp.sum(jnp.where(targets, logprobs, 0.0), axis=1).reshape(rows, responses)
+    lists, logits_of = batch.lists, partial(output_logits, spec.decoder, params)
+    before, hidden = read_lists(spec.decoder, params, lists)
+    states = jnp.concatenate([before[:, :, None], hidden[:, :, :-1]], axis=2)  # that each token is predicted from
+    flat_states, ids = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in (states, lists.ids))
+    logprobs = chunked_logprobs(flat_states, ids, logits_of, temperature=spec.temperature).reshape(lists.ids.shape)
+    return of_responses(lists, jnp.sum(jnp.where(lists.mask, logprobs, 0.0), axis=2))
+
+
+def response_lengths(lists: RankBatch) -> Int[Array, "B K"]:
+    """Tokens of each response, end of sequence included; 0 of one that does not exist."""
+    return of_responses(lists, jnp.sum(lists.mask, axis=2))
 
 
 def loss_sums(
@@ -80,7 +85,7 @@ def loss_of_logprobs(
     spec: PreferenceSpec, logprobs: Float[Array, "B K"], batch: PreferenceBatch, *, axis_name: str | None = None
 ) -> LossSums:
     """``loss_sums`` of these log-probabilities under the policy."""
-    lists, lengths = batch.lists, jnp.sum(batch.targets, axis=2).astype(logprobs.dtype)
+    lists, lengths = batch.lists, response_lengths(batch.lists).astype(logprobs.dtype)
     rewards = jax.vmap(partial(implicit_rewards, spec))(logprobs, batch.ref_logprobs, lengths)
     kl = _mismatched_kl(spec, rewards, lists, axis_name) if spec.mismatched else jnp.zeros((), logprobs.dtype)
     losses, counted = jax.vmap(partial(_list_loss, spec, kl))(rewards, logprobs, lengths, lists)
@@ -124,7 +129,7 @@ def _mismatched_kl(
     spec: PreferenceSpec, rewards: Float[Array, "B K"], lists: RankBatch, axis_name: str | None
 ) -> Float[Array, ""]:
     """KTO's baseline: beta max(0, mean log-ratio of responses to other prompts), a biased low-variance KL."""
-    apart = jnp.any(lists.mask[:, -1], axis=1)
+    apart = response_lengths(lists)[:, -1] > 0
     sums = jax.lax.stop_gradient((masked_sum(rewards[:, -1], apart), jnp.sum(apart)))
     total, count = sum_over_devices(sums, axis_name)
     return jnp.maximum(total / jnp.maximum(count, 1), 0.0)

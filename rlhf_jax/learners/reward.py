@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.learners.step import LossSums
-from rlhf_jax.models import DecoderSpec, EnsembleSpec, apply_reward_members, apply_reward_model
+from rlhf_jax.models import ONE_MODEL, DecoderSpec, EnsembleSpec, apply_reward_lists
 from rlhf_jax.objectives.choices import plackett_luce_loss
 from rlhf_jax.objectives.masked import masked_sum
 from rlhf_jax.objectives.numeric import centering_loss, label_loss, score_loss
@@ -58,30 +58,13 @@ class RewardSpec:
 
 
 def list_rewards(spec: RewardSpec, params: Params, batch: RankBatch) -> Float[Array, "B K"]:
-    """The reward of every response, each encoded once."""
-    rows, responses, length = batch.ids.shape
-    flat = apply_reward_model(
-        spec.decoder,
-        params,
-        batch.ids.reshape(rows * responses, length),
-        batch.mask.reshape(rows * responses, length),
-        bounded=spec.bounded,
-    )
-    return flat.reshape(rows, responses)
+    """The reward of every response, each encoded once, after its prompt, which is encoded once for all of them."""
+    return member_rewards(spec, ONE_MODEL, params, batch)[0]
 
 
 def member_rewards(spec: RewardSpec, ensemble: EnsembleSpec, params: Params, batch: RankBatch) -> Float[Array, "M B K"]:
     """The reward of every response by every member of an ensemble."""
-    rows, responses, length = batch.ids.shape
-    flat = apply_reward_members(
-        spec.decoder,
-        ensemble,
-        params,
-        batch.ids.reshape(rows * responses, length),
-        batch.mask.reshape(rows * responses, length),
-        bounded=spec.bounded,
-    )
-    return flat.reshape(ensemble.members, rows, responses)
+    return apply_reward_lists(spec.decoder, params, batch, bounded=spec.bounded, ensemble=ensemble)
 
 
 def loss_sums(spec: RewardSpec, params: Params, batch: RankBatch) -> LossSums:

@@ -141,13 +141,19 @@ def _sum_over_parts(function: Callable[[Batch], Sums], batch: Batch, parts: int,
     if parts == 1:
         return function(batch)
     leaves, structure = jax.tree.flatten(batch)
-    # Part i has the rows i, i + parts, ...: of rows that are split over a mesh, every device keeps its own.
-    split = [jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0) for leaf in leaves]
+    groups = min(len(leaf) for leaf in leaves)  # of rows that stay together: one, but for lists that share their room
+
+    def split(leaf: jax.Array) -> jax.Array:
+        """Part i has the groups i, i + parts, ...: of rows that are split over a mesh, every device keeps its own."""
+        apart = leaf.reshape(groups // parts, parts, len(leaf) // groups, *leaf.shape[1:])
+        return jnp.moveaxis(apart, 1, 0).reshape(parts, -1, *leaf.shape[1:])
+
+    split_leaves = [split(leaf) for leaf in leaves]
 
     def of_leaves(leaves: list[jax.Array]) -> Sums:
         return function(jax.tree.unflatten(structure, leaves))
 
-    shapes = jax.eval_shape(of_leaves, [leaf[0] for leaf in split])
+    shapes = jax.eval_shape(of_leaves, [leaf[0] for leaf in split_leaves])
     zeros = jax.tree.map(_nothing, shapes, is_leaf=_is_largest)
     if axis_name is not None:
         zeros = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), zeros)
@@ -155,7 +161,7 @@ def _sum_over_parts(function: Callable[[Batch], Sums], batch: Batch, parts: int,
     def add(total: Sums, part: list[jax.Array]) -> tuple[Sums, None]:
         return jax.tree.map(_together, total, of_leaves(part), is_leaf=_is_largest), None
 
-    return jax.lax.scan(add, zeros, split)[0]
+    return jax.lax.scan(add, zeros, split_leaves)[0]
 
 
 def _nothing(shape: Any) -> Any:

@@ -1,6 +1,14 @@
 """The decoder and its heads, behind pure ``init`` and ``apply`` functions; nothing outside this room imports flax."""
 
-from rlhf_jax.models.decoder import Cache, apply_decoder, extend_cache, fill_cache, init_decoder, output_logits
+from rlhf_jax.models.decoder import (
+    Cache,
+    apply_decoder,
+    extend_cache,
+    fill_cache,
+    for_a_loop,
+    init_decoder,
+    output_logits,
+)
 from rlhf_jax.models.ensemble import (
     apply_reward_members,
     head_of,
@@ -24,6 +32,7 @@ from rlhf_jax.models.heads import (
 )
 from rlhf_jax.models.kernels import unable
 from rlhf_jax.models.layout import gathered
+from rlhf_jax.models.lists import apply_reward_lists, of_responses, read_lists, shares_prompts
 from rlhf_jax.models.lora import LoRASpec, add_adapters, has_adapters, merge, overlay, trained, without_adapters
 from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.quantised import check_quantiser, quantised
@@ -37,6 +46,7 @@ __all__ = [
     "LoRASpec",
     "add_adapters",
     "apply_decoder",
+    "apply_reward_lists",
     "apply_reward_members",
     "apply_reward_model",
     "apply_token_heads",
@@ -44,6 +54,7 @@ __all__ = [
     "check_quantiser",
     "extend_cache",
     "fill_cache",
+    "for_a_loop",
     "gathered",
     "has_adapters",
     "head_of",
@@ -54,14 +65,17 @@ __all__ = [
     "last_token",
     "member_keys",
     "merge",
+    "of_responses",
     "output_logits",
     "overlay",
     "positions_of",
     "quantised",
+    "read_lists",
     "read_members",
     "read_reward",
     "read_values",
     "representative",
+    "shares_prompts",
     "silent_value_head",
     "trained",
     "unable",

@@ -82,6 +82,64 @@ def plain(spec: DecoderSpec, mask: Bool[Array, "B T S"]) -> Attend:
     return attend
 
 
+def shared_prefix(
+    spec: DecoderSpec,
+    among_prompts: Attend,
+    of_prompt: Bool[Array, "W S #R P"],
+    own: Bool[Array, "W S R R"],
+    owner: Int[Array, "W S"] | None,
+) -> Attend:
+    """Rows of prompts, then of responses to them: T = J P + S R tokens, whose prompts attend by ``among_prompts``.
+
+    A token r of response s looks at the tokens of its prompt that ``of_prompt[w, s, r]`` names and at those of its own
+    response that ``own[w, s, r]`` does, under one softmax; no two responses ever meet. ``owner`` is the prompt of each,
+    None where the row has but one. The keys of a prompt then meet the queries of all its responses in one product.
+    """
+    prompts = "wgpc" if owner is None else "wgspc"
+
+    def attend(
+        query: Float[Array, "W T H C"], key: Float[Array, "W G T C"], value: Float[Array, "W G T C"]
+    ) -> Float[Array, "W T H C"]:
+        rows, total, heads, size = query.shape
+        groups, (slots, length, prompt) = key.shape[1], (*own.shape[1:3], of_prompt.shape[3])
+        first = total - slots * length  # slots of prompts
+
+        def of_rows(x: Float[Array, "W G T C"]) -> Float[Array, "WJ G P C"]:
+            each = x[:, :, :first].reshape(rows, groups, -1, prompt, size)
+            return each.swapaxes(1, 2).reshape(-1, groups, prompt, size)
+
+        def of_owners(x: Float[Array, "W G T C"]) -> Float[Array, "W G *S P C"]:
+            if owner is None:
+                return x[:, :, :first]
+            each = x[:, :, :first].reshape(rows, groups, -1, prompt, size)
+            return jnp.take_along_axis(each, owner[:, None, :, None, None], axis=2)
+
+        def of_responses(x: Float[Array, "W G T C"]) -> Float[Array, "W G S R C"]:
+            return x[:, :, first:].reshape(rows, groups, slots, length, size)
+
+        def scores(how: str, keys: jax.Array, mask: Bool[Array, "W S #R N"]) -> Float[Array, "W G S R H N"]:
+            found = wide_einsum(how, asked, keys) * spec.attention_scale
+            if spec.attention_softcap:
+                found = spec.attention_softcap * jnp.tanh(found / spec.attention_softcap)
+            return jnp.where(mask[:, None, :, :, None], found, -1e30)  # finite, as in ``plain``
+
+        mixed = among_prompts(query[:, :first].reshape(-1, prompt, heads, size), of_rows(key), of_rows(value))
+        asked = query[:, first:].reshape(rows, slots, length, groups, heads // groups, size)
+        before = scores(f"wsrghc,{prompts}->wgsrhp", of_owners(key), of_prompt)
+        since = scores("wsrghc,wgskc->wgsrhk", of_responses(key), own)
+        # One softmax over both: less a common number, the sum of all exponentials below.
+        most = jax.lax.stop_gradient(jnp.maximum(before.max(-1, keepdims=True), since.max(-1, keepdims=True)))
+        before, since = jnp.exp(before - most), jnp.exp(since - most)
+        weight = before.sum(-1, keepdims=True) + since.sum(-1, keepdims=True)
+        found = jnp.einsum(f"wgsrhp,{prompts}->wgsrhc", before.astype(value.dtype), of_owners(value))
+        found += jnp.einsum("wgsrhk,wgskc->wgsrhc", since.astype(value.dtype), of_responses(value))
+        found = (found / weight).astype(query.dtype).transpose(0, 2, 3, 1, 4, 5)
+        pair = mixed.reshape(rows, first, heads, size), found.reshape(rows, slots * length, heads, size)
+        return jnp.concatenate(pair, axis=1)
+
+    return attend
+
+
 def cudnn(spec: DecoderSpec, mask: Bool[Array, "B T S"], implementation: Literal["cudnn", "xla"] = "cudnn") -> Attend:
     """JAX's own entry to cuDNN; ``xla`` computes the same from the same arguments on every platform."""
 

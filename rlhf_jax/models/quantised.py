@@ -81,6 +81,11 @@ def _codes(base: str, kernel: Float[Array, "*S I O"]) -> Params:
     return {"kernel_codes": codes[..., ::2, :] | codes[..., 1::2, :] << 4, "kernel_scale": made.scale}
 
 
+def is_quantised(params: Params) -> bool:
+    """Whether any kernel is kept as codes."""
+    return LEAVES[0] in params or any(is_quantised(part) for part in params.values() if isinstance(part, dict))
+
+
 def dequantised(codes: Integer[Array, "*S P O"], scale: Float[Array, "*S N O"]) -> Float[Array, "*S I O"]:
     """The kernel that codes and scales stand for."""
     kind = "int8"

@@ -17,6 +17,7 @@ from rlhf_jax.build.feedback import check_judgements
 from rlhf_jax.build.specs import decoder_spec
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.config import default_config, to_json
+from rlhf_jax.data.lists import ListSizes
 from rlhf_jax.data.records import Record, Response
 from rlhf_jax.data.tokenizers import build_tokenizer, save_tokenizer
 from rlhf_jax.errors import UserError
@@ -75,7 +76,7 @@ def test_it_is_read_again_only_for_other_lists_or_another_policy(
 ) -> None:
     monkeypatch.setattr("rlhf_jax.build.context.load_data", tiny.load)
     context = make_context(config, tmp_path)
-    shape = reference.PreferenceShape(3, 32, context.tokenizer.pad_id)
+    shape = reference.PreferenceShape(ListSizes((2,), (2,), 3), context.tokenizer.pad_id)
     prompt, responses = np.array([5, 6], np.int32), (np.array([7, 1], np.int32), np.array([8, 1], np.int32))
     lists = [reference.ListExample(prompt, responses, (0, 1), "", number) for number in range(3)]
     calls, params = [], {"a": jnp.ones(3), "b": jnp.zeros(4)}

@@ -21,6 +21,7 @@ from rlhf_jax.build.specs import (
 )
 from rlhf_jax.config import default_config, utility
 from rlhf_jax.data.examples import ListExample
+from rlhf_jax.data.lists import sizes_of
 from rlhf_jax.data.loader import rank_eval_batches
 from rlhf_jax.errors import UserError
 from rlhf_jax.objectives.utilities import Linear, LogSigmoid, NegativePower, Power
@@ -50,7 +51,7 @@ def test_in_a_batch_types_without_a_utility_of_their_own_get_the_first() -> None
     kinds = ["closed", "open", "essay", ""]
     tokens = np.array([3, 4], np.int32)
     lists = [ListExample(tokens, (tokens, tokens), (0, 1), kind, place) for place, kind in enumerate(kinds)]
-    (batch,) = rank_eval_batches(lists, index, 4, 2, 8, 0)
+    (batch,) = rank_eval_batches(lists, index, 4, sizes_of(lists, 2), 0)
     assert [type(utilities[number]) for number in batch.utility] == [Linear, NegativePower, Power, NegativePower]
 
 

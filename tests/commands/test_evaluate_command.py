@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.build.evaluate import load_reward_model, read_source
+from rlhf_jax.data.examples import ListExample
 from rlhf_jax.data.tokenizers import build_tokenizer
 from rlhf_jax.main import main
 from rlhf_jax.metrics import read_jsonl, read_summary
@@ -240,10 +241,9 @@ def rewards_of(run: pathlib.Path, prompt: str, *texts: str) -> list[float]:
     prompt = model.context.config.data.template.replace("{prompt}", prompt)
     rewards = []
     for text in texts:
-        tokens = [*model.reader.tokenizer.encode(prompt)[-32:], *model.reader.tokenizer.encode(text), 0][:-1]
-        tokens = [*tokens, model.reader.tokenizer.eos_id]
-        ids = np.array([tokens + [model.reader.tokenizer.pad_id] * (48 - len(tokens))], np.int32)
-        rewards.append(float(model.score(ids, np.arange(48)[None] < len(tokens))[0]))
+        asked = np.array(model.reader.tokenizer.encode(prompt)[-32:], np.int32)
+        answered = np.array([*model.reader.tokenizer.encode(text), model.reader.tokenizer.eos_id], np.int32)
+        rewards.append(float(model.score([ListExample(asked, (answered,), (0,), "", 0)])[0]))
     return rewards
 
 

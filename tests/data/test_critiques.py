@@ -14,6 +14,7 @@ from rlhf_jax.data.critiques import (
     refinement_pairs,
 )
 from rlhf_jax.data.examples import list_examples
+from rlhf_jax.data.lists import ListSizes
 from rlhf_jax.data.readers import read_file
 from rlhf_jax.data.records import Record, Response
 from rlhf_jax.data.tokenizers import build_tokenizer
@@ -56,7 +57,7 @@ def test_a_separator_without_tokens_is_refused() -> None:
 
 def test_critiques_stand_beside_their_own_responses_and_padding_is_masked() -> None:
     found, _ = examples()
-    (batch,) = critique_eval_batches(found, {"open": 1}, 3, 2, 10, 5, BYTES.pad_id)
+    (batch,) = critique_eval_batches(found, {"open": 1}, 3, ListSizes((1,), (4,), 2), 5, BYTES.pad_id)
     assert batch.ids.shape == batch.mask.shape == (3, 2, 5)
     # Of three responses the best and the last are kept; in list b the second is the better one.
     rows = [
@@ -67,7 +68,8 @@ def test_critiques_stand_beside_their_own_responses_and_padding_is_masked() -> N
         [text(ids[mask]) for ids, mask in zip(*row, strict=True)]
         for row in zip(batch.lists.ids, batch.lists.mask, strict=True)
     ]
-    assert contexts == [["px|", "pz|"], ["qv|", "qu|"], ["", ""]]
+    assert [text(ids) for ids in batch.lists.prompt_ids[:2]] == ["p", "q"]
+    assert contexts == [["x|", "z|"], ["v|", "u|"], ["", ""]]
     assert batch.mask.sum(axis=2).tolist() == [[3, 5], [3, 0], [0, 0]]
     assert np.all(batch.ids[~batch.mask] == BYTES.pad_id)
     assert batch.lists.utility.tolist() == [1, 0, 0]
@@ -75,7 +77,7 @@ def test_critiques_stand_beside_their_own_responses_and_padding_is_masked() -> N
 
 def test_a_resumed_stream_is_the_uninterrupted_one() -> None:
     def stream():
-        return critique_batches(examples()[0], {}, 2, 3, 10, 5, 7, BYTES.pad_id)
+        return critique_batches(examples()[0], {}, 2, ListSizes((1,), (4,), 3), 5, 7, BYTES.pad_id)
 
     whole = stream()
     wanted = [next(whole) for _ in range(6)]

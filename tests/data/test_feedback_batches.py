@@ -8,6 +8,7 @@ import pytest
 
 from rlhf_jax.data import loader
 from rlhf_jax.data.examples import ListExample, list_examples
+from rlhf_jax.data.lists import ListSizes, sizes_of
 from rlhf_jax.data.records import Record, Response
 from rlhf_jax.data.tokenizers import build_tokenizer
 from rlhf_jax.types import RankBatch
@@ -20,7 +21,7 @@ def example(ranks: tuple[int, ...], **settings: object) -> ListExample:
 
 
 def batch_of(*lists: ListExample, size: int = 4, weights: dict[str, float] | None = None) -> RankBatch:
-    (batch,) = loader.rank_eval_batches(lists, {}, len(lists), size, 2, 0, weights or {})
+    (batch,) = loader.rank_eval_batches(lists, {}, len(lists), sizes_of(lists, size), 0, weights or {})
     return batch
 
 
@@ -98,7 +99,7 @@ def test_a_batch_of_every_kind_by_hand() -> None:
         weights={"jo": 0.25},
     )
     # Columns go from best to worst: the pair's are (response 1, response 0).
-    assert batch.ids[0, :2, 1].tolist() == [11, 10]
+    assert batch.ids[0, :2, 0].tolist() == [11, 10]
     assert pairs(batch.better[0]) == {(0, 1)}
     assert pairs(batch.better[1]) == {(0, 2)}
     assert not batch.tied.any()
@@ -113,7 +114,7 @@ def test_a_batch_of_every_kind_by_hand() -> None:
 
 def test_verdicts_move_with_their_responses() -> None:
     batch = batch_of(example((2, 0, 1), labels=(0.2, 0.0, 0.1), scores=(22.0, 20.0, 21.0)))
-    assert batch.ids[0, :3, 1].tolist() == [11, 12, 10]
+    assert batch.ids[0, :3, 0].tolist() == [11, 12, 10]
     np.testing.assert_allclose(batch.labels[0, :3], [0.0, 0.1, 0.2])
     assert batch.scores[0, :3].tolist() == [20, 21, 22]
 
@@ -122,7 +123,7 @@ def test_a_longer_partial_order_keeps_what_followed_from_what_is_left_out() -> N
     """0 > 1 > 2 > 3 > 4 by edges, of which 0, 2 and 4 are kept: 0 > 4 still follows."""
     chain = example((0, 1, 2, 3, 4), edges=((0, 1), (1, 2), (2, 3), (3, 4)), labels=(0.0, 0.1, 0.2, 0.3, 0.4))
     batch = batch_of(chain, size=3)
-    assert batch.ids[0, :, 1].tolist() == [10, 12, 14]
+    assert batch.ids[0, :, 0].tolist() == [10, 12, 14]
     assert pairs(batch.better[0]) == {(0, 1), (0, 2), (1, 2)}
     np.testing.assert_allclose(batch.labels[0], [0.0, 0.2, 0.4])
 
@@ -136,7 +137,9 @@ def test_ties_of_a_longer_list_stay_ties() -> None:
 
 
 def test_padding_lists_say_nothing() -> None:
-    (batch,) = loader.rank_eval_batches([example((0, 1), margin=1.0, labels=(1.0, 0.0))], {}, 3, 2, 2, 0, {"": 5.0})
+    (batch,) = loader.rank_eval_batches(
+        [example((0, 1), margin=1.0, labels=(1.0, 0.0))], {}, 3, ListSizes((1,), (1,), 2), 0, {"": 5.0}
+    )
     assert not batch.better[1:].any()
     assert not batch.tied[1:].any()
     assert np.isnan(batch.labels[1:]).all()
@@ -146,5 +149,5 @@ def test_padding_lists_say_nothing() -> None:
 
 def test_training_batches_have_the_weights_of_their_annotators() -> None:
     lists = [example((0, 1), annotator=name) for name in ("jo", "al", "jo", "")]
-    batch = next(loader.rank_batches(lists, {}, 4, 2, 2, 0, 0, {"jo": 0.5}))
+    batch = next(loader.rank_batches(lists, {}, 4, sizes_of(lists, 2), 0, 0, {"jo": 0.5}))
     assert sorted(batch.weight.tolist()) == [0.5, 0.5, 1.0, 1.0]

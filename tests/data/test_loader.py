@@ -1,14 +1,15 @@
 """Batches: shapes and padding by hand, one epoch is a permutation, and a resumed stream is the same stream."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from rlhf_jax.data import loader
 from rlhf_jax.data.examples import ListExample, PromptRow, SFTExample
+from rlhf_jax.data.lists import ListSizes, sizes_of
 from rlhf_jax.data.packing import pack_examples
 
 
@@ -22,15 +23,16 @@ LISTS = [
     ListExample(ints(i, i), (ints(7), ints(8, 9), ints(6)), (1, 0, 1), "closed" if i % 2 else "open", i)
     for i in range(10)
 ]
+SIZES = ListSizes((3,), (3,), 4)
 STREAMS: dict[str, Callable[[int], Iterator[Any]]] = {
     "sft": lambda seed: loader.sft_batches(ROWS, 4, seed),
-    "rank": lambda seed: loader.rank_batches(LISTS, {"closed": 1}, 4, 4, 6, seed, 0),
+    "rank": lambda seed: loader.rank_batches(LISTS, {"closed": 1}, 4, SIZES, seed, 0),
     "prompt": lambda seed: loader.prompt_batches(PROMPTS, 4, 2, 3, seed, 0),
 }
 
 
 def equal(a: Any, b: Any) -> bool:
-    pairs = zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True)
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") and x.dtype == y.dtype for x, y in pairs)
 
 
@@ -72,20 +74,18 @@ def test_prompts_are_left_padded_and_repeated() -> None:
 
 
 def test_ranked_list_by_hand() -> None:
-    (batch,) = loader.rank_eval_batches(LISTS[1:2], {"closed": 2}, 2, 4, 5, pad_id=0)
-    np.testing.assert_array_equal(
-        batch.ids, [[[1, 1, 8, 9, 0], [1, 1, 7, 0, 0], [1, 1, 6, 0, 0], [0] * 5], [[0] * 5] * 4]
-    )
-    np.testing.assert_array_equal(
-        batch.mask, [[[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [0] * 5], [[0] * 5] * 4]
-    )
+    (batch,) = loader.rank_eval_batches(LISTS[1:2], {"closed": 2}, 2, SIZES, pad_id=0)
+    np.testing.assert_array_equal(batch.prompt_ids, [[0, 1, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(batch.prompt_mask, [[0, 1, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(batch.ids, [[[8, 9, 0], [7, 0, 0], [6, 0, 0], [0] * 3], [[0] * 3] * 4])
+    np.testing.assert_array_equal(batch.mask, [[[1, 1, 0], [1, 0, 0], [1, 0, 0], [0] * 3], [[0] * 3] * 4])
     np.testing.assert_array_equal(batch.ranks[0, :3], [0, 1, 1])
     np.testing.assert_array_equal(batch.response_mask, [[1, 1, 1, 0], [0, 0, 0, 0]])
     np.testing.assert_array_equal(batch.utility, [2, 0])
 
 
 def test_utility_follows_the_prompt_type() -> None:
-    batches = list(loader.rank_eval_batches(LISTS, {"closed": 1}, 4, 4, 5, 0))
+    batches = list(loader.rank_eval_batches(LISTS, {"closed": 1}, 4, SIZES, 0))
     assert np.concatenate([b.utility for b in batches]).tolist() == [0, 1] * 5 + [0, 0]
 
 
@@ -94,8 +94,8 @@ def test_long_lists_are_thinned_from_best_to_worst() -> None:
     assert loader.thin([0, 1, 2, 3, 4, 5, 6, 7], 2) == [0, 7]
     assert loader.thin([1, 0, 1], 8) == [1, 0, 2]
     example = ListExample(ints(1), tuple(ints(i) for i in range(5)), (0, 0, 3, 3, 9), "", 0)
-    (batch,) = loader.rank_eval_batches([example], {}, 1, 3, 2, 0)
-    assert batch.ids[0, :, 1].tolist() == [0, 2, 4]
+    (batch,) = loader.rank_eval_batches([example], {}, 1, sizes_of([example], 3), 0)
+    assert batch.ids[0, :, 0].tolist() == [0, 2, 4]
     assert batch.ranks[0].tolist() == [0, 1, 2]
 
 

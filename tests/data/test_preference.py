@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.examples import ListExample
+from rlhf_jax.data.lists import ListSizes
 from rlhf_jax.data.preference import PreferenceShape, preference_batches, preference_eval_batches
 
 PAD = 9
-SHAPE = PreferenceShape(list_size=3, length=7, pad_id=PAD)
+SHAPE = PreferenceShape(ListSizes((2,), (4,), 3), pad_id=PAD)
 
 
 def example(index, prompt, *responses, **rest):
@@ -25,13 +26,11 @@ LISTS = [
 KNOWN = np.array([[-1.0, -2.0, 0.0], [-3.0, -4.0, -5.0], [-6.0, 0.0, 0.0]], np.float32)
 
 
-def test_targets_are_the_tokens_after_the_prompt():
+def test_responses_stand_by_themselves_behind_their_prompt():
     (batch,) = preference_eval_batches(LISTS, SHAPE, 4, KNOWN)
-    expected = np.zeros((4, 3, 7), bool)
-    expected[0, :2, 2:4] = True
-    expected[1, 0, 2:5] = expected[1, 1, 2:3] = expected[1, 2, 2:4] = True
-    expected[2, 0, 1:5] = True
-    np.testing.assert_array_equal(batch.targets, expected)
+    np.testing.assert_array_equal(batch.lists.prompt_ids, [[5, 6], [5, 6], [PAD, 7], [PAD, PAD]])
+    np.testing.assert_array_equal(batch.lists.mask.sum(axis=2), [[2, 2, 0], [3, 1, 2], [4, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(batch.lists.ids[1], [[1, 1, 2, PAD], [2, PAD, PAD, PAD], [4, 2, PAD, PAD]])
     np.testing.assert_array_equal(batch.ref_logprobs, [*KNOWN, [0, 0, 0]])
     np.testing.assert_array_equal(batch.lists.index, [0, 1, 2, -1])
 
@@ -64,9 +63,9 @@ def test_a_response_to_another_prompt_stands_in_a_column_of_its_own():
         np.testing.assert_array_equal(getattr(batch.lists, name)[:, :3], getattr(plain.lists, name))
     np.testing.assert_array_equal(batch.lists.better[:, :3, :3], plain.lists.better)
     # The next list with another prompt: 2 for both 0 and 1, then round to 0, whose place 2 of 2 responses is its first.
-    expected = [[5, 6, 8, 8, 8, 2, PAD], [5, 6, 8, 8, 8, 2, PAD], [7, 1, 2, PAD, PAD, PAD, PAD], [PAD] * 7]
+    expected = [[8, 8, 8, 2], [8, 8, 8, 2], [1, 2, PAD, PAD], [PAD] * 4]
     np.testing.assert_array_equal(batch.lists.ids[:, 3], expected)
-    np.testing.assert_array_equal(batch.targets[:, 3].sum(axis=1), [4, 4, 2, 0])
+    np.testing.assert_array_equal(batch.lists.mask[:, 3].sum(axis=1), [4, 4, 2, 0])
     np.testing.assert_array_equal(batch.ref_logprobs[:3, 3], -7.0)
     assert not batch.lists.response_mask[:, 3].any()
     assert not batch.lists.better[:, 3].any()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.examples import ListExample
+from rlhf_jax.data.lists import sizes_of
 from rlhf_jax.data.loader import rank_eval_batches
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizers import build_tokenizer
@@ -34,9 +35,9 @@ def evaluated(lists: list[ListExample], list_size: int = 3, **settings: Any):
 
     def loss_and_rewards(batch: RankBatch):
         table = np.vectorize(lambda token: REWARD.get(token, -100.0))
-        return *next(losses), np.where(batch.response_mask, table(batch.ids[:, :, 1]), -100.0)
+        return *next(losses), np.where(batch.response_mask, table(batch.ids[:, :, 0]), -100.0)
 
-    batches = rank_eval_batches(lists, {}, 2, list_size, 2, 0)
+    batches = rank_eval_batches(lists, {}, 2, sizes_of(lists, list_size), 0)
     return evaluate_reward_model(loss_and_rewards, batches, lists, SCORES, **settings)
 
 
@@ -88,7 +89,7 @@ def test_the_last_evaluation_adds_order_calibration_and_length() -> None:
 def test_the_last_evaluation_believes_the_comparisons_of_a_partial_order() -> None:
     """The first over the third alone, which has the higher reward; by ranks, two pairs of three would be right."""
     one = dataclasses.replace(example((0, 1, 1), "open", 0), edges=((0, 2),))
-    batches = rank_eval_batches([one], {}, 1, 3, 2, 0)
+    batches = rank_eval_batches([one], {}, 1, sizes_of([one], 3), 0)
     found = evaluate_reward_model(
         lambda _: (0.0, 1.0, np.array([[0.5, 0.25, 0.75]])), batches, [one], [[None] * 3], detailed=True
     )
@@ -105,7 +106,7 @@ def test_rows_carry_the_length_of_the_response_they_are_about() -> None:
     """Ranks 1, 0 and 2 in the order of the file, where the responses have 1, 2 and 3 tokens."""
     responses = tuple(np.full(size, 7, np.int32) for size in (1, 2, 3))
     one = ListExample(np.asarray([99], np.int32), responses, (1, 0, 2), "open", 0)
-    batches = rank_eval_batches([one], {}, 1, 3, 4, 0)
+    batches = rank_eval_batches([one], {}, 1, sizes_of([one], 3), 0)
     found = evaluate_reward_model(
         lambda _: (0.0, 1.0, np.array([[0.9, 0.5, 0.1]])), batches, [one], [[None] * 3], detailed=True
     )
@@ -131,7 +132,7 @@ def of_types(*kinds: str) -> dict[str, float]:
     """Metrics of one list a type; list i has reward i for all."""
     lists = [example((0, 1), kind, i) for i, kind in enumerate(kinds)]
     rewards = np.repeat(np.arange(float(len(kinds)))[:, None], 2, axis=1)
-    batches = rank_eval_batches(lists, {}, len(lists), 2, 2, 0)
+    batches = rank_eval_batches(lists, {}, len(lists), sizes_of(lists, 2), 0)
     return evaluate_reward_model(lambda _: (0.0, 1.0, rewards), batches, lists, [[None, None]] * len(lists)).metrics
 
 
@@ -159,7 +160,7 @@ def test_types_that_should_differ_and_do_not_are_warned_of() -> None:
     best = [np.array([1.0, 0.0])] * 6
 
     def warned(**settings: Any) -> RewardEvaluation:
-        batches = rank_eval_batches(lists, {}, 6, 2, 2, 0)
+        batches = rank_eval_batches(lists, {}, 6, sizes_of(lists, 2), 0)
         return evaluate_reward_model(lambda _: (0.0, 6.0, rewards), batches, lists, [[None, None]] * 6, **settings)
 
     found = warned(best=best, apart={("closed", "open"): 0.2})

@@ -1,8 +1,11 @@
 """Records scored by a model that is a table: the reward of a text is what its last letter says."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
+from rlhf_jax.data.examples import ListExample
 from rlhf_jax.data.records import Record, Response
 from rlhf_jax.data.tokenizers import build_tokenizer
 from rlhf_jax.evaluation.scoring import Reader, comparable, measure_robustness, score_records
@@ -15,13 +18,12 @@ def record(*texts: str, ranks: tuple[int | None, ...] | None = None, **fields) -
     return Record("x", "ask", tuple(Response(text, rank) for text, rank in zip(texts, ranks, strict=True)), **fields)
 
 
-def last_digit(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The digit before the end of sequence; a row that was cut has none and gets -1."""
+def last_digit(lists: Sequence[ListExample]) -> np.ndarray:
+    """The digit before the end of sequence; a response that was cut has none and gets -1."""
     rewards = []
-    for own, real in zip(ids, mask, strict=True):
-        text = READER.tokenizer.decode(own[real])
-        ended = own[real][-1] == READER.tokenizer.eos_id
-        rewards.append(float(text[-1]) if ended else -1.0)
+    for ids in (ids for example in lists for ids in example.responses):
+        ended = ids[-1] == READER.tokenizer.eos_id
+        rewards.append(float(READER.tokenizer.decode(ids)[-1]) if ended else -1.0)
     return np.array(rewards)
 
 

@@ -1,5 +1,7 @@
 """Best-of-n: candidates that depend on prompt and sample alone, scores of every member, the best of them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,8 +39,12 @@ def parts(spec, policy, make_params, prompts):
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     ids, mask = (np.asarray(leaf) for leaf in prompts)
     batch = PromptBatch(ids=ids, mask=mask, index=np.arange(4, dtype=np.int32), row=np.arange(4, dtype=np.int32))
-    run = jax.jit(lambda b: sample_scored(rolling, policy, stacked, b, jax.random.key(3)))
-    return spec, members, batch, lambda b: run(jax.tree.map(jnp.asarray, b))
+
+    @partial(jax.jit, static_argnums=1)
+    def run(rows, together):
+        return sample_scored(rolling, policy, stacked, rows, jax.random.key(3), together=together)
+
+    return spec, members, batch, lambda rows, together=1: run(jax.tree.map(jnp.asarray, rows), together)
 
 
 def test_candidates_do_not_depend_on_n_or_on_the_rows_at_once(parts):
@@ -50,6 +56,9 @@ def test_candidates_do_not_depend_on_n_or_on_the_rows_at_once(parts):
     np.testing.assert_array_equal(few.ids, many.ids[:, :2])
     np.testing.assert_array_equal(few.mask, many.mask[:, :2])
     np.testing.assert_allclose(few.members, many.members[:, :2], atol=1e-6)
+    side = sample_candidates(partial(sampler, together=2), batch, n=4, rows=12, together=2)  # 16 rows in two batches
+    np.testing.assert_array_equal(side.ids, many.ids[:, :4])
+    np.testing.assert_allclose(side.members, many.members[:, :4], atol=1e-6)
     assert len({tuple(row) for row in many.ids.reshape(20, SLOTS)}) > 15, "every candidate has a stream of its own"
 
 

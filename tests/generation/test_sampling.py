@@ -8,6 +8,7 @@ from scipy.special import softmax
 from scipy.stats import chisquare
 
 from rlhf_jax.generation import SamplingSpec, sample_token
+from rlhf_jax.generation.sampling import draw_index
 
 DRAWS = 20_000
 
@@ -67,3 +68,44 @@ def test_the_nucleus_is_taken_among_the_top_k_and_at_the_temperature():
     p = np.array([0.1, 0.4, 0.2, 0.25, 0.05])
     tokens = draw(SamplingSpec(temperature=0.5, top_k=3, top_p=0.8), np.log(p))
     assert fits(tokens, np.array([0.0, 16.0, 0.0, 6.25, 0.0]) / 22.25) > 1e-3
+
+
+def test_an_index_has_the_share_of_all_pairs_of_numbers_that_its_weight_has():
+    """Exact enumeration: of a grid of 1,000 x 1,000 numbers each index is given the part of its weight, to a line."""
+    weights = np.array([0.0, 3.0, 0.0, 1.0, 0.5, 0.0, 0.0, 2.0, 7.0, 0.0, 0.25])  # blocks of 4, the last not full
+    grid = (np.arange(1000, dtype=np.float32) + 0.5) / 1000
+    pairs = jnp.stack(jnp.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+    found = np.asarray(jax.vmap(draw_index, (0, None))(pairs, jnp.asarray(weights, jnp.float32)))
+    shares = np.bincount(found, minlength=len(weights)) / len(pairs)
+    np.testing.assert_allclose(shares, weights / weights.sum(), atol=2e-3)
+    np.testing.assert_array_equal(shares[weights == 0], 0.0)
+
+
+def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_of_positive_weight():
+    weights = jnp.asarray([0.0, 0.0, 3.0, 0.0, 1e-30, 2.0, 1e-6, 0.0, 0.0, 0.0], jnp.float32)
+    last = np.nextafter(np.float32(1), np.float32(0))
+    assert int(draw_index(jnp.zeros(2), weights)) == 2
+    assert int(draw_index(jnp.full(2, last), weights)) in (5, 6)
+    assert int(draw_index(jnp.full(2, last), jnp.zeros(10).at[3].set(1e-20))) == 3
+
+
+def test_frequencies_over_a_vocabulary_of_many_blocks():
+    """5,003 tokens in groups of 61 neighbours (and of every 61st), each of which is drawn as often as it should be."""
+    logits = 2 * np.random.default_rng(0).normal(size=5003)
+    tokens, p = draw(SamplingSpec(), logits), softmax(logits)
+    for group in (np.arange(5003) // 61, np.arange(5003) % 61):
+        assert fits(group[tokens], np.bincount(group, p)) > 1e-3
+    assert fits((np.arange(5003) // 61)[tokens], np.bincount(np.arange(5003) // 61, softmax(1.2 * logits))) < 1e-3
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(40, 1.0), (0, 0.6), (40, 0.6), (1, 0.5), (0, 1e-9)])
+def test_no_other_token_is_drawn_than_a_sort_keeps(top_k, top_p):
+    logits = np.round(3 * np.random.default_rng(1).normal(size=300), 1)  # with ties
+    order = np.argsort(-logits, kind="stable")
+    kept = logits >= np.sort(logits)[-top_k or 0]
+    p = np.where(kept, np.exp(logits), 0.0) / np.exp(logits)[kept].sum()
+    before = np.cumsum(p[order]) - p[order]
+    kept &= logits >= logits[order][before < top_p].min()
+    p = np.where(kept, p, 0.0)
+    assert fits(draw(SamplingSpec(top_k=top_k, top_p=top_p), logits), p / p.sum()) > 1e-3
+    assert kept.sum() < 100

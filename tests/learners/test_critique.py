@@ -63,7 +63,8 @@ def forward(tokens: Any) -> tuple[jax.Array, jax.Array]:
 
 def one_row(row: int, column: int, ids: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, int]:
     """(hidden states, log-probabilities) of one row without any padding, and the length of its context."""
-    context = BATCH.lists.ids[row, column][BATCH.lists.mask[row, column]]
+    whole, real = tiny.rows_of(BATCH.lists)
+    context = whole[row, column][real[row, column]]
     tokens = np.concatenate([context, np.asarray(ids[row, column])[np.asarray(mask[row, column])]])[None]
     hidden, logits = forward(tokens)
     logits = np.asarray(logits[0], np.float64)

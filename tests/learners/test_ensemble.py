@@ -169,7 +169,7 @@ def test_from_another_decoder_and_to_one_model(kind: str) -> None:
     decoder = tiny.decoder_params("float32", 5)
     params = with_decoder(init(spec, KEY, form), decoder, form)
     batch = BATCHES[0]
-    ids, mask = batch.ids[:, 0], batch.mask[:, 0]
+    ids, mask = (leaf[:, 0] for leaf in tiny.rows_of(batch))
     one = representative(params, form)
     jax.tree.map(np.testing.assert_array_equal, one["decoder"], decoder)
     logits = [

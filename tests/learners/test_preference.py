@@ -28,11 +28,12 @@ def logprobs():
 def test_a_response_has_the_sum_of_its_tokens_log_probabilities():
     """One row by itself, token by token."""
     row, column = 2, 1
-    ids, mask = BATCH.lists.ids[row, column][None], BATCH.lists.mask[row, column][None]
+    ids, mask = (leaf[row, column][None] for leaf in tiny.rows_of(BATCH.lists))
+    prompt, end = tiny.LIST_PROMPT, tiny.LIST_PROMPT + int(BATCH.lists.mask[row, column].sum())
     params = tiny.decoder_params("float32", 0)
     hidden = apply_decoder(SPEC.decoder, params, ids, positions_of(mask), mask)
     table = jax.nn.log_softmax(output_logits(SPEC.decoder, params, hidden)[0])
-    own = sum(float(table[t - 1, ids[0, t]]) for t in range(2, int(mask.sum())))
+    own = sum(float(table[t - 1, ids[0, t]]) for t in range(prompt, end))
     assert float(logprobs()[row, column]) == pytest.approx(own, rel=1e-5)
     assert own < -5.0
     np.testing.assert_array_equal(logprobs()[~np.asarray(BATCH.lists.mask.any(axis=2))], 0.0)
@@ -52,7 +53,7 @@ def test_figures_of_a_batch_by_hand():
     found = {name: float(total / weight) for name, (total, weight) in sums.metrics.items()}
     assert float(sums.weight) == 1.0
     # Ranks 1, 0: the second is better. Log-ratios -2 and 3, rewards -.2 and .3.
-    length = float(batch.targets[1, 1].sum())
+    length = float(batch.lists.mask[1, 1].sum())
     expected = {
         "pair_accuracy": 1.0,
         "gap_mean": 0.5,
@@ -164,7 +165,7 @@ def test_every_loss_is_the_mean_over_the_pairs_of_each_list(name):
     random = np.random.default_rng(1)
     own = -random.uniform(5.0, 30.0, (16, 4))
     known = own + random.normal(0.0, 1.5, (16, 4))
-    lengths = np.maximum(np.asarray(BATCH.targets.sum(axis=2)), 1)
+    lengths = np.maximum(np.asarray(BATCH.lists.mask.sum(axis=2)), 1)
     rewards = rewards_of(own - known, own, lengths)
     expected = 0.0
     for row in range(16):
@@ -181,7 +182,7 @@ def test_likelihood_is_added_of_the_best_answers(changes, weight):
     plain = preference.loss_of_logprobs(dataclasses.replace(SPEC, **{**changes, "nll": 0.0}), logprobs(), BATCH)
     found = preference.loss_of_logprobs(dataclasses.replace(SPEC, **changes), logprobs(), BATCH)
     expected, own = 0.0, np.asarray(logprobs())
-    lengths = np.asarray(BATCH.targets.sum(axis=2)) if "length_normalized" in changes else np.ones((16, 4))
+    lengths = np.asarray(BATCH.lists.mask.sum(axis=2)) if "length_normalized" in changes else np.ones((16, 4))
     for row in range(16):
         better = np.asarray(BATCH.lists.better[row])
         best = [i for i in range(4) if better[i].any() and not better[:, i].any()]
@@ -192,7 +193,7 @@ def test_likelihood_is_added_of_the_best_answers(changes, weight):
 def test_orpo_is_the_likelihood_per_token_and_its_odds():
     spec = dataclasses.replace(SPEC, loss="orpo", lambda_=0.5)
     own = np.asarray(logprobs(), np.float64)
-    lengths = np.maximum(np.asarray(BATCH.targets.sum(axis=2)), 1)
+    lengths = np.maximum(np.asarray(BATCH.lists.mask.sum(axis=2)), 1)
     expected = 0.0
     for row in range(16):
         better = np.asarray(BATCH.lists.better[row])

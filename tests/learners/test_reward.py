@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.learners import reward
-from rlhf_jax.models import apply_reward_model
+from rlhf_jax.models import apply_reward_model, lists
 from rlhf_jax.objectives.utilities import LogSigmoid, Power
 from tests.learners import tiny
 
@@ -58,16 +58,25 @@ def test_loss_is_the_ranked_utility_of_the_rewards() -> None:
     assert 0 < right < pairs
 
 
-def test_each_response_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = []
+def test_each_prompt_and_each_response_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = []
 
-    def counting(spec, params, ids, mask, *, bounded):
-        rows.append(ids.shape[0])
-        return apply_reward_model(spec, params, ids, mask, bounded=bounded)
+    def counting(spec, params, ids, *rest, **how):
+        tokens.append(ids.size)
+        return read(spec, params, ids, *rest, **how)
 
-    monkeypatch.setattr(reward, "apply_reward_model", counting)
+    read = lists.read
+    monkeypatch.setattr(lists, "read", counting)
     jax.eval_shape(partial(reward.loss_sums, SPEC), params(), BATCH)
-    assert rows == [BATCH.ids.shape[0] * tiny.LIST_SIZE]
+    assert tokens == [BATCH.prompt_ids.size + BATCH.ids.size]
+
+
+def test_a_reward_is_that_of_the_response_behind_its_prompt() -> None:
+    ids, mask = (leaf.reshape(-1, leaf.shape[2]) for leaf in tiny.rows_of(BATCH))
+    read = jax.jit(partial(apply_reward_model, SPEC.decoder, bounded=True))
+    alone = read(params(), ids, mask).reshape(BATCH.ranks.shape)
+    found = jax.jit(partial(reward.list_rewards, SPEC))(params(), BATCH)
+    np.testing.assert_allclose(found[BATCH.response_mask], alone[BATCH.response_mask], atol=1e-6)
 
 
 def test_a_list_without_comparable_responses_contributes_nothing() -> None:

@@ -69,6 +69,7 @@ def test_halves_of_a_batch_add_up_and_padding_counts_for_nothing() -> None:
 def test_a_model_of_the_whole_is_an_ordinary_reward_model_of_labels() -> None:
     """One aspect, one segment, ending where a reward model reads: the loss and its gradient are those of the label."""
     ranked = tiny.rank_batch(0)
+    whole, real = (leaf[:, 0] for leaf in tiny.rows_of(ranked))
     random = np.random.default_rng(5)
     labels = np.where(ranked.response_mask, random.random(ranked.response_mask.shape), np.nan).astype(np.float32)
     single = {
@@ -82,11 +83,11 @@ def test_a_model_of_the_whole_is_an_ordinary_reward_model_of_labels() -> None:
     ordinary = reward.RewardSpec(tiny.decoder_spec(), bounded=False, utilities=(), feedback=feedback)
     params = tiny.scored_params("float32", 1)
 
-    at_ends = np.full((*ranked.ids[:, 0].shape, 1), np.nan, np.float32)
-    for row, mask in enumerate(ranked.mask[:, 0]):
+    at_ends = np.full((*whole.shape, 1), np.nan, np.float32)
+    for row, mask in enumerate(real):
         if mask.any():
             at_ends[row, np.flatnonzero(mask)[-1], 0] = ranked.labels[row, 0]
-    batch = SegmentBatch(*map(jnp.asarray, (ranked.ids[:, 0], ranked.mask[:, 0], at_ends)))
+    batch = SegmentBatch(*map(jnp.asarray, (whole, real, at_ends)))
     ranked = jax.tree.map(jnp.asarray, ranked)
     spec = segments.SegmentSpec(tiny.decoder_spec(), ("all",))
 

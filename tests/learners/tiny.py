@@ -17,10 +17,11 @@ from rlhf_jax.learners.step import init_state, train_step
 from rlhf_jax.models import DecoderSpec, init_decoder, init_scalar_head
 from rlhf_jax.objectives.utilities import LogSigmoid, Power
 from rlhf_jax.parallel import Executor
-from rlhf_jax.types import Params, PreferenceBatch, PromptBatch, RankBatch, Rollout, TokenBatch, TrainState
+from rlhf_jax.types import ListTokens, Params, PreferenceBatch, PromptBatch, RankBatch, Rollout, TokenBatch, TrainState
 
 VOCAB, EOS, PAD = 33, 1, 0
 ROWS, LENGTH, LIST_SIZE = 8, 12, 4
+LIST_PROMPT = 3
 EPISODES, PROMPT, RESPONSE = 16, 5, 6
 OPTIMIZER = OptimizerSpec(learning_rate=3e-3, steps=8, warmup=2, weight_decay=0.01)
 Steps: TypeAlias = Iterator[tuple[TrainState, dict[str, jax.Array]]]
@@ -72,11 +73,17 @@ def rank_batch(seed: int) -> RankBatch:
     lengths = random.integers(3, LENGTH + 1, (2 * ROWS, LIST_SIZE))
     exists = np.arange(LIST_SIZE) < np.array(2 * [4, 2, 3, 4, 2, 3, 4, 0])[:, None]
     mask = (np.arange(LENGTH) < lengths[..., None]) & exists[..., None]
+    asked = np.random.default_rng(seed + 1000)
+    prompts = asked.integers(2, VOCAB, (2 * ROWS, LIST_PROMPT))
+    told = asked.integers(1, LIST_PROMPT + 1, 2 * ROWS) * exists.any(axis=1)
+    prompt_mask = np.arange(LIST_PROMPT) >= LIST_PROMPT - told[:, None]
     ranks = [[0, 1, 2, 3], [1, 0, 0, 0], [0, 1, 1, 0], [2, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1], [0] * 4]
     rank = np.array(2 * ranks, np.int32)
     both = exists[:, :, None] & exists[:, None, :]
     none = np.full(exists.shape, np.nan, np.float32)
     return RankBatch(
+        prompt_ids=np.where(prompt_mask, prompts, PAD).astype(np.int32),
+        prompt_mask=prompt_mask,
         ids=np.where(mask, ids, PAD).astype(np.int32),
         mask=mask,
         ranks=rank,
@@ -92,15 +99,22 @@ def rank_batch(seed: int) -> RankBatch:
     )
 
 
+def rows_of(lists: ListTokens) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, mask) (B, K, T): every response behind a copy of its prompt, as if each stood alone."""
+    found = []
+    for prompts, responses in ((lists.prompt_ids, lists.ids), (lists.prompt_mask, lists.mask)):
+        copies = np.repeat(np.asarray(prompts)[:, None], responses.shape[1], axis=1)
+        found.append(np.concatenate([copies, responses], axis=2))
+    return found[0], found[1] & np.asarray(lists.mask).any(axis=2, keepdims=True)
+
+
 def preference_batch(seed: int, mismatched: bool = False) -> PreferenceBatch:
-    """The same lists, whose first 2 tokens are prompts; ``mismatched``: the last response of each is to another prompt,
-    and nobody judged it.
-    """
+    """The same lists; ``mismatched``: the last response of each is to another prompt, and nobody judged it."""
     lists = rank_batch(seed)
     if mismatched:
         kept = np.arange(LIST_SIZE) < LIST_SIZE - 1
         exists = lists.mask.any(axis=(1, 2))
-        mask = lists.mask | ((np.arange(LENGTH) < 7) & ~kept[:, None] & exists[:, None, None])
+        mask = lists.mask | ((np.arange(LENGTH) < 5) & ~kept[:, None] & exists[:, None, None])
         pairs = kept[:, None] & kept[None, :]
         lists = dataclasses.replace(
             lists,
@@ -113,7 +127,7 @@ def preference_batch(seed: int, mismatched: bool = False) -> PreferenceBatch:
     reference = -np.random.default_rng(seed).uniform(5.0, 30.0, (2 * ROWS, LIST_SIZE)).astype(np.float32)
     if mismatched:  # far enough for the policy to be away from it: KTO's baseline is not 0
         reference[:, -1] -= 30.0
-    return PreferenceBatch(lists=lists, targets=lists.mask & (np.arange(LENGTH) >= 2), ref_logprobs=reference)
+    return PreferenceBatch(lists=lists, ref_logprobs=reference)
 
 
 def prompt_batch(seed: int) -> PromptBatch:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.build.evaluate import make_scorer
+from rlhf_jax.data.examples import ListExample
 from rlhf_jax.learners.reward import RewardSpec, list_rewards
 from rlhf_jax.models import apply_reward_model
 from rlhf_jax.objectives.utilities import LogSigmoid
@@ -80,7 +81,13 @@ def test_the_order_of_a_list_and_the_lists_around_it():
     real = np.asarray(batch.response_mask)
     assert found[real].std() > 0.5
     columns, rows = np.array([2, 0, 3, 1]), np.random.default_rng(2).permutation(len(found))
-    turned = dataclasses.replace(batch, ids=batch.ids[rows][:, columns], mask=batch.mask[rows][:, columns])
+    turned = dataclasses.replace(
+        batch,
+        prompt_ids=batch.prompt_ids[rows],
+        prompt_mask=batch.prompt_mask[rows],
+        ids=batch.ids[rows][:, columns],
+        mask=batch.mask[rows][:, columns],
+    )
     moved = np.asarray(rewards(PARAMS(), turned))
     kept = real[rows][:, columns]
     np.testing.assert_allclose(moved[kept], found[rows][:, columns][kept], atol=TOLERANCE)
@@ -88,7 +95,7 @@ def test_the_order_of_a_list_and_the_lists_around_it():
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_devices_and_what_fills_their_batches_up(executor, alone):
-    """24 texts in batches of 16: the second is half padding."""
+    """24 texts in batches of 16, the first token of each being its prompt: the second batch is half padding."""
     score = make_scorer(
         made := EXECUTORS[executor](),
         tiny.decoder_spec(),
@@ -97,4 +104,6 @@ def test_devices_and_what_fills_their_batches_up(executor, alone):
         pad_id=tiny.PAD,
         rows=16,
     )
-    np.testing.assert_allclose(score(*padded(texts(), LONGEST)), alone, atol=TOLERANCE)
+    longer = [place for place, own in enumerate(texts()) if len(own) > 1]
+    lists = [ListExample(texts()[place][:1], (texts()[place][1:],), (0,), "", place) for place in longer]
+    np.testing.assert_allclose(score(lists), alone[longer], atol=TOLERANCE)

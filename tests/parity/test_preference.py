@@ -152,7 +152,7 @@ def test_loss_and_gradient(name):
     with jax.enable_x64(True):
         batch = dataclasses.replace(tiny.preference_batch(0), ref_logprobs=REFERENCE)
         value, weight, gradient = ours(changes, batch)
-        lengths = torch.tensor(batch.targets.sum(axis=2), dtype=torch.float64).clamp(min=1)
+        lengths = torch.tensor(batch.lists.mask.sum(axis=2), dtype=torch.float64).clamp(min=1)
         logprobs = torch.tensor(LOGPROBS, requires_grad=True)
         rows = [row for row in range(ROWS) if batch.lists.better[row].any()]
         total = sum(

@@ -14,6 +14,7 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from rlhf_jax.data.examples import TruncationCounts, list_examples, prompt_rows, sft_examples
+from rlhf_jax.data.lists import sizes_of
 from rlhf_jax.data.loader import prompt_eval_batches, rank_eval_batches, segment_eval_batches, sft_eval_batches
 from rlhf_jax.data.packing import pack_examples
 from rlhf_jax.data.readers import read_file, sft_pairs
@@ -181,9 +182,11 @@ def test_tokenising_and_packing(tally, tokenizer) -> None:
         length = MAX_PROMPT + MAX_RESPONSE
         whole = [[prompt + one for one in texts] for prompt, texts in zip(prompts, answers, strict=True)]
         seen = [
-            [plain(ids[mask]) for ids, mask in zip(row_ids, row_mask, strict=True) if mask.any()]
-            for batch in rank_eval_batches(lists, {}, 4, 4, length, tokenizer.pad_id)
-            for row_ids, row_mask in zip(batch.ids, batch.mask, strict=True)
+            [plain(own[real]) + plain(ids[mask]) for ids, mask in zip(row_ids, row_mask, strict=True) if mask.any()]
+            for batch in rank_eval_batches(lists, {}, 4, sizes_of(lists, 4), tokenizer.pad_id)
+            for own, real, row_ids, row_mask in zip(
+                batch.prompt_ids, batch.prompt_mask, batch.ids, batch.mask, strict=True
+            )
             if row_mask.any()
         ]
         assert seen == whole

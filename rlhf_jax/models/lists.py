@@ -1,0 +1,126 @@
+"""Lists of responses read by a decoder: each prompt once, its responses after it in two levels.
+
+A response looks at its prompt, of which there is one copy for all responses, and at itself (``kernels.shared_prefix``):
+exactly what each would find read by itself after a prompt of its own, by fewer tokens.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Shaped
+
+from rlhf_jax.mesh import shards_of
+from rlhf_jax.models.decoder import apply_decoder, attends, choose, read
+from rlhf_jax.models.ensemble import rewards_by_members
+from rlhf_jax.models.kernels import shared_prefix
+from rlhf_jax.models.masks import positions_of
+from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
+from rlhf_jax.types import SEQUENCE, ListTokens, Params
+
+
+def read_lists(
+    spec: DecoderSpec, params: Params, lists: ListTokens
+) -> tuple[Float[Array, "W S D"], Float[Array, "W S R D"]]:
+    """(the final hidden state before the first token of each response, those of its tokens).
+
+    In two levels, on every platform; of prompts by themselves by the platform's kernel. Where there is one response to
+    each, where a kernel is asked for by name, or tokens are split over devices, each response is read separately after
+    a copy of its prompt.
+    """
+    together = shares_prompts(spec, lists.ids.shape[1], shards_of(SEQUENCE))
+    return (_together if together else _separately)(spec, params, lists)
+
+
+def shares_prompts(spec: DecoderSpec, slots: int, shards: int) -> bool:
+    """Whether so many responses of a group are read in two levels, with tokens split over so many devices."""
+    return slots > 1 and spec.attention in ("auto", "plain") and shards == 1
+
+
+def of_responses(lists: ListTokens, values: Shaped[Array, "*M W S"]) -> Shaped[Array, "*M B K"]:
+    """Values of slots by list and response; 0 of a missing one, where lists share their slots."""
+    if lists.slot is None:
+        return values
+    groups, (rows, columns) = values.shape[-2], lists.slot.shape
+    place = lists.slot.reshape(groups, rows // groups * columns)
+    found = jnp.take_along_axis(values, place.reshape((1,) * (values.ndim - 2) + place.shape), axis=-1)
+    return jnp.where(lists.slot >= 0, found.reshape(*values.shape[:-2], rows, columns), 0)
+
+
+def apply_reward_lists(
+    spec: DecoderSpec,
+    params: Params,
+    lists: ListTokens,
+    *,
+    bounded: bool,
+    ensemble: EnsembleSpec = ONE_MODEL,
+) -> Float[Array, "M B K"]:
+    """The reward of each response by every member, read at its last token, as by ``apply_reward_members``."""
+    slots, length = lists.mask.shape[:2], lists.mask.shape[2]
+
+    def hidden_of(decoder: Params) -> Float[Array, "N R D"]:
+        return read_lists(spec, decoder, lists)[1].reshape(-1, length, spec.width)
+
+    flat = rewards_by_members(spec, ensemble, params, hidden_of, lists.mask.reshape(-1, length), bounded=bounded)
+    return of_responses(lists, flat.reshape(-1, *slots))
+
+
+def _together(
+    spec: DecoderSpec, params: Params, lists: ListTokens
+) -> tuple[Float[Array, "W S D"], Float[Array, "W S R D"]]:
+    groups, slots, length = lists.ids.shape
+    prompt = lists.prompt_ids.shape[1]
+    places = positions_of(lists.prompt_mask)
+    since = (jnp.sum(lists.prompt_mask, axis=1, dtype=jnp.int32)).reshape(groups, -1)  # where responses begin
+    seen = lists.prompt_mask.reshape(groups, -1, prompt)
+    own_since, own_seen, own_places = (_of_owners(lists, x) for x in (since, seen, places.reshape(seen.shape)))
+    later = own_since[:, :, None] + positions_of(lists.mask.reshape(-1, length)).reshape(lists.mask.shape)
+
+    def masks(window: int) -> tuple[Bool[Array, "W S #R P"], Bool[Array, "W S R R"]]:
+        """(of the prompt, of the response itself): what each token of a response sees."""
+        before = own_seen[:, :, None, :]
+        since = lists.mask[:, :, None, :] & jnp.tril(jnp.ones((length, length), bool))
+        if not window:
+            return before, since
+        first = later[:, :, :, None] - window  # the last position that is too far away
+        return before & (own_places[:, :, None, :] > first), since & (later[:, :, None, :] > first)
+
+    wide = masks(0)
+    near = masks(spec.window) if spec.window else wide
+    of_prompts = attends(spec, lists.prompt_mask.astype(jnp.int32))
+
+    def attend(local: Any) -> Any:
+        kinds = ({False: a, True: b} for a, b in zip(wide, near, strict=True))
+        return shared_prefix(spec, of_prompts(local), *(choose(kind, local) for kind in kinds), lists.owner)
+
+    def rows(first: jax.Array, then: jax.Array) -> jax.Array:
+        return jnp.concatenate([first.reshape(groups, -1), then.reshape(groups, -1)], axis=1)
+
+    tokens, positions = rows(lists.prompt_ids, lists.ids), rows(places, later)
+    hidden = read(spec, params, tokens, positions, attend, keep=False)[0]
+    prompts, responses = jnp.split(hidden, [seen.shape[1] * prompt], axis=1)
+    last = prompts.reshape(*seen.shape, spec.width)[:, :, -1]
+    return _of_owners(lists, last), responses.reshape(groups, slots, length, spec.width)
+
+
+def _separately(
+    spec: DecoderSpec, params: Params, lists: ListTokens
+) -> tuple[Float[Array, "W S D"], Float[Array, "W S R D"]]:
+    groups, slots, length = lists.ids.shape
+    prompt = lists.prompt_ids.shape[1]
+
+    def rows(first: Shaped[Array, "B P"], then: Shaped[Array, "W S R"]) -> Shaped[Array, "N T"]:
+        copies = _of_owners(lists, first.reshape(groups, -1, prompt))
+        return jnp.concatenate([copies, then], axis=2).reshape(groups * slots, prompt + length)
+
+    ids, mask = rows(lists.prompt_ids, lists.ids), rows(lists.prompt_mask, lists.mask)
+    hidden = apply_decoder(spec, params, ids, positions_of(mask), mask)[:, prompt - 1 :]
+    each = hidden.reshape(groups, slots, 1 + length, spec.width)
+    return each[:, :, 0], each[:, :, 1:]
+
+
+def _of_owners(lists: ListTokens, x: Shaped[Array, "W J *D"]) -> Shaped[Array, "W S *D"]:
+    """To each slot what is its list's."""
+    if lists.owner is None:
+        return jnp.broadcast_to(x, (x.shape[0], lists.ids.shape[1], *x.shape[2:]))
+    return jnp.take_along_axis(x, lists.owner.reshape(*lists.owner.shape, *[1] * (x.ndim - 2)), axis=1)
