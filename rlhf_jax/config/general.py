@@ -32,8 +32,8 @@ def add_defaults(c: ConfigDict) -> None:
     c.model.tied = True  # the output matrix is the embedding matrix
     c.model.max_positions = 1024  # longest prompt + response, tokens
     c.model.dtype = "float32"  # of activations, float32 or bfloat16; parameters stay float32
-    c.model.attention = "auto"  # plain, or a platform's fused kernel: cudnn (bfloat16 on Nvidia GPUs), splash (TPUs);
-    #                             auto: the platform's, where it can do what the model asks for
+    c.model.attention = "auto"  # plain, or a kernel that never holds all scores: blockwise (for CPUs), cudnn (bfloat16
+    #                             on Nvidia GPUs), splash (TPUs); auto: the platform's, if it does what the model asks
     c.model.remat = "none"  # what the backward pass computes again instead of keeping it: none; full: all of a layer
     #                         but its input; dots: all but products with parameters
 
@@ -113,7 +113,7 @@ RULES: dict[str, Rule] = {
     "model.positions": one_of("rotary", "learned"),
     "model.activation": one_of("swiglu", "geglu", "gelu", "gelu_erf"),
     "model.dtype": one_of("float32", "bfloat16"),
-    "model.attention": one_of("auto", "plain", "cudnn", "splash"),
+    "model.attention": one_of("auto", "plain", "blockwise", "cudnn", "splash"),
     "model.remat": one_of("none", "full", "dots"),
     "model.tied": BOOL,
     "model.*": COUNT,

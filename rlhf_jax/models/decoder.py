@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.mesh import platform
 from rlhf_jax.models.attention import Attention, LayerCache
-from rlhf_jax.models.kernels import Attend, cudnn, kernel_of, plain, splash
+from rlhf_jax.models.kernels import Attend, blockwise, cudnn, kernel_of, plain, splash
 from rlhf_jax.models.layout import place_hidden, place_keys
 from rlhf_jax.models.lora import Dense
 from rlhf_jax.models.masks import segment_mask, window_mask
@@ -263,7 +263,7 @@ def attends(spec: DecoderSpec, segments: Int[Array, "B T"]) -> AttendOf:
             return lambda *arrays: jax.lax.cond(local, own[True], own[False], *arrays)
 
         return either
-    masks, by = _masks(spec, segment_mask(segments)), plain if kernel == "plain" else cudnn
+    masks, by = _masks(spec, segment_mask(segments)), {"plain": plain, "blockwise": blockwise, "cudnn": cudnn}[kernel]
     return lambda local: by(spec, choose(masks, local))
 
 

@@ -1,7 +1,7 @@
 """How queries, keys and values become mixed values: plainly, or by a platform's kernel that never holds all scores.
 
 All compute softmax(scale * q k + what may be seen) v, each for what it can: ``plain`` everything, on every platform.
-``cudnn`` is cuDNN's fused attention (Nvidia, 16-bit floats), ``splash`` JAX's own for TPUs.
+``cudnn`` is cuDNN's fused attention (Nvidia, 16-bit floats), ``splash`` JAX's own for TPUs, ``blockwise`` ours for CPUs.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.mesh import ROWS, mesh_in_use, platform
+from rlhf_jax.models.blockwise import mix_in_blocks
 from rlhf_jax.models.precision import wide_einsum
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import SEQUENCE, TENSOR
@@ -28,7 +29,7 @@ def kernel_of(spec: DecoderSpec) -> str:
     """The kernel that the decoder's attention is computed by, where ``attention`` is auto the platform's if it can."""
     if spec.attention != "auto":
         return spec.attention
-    fused = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform(), "plain")
+    fused = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash", "cpu": "blockwise"}.get(platform(), "plain")
     mesh = mesh_in_use()
     cannot = unable(fused, spec, platform(), mesh.shape if mesh else {})
     return "plain" if cannot or (fused == "cudnn" and not _is_ampere()) else fused
@@ -45,6 +46,8 @@ def _is_ampere() -> bool:
 def unable(kernel: str, spec: DecoderSpec, here: str, mesh: Mapping[str, int]) -> str | None:
     """Why a kernel cannot compute this decoder's attention on the platform ``here`` over a ``mesh`` of axes of these
     sizes; None if it can."""
+    if kernel in ("cudnn", "blockwise") and mesh.get(SEQUENCE, 1) > 1:
+        return f"cannot be split over config.parallel.{SEQUENCE}={mesh[SEQUENCE]}"
     if kernel == "cudnn":
         if here not in ("gpu", "cuda"):
             return f"needs an Nvidia GPU, and this is a {here}"
@@ -54,8 +57,6 @@ def unable(kernel: str, spec: DecoderSpec, here: str, mesh: Mapping[str, int]) -
             return f"takes heads of a multiple of 8 channels up to 128, and these have {spec.head_dim}"
         if spec.attention_softcap:
             return "has no caps of scores"
-        if mesh.get(SEQUENCE, 1) > 1:
-            return f"cannot be split over config.parallel.{SEQUENCE}={mesh[SEQUENCE]}"
         if spec.kv_heads % mesh.get(TENSOR, 1):
             return f"cannot split {spec.kv_heads} key-value heads over config.parallel.{TENSOR}={mesh[TENSOR]}"
     if kernel == "splash" and here == "tpu" and spec.head_dim % 64:
@@ -136,6 +137,20 @@ def shared_prefix(
         found = (found / weight).astype(query.dtype).transpose(0, 2, 3, 1, 4, 5)
         pair = mixed.reshape(rows, first, heads, size), found.reshape(rows, slots * length, heads, size)
         return jnp.concatenate(pair, axis=1)
+
+    return attend
+
+
+def blockwise(spec: DecoderSpec, mask: Bool[Array, "B T T"]) -> Attend:
+    """``mask`` as above, of tokens that see themselves and earlier ones alone."""
+
+    def attend(
+        query: Float[Array, "B T H C"], key: Float[Array, "B G T C"], value: Float[Array, "B G T C"]
+    ) -> Float[Array, "B T H C"]:
+        rows, length, heads, size = query.shape
+        grouped = query.reshape(rows, length, key.shape[1], heads // key.shape[1], size)
+        mixed = mix_in_blocks(spec, jnp.moveaxis(grouped, 1, 3), key, value, mask)
+        return jnp.moveaxis(mixed, 3, 1).reshape(query.shape)
 
     return attend
 

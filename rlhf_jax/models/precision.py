@@ -9,16 +9,14 @@ from jaxtyping import Array, Float
 from rlhf_jax.mesh import platform
 
 
+@jax.custom_vjp
 def product(x: Float[Array, "*S I"], kernel: Float[Array, "I O"]) -> Float[Array, "*S O"]:
     """x W in the type of ``x``; the gradient of W, a sum over all tokens and devices, is one in the type of ``kernel``.
 
     Rounded to bfloat16 before devices and microbatches are added up, gradients would lose what each of them adds last.
+    The gradient of W is written as x' g: the compiler's own, (g' x)', takes a CPU half as long again
+    (benchmarks/README.md).
     """
-    return x @ kernel if x.dtype == kernel.dtype else _narrow(x, kernel)
-
-
-@jax.custom_vjp
-def _narrow(x: Float[Array, "*S I"], kernel: Float[Array, "I O"]) -> Float[Array, "*S O"]:
     return x @ kernel.astype(x.dtype)
 
 
@@ -61,4 +59,4 @@ def _backward(kept: tuple[jax.Array, jax.Array], out: jax.Array) -> tuple[jax.Ar
     return out @ kernel.astype(x.dtype).T, of_kernel
 
 
-_narrow.defvjp(_forward, _backward)
+product.defvjp(_forward, _backward)

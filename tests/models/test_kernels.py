@@ -20,7 +20,7 @@ from rlhf_jax.models import (
     init_reward_model,
     positions_of,
 )
-from rlhf_jax.models.kernels import cudnn, kernel_of, plain, splash, unable
+from rlhf_jax.models.kernels import blockwise, cudnn, kernel_of, plain, splash, unable
 from rlhf_jax.models.masks import segment_mask, window_mask
 from rlhf_jax.parallel import MeshExecutor
 
@@ -59,6 +59,43 @@ def test_splash_is_plain_attention(window):
     mask = segment_mask(SEGMENTS)
     expected = run(plain(spec, window_mask(mask, window) if window else mask))
     assert_close(run(splash(spec, SEGMENTS, window)), expected)
+
+
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("queries", [16, 50, 200])
+def test_blocks_are_plain_attention(monkeypatch, queries, window):
+    """Also with a block that is shorter than the others, and with more blocks than are allowed."""
+    monkeypatch.setattr("rlhf_jax.models.blockwise.QUERIES", queries)
+    spec = dataclasses.replace(SPEC, attention_softcap=3.0, query_scale=0.4)
+    mask = segment_mask(SEGMENTS)
+    seen = window_mask(mask, window) if window else mask
+    assert_close(run(blockwise(spec, seen)), run(plain(spec, seen)))
+
+
+def test_blocks_in_double_precision_are_the_softmax_of_numpy():
+    """One row, one head of keys for two of queries, worked out query by query."""
+    with jax.enable_x64(True):
+        spec = dataclasses.replace(SPEC, dtype="float64", heads=2, kv_heads=1, query_scale=0.7)
+        draw = np.random.default_rng(7)
+        query, key, value = (draw.normal(size=shape) for shape in ((1, 150, 2, 4), (1, 1, 150, 4), (1, 1, 150, 4)))
+        segments = np.repeat([[1, 2]], 75, axis=1)
+        found = blockwise(spec, segment_mask(jnp.asarray(segments)))(*map(jnp.asarray, (query, key, value)))
+        for token, head in ((0, 0), (74, 1), (75, 0), (149, 1)):
+            own = np.arange(150)[(segments[0] == segments[0, token]) & (np.arange(150) <= token)]
+            weights = np.exp(0.7 * key[0, 0, own] @ query[0, token, head])
+            expected = weights @ value[0, 0, own] / weights.sum()
+            np.testing.assert_allclose(np.asarray(found[0, token, head]), expected, rtol=1e-12)
+
+
+def test_blocks_compute_no_score_above_the_diagonal():
+    """Of eight blocks 36 of 64 products are left; by the compiler's count, for which a loop over rows is one row."""
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 1024, 1, 64), (1, 1, 1024, 64), (1, 1, 1024, 64))]
+    mask = jax.ShapeDtypeStruct((1, 1024, 1024), bool)
+    operations = {
+        by: jax.jit(lambda mask, *arrays, by=by: by(SPEC, mask)(*arrays)).lower(mask, *arrays).compile().cost_analysis()
+        for by in (plain, blockwise)
+    }
+    assert operations[blockwise]["flops"] < 0.6 * operations[plain]["flops"]
 
 
 @pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2, "sequence": 2}, {"fsdp": 2, "tensor": 4}], ids=str)
@@ -132,7 +169,7 @@ def test_auto_takes_the_kernel_of_the_platform_where_it_can(monkeypatch):
     half = dataclasses.replace(SPEC, dtype="bfloat16")
     wide = dataclasses.replace(half, head_size=64)
     expected = {
-        "cpu": ("plain", "plain", "plain", "plain"),
+        "cpu": ("blockwise",) * 4,
         "gpu": ("plain", "cudnn", "cudnn", "plain"),
         "tpu": ("plain", "plain", "splash", "splash"),
     }
@@ -143,6 +180,9 @@ def test_auto_takes_the_kernel_of_the_platform_where_it_can(monkeypatch):
     assert kernel_of(dataclasses.replace(SPEC, attention="plain")) == "plain"
     assert unable("cudnn", half, "cpu", {}) == "needs an Nvidia GPU, and this is a cpu"
     assert unable("cudnn", half, "gpu", {"tensor": 2, "sequence": 1}) is None
+    assert unable("blockwise", SPEC, "cpu", {"tensor": 4, "sequence": 2}) == (
+        "cannot be split over config.parallel.sequence=2"
+    )
     for axis, why in (
         ("tensor", "cannot split 2 key-value heads over config.parallel.tensor=4"),
         ("sequence", "cannot be split over config.parallel.sequence=4"),
