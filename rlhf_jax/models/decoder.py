@@ -20,6 +20,8 @@ from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import Params
 
 Cache: TypeAlias = tuple[LayerCache, ...]
+# From whether a layer is local, which may be known only when the program runs, to its attention.
+AttendOf: TypeAlias = Callable[[Any], Attend]
 
 # What a layer keeps for its backward pass, where that is not everything: full, nothing but its input; dots, also the
 # results of its products with parameters (and what splash needs), but no attention weights.
@@ -124,7 +126,7 @@ def apply_decoder(
     of a segment stand side by side, and ``positions`` counts them from 0. Layers are scanned: one is compiled,
     whatever the depth.
     """
-    return _read(spec, params, ids, positions, segments, keep=False)[0]
+    return read(spec, params, ids, positions, attends(spec, jnp.asarray(segments, jnp.int32)), keep=False)[0]
 
 
 def fill_cache(
@@ -139,7 +141,7 @@ def fill_cache(
 
     Per layer, keys and values of shape (B, kv_heads, slots, head_dim), in the compute dtype.
     """
-    hidden, kept = _read(spec, params, ids, positions, segments, keep=True)
+    hidden, kept = read(spec, params, ids, positions, attends(spec, jnp.asarray(segments, jnp.int32)), keep=True)
     room = [(0, 0), (0, 0), (0, slots - ids.shape[1]), (0, 0)]
 
     def layer(stacked: Float[Array, "L B G T C"], index: int) -> Float[Array, "B G S C"]:
@@ -148,23 +150,23 @@ def fill_cache(
     return hidden, tuple((layer(kept[0], index), layer(kept[1], index)) for index in range(spec.depth))
 
 
-def _read(
+def read(
     spec: DecoderSpec,
     params: Params,
     ids: Int[Array, "B T"],
     positions: Int[Array, "B T"],
-    segments: Int[Array, "B T"] | Bool[Array, "B T"],
+    attend: AttendOf,
     *,
     keep: bool,
 ) -> tuple[Float[Array, "B T D"], Any]:
     """(final hidden states, keys and values of all layers where they are to be kept)."""
     block, kinds = Block(spec), spec.local or (False,) * spec.depth
-    attend, frequency = _attends(spec, jnp.asarray(segments, jnp.int32)), _frequencies(spec)
+    frequency = _frequencies(spec)
 
     def layer(
         x: Float[Array, "B T D"], layer_params: Params, local: bool | Bool[Array, ""]
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
-        applied: Any = block.apply({"params": layer_params}, x, positions, attend(local), _choose(frequency, local))
+        applied: Any = block.apply({"params": layer_params}, x, positions, attend(local), choose(frequency, local))
         return place_hidden(applied[0]), applied[1] if keep else None
 
     if spec.remat != "none":
@@ -224,8 +226,8 @@ def _masks(spec: DecoderSpec, mask: Bool[Array, "B T S"]) -> dict[bool, Bool[Arr
     return {False: mask, True: window_mask(mask, spec.window) if spec.window else mask}
 
 
-def _attends(spec: DecoderSpec, segments: Int[Array, "B T"]) -> Callable[[Any], Attend]:
-    """From whether a layer is local, which may be known only when the program runs, to its attention."""
+def attends(spec: DecoderSpec, segments: Int[Array, "B T"]) -> AttendOf:
+    """The attention of each token to itself and the earlier tokens of its segment."""
     kernel = kernel_of(spec)
     if kernel == "splash":
         own = {local: splash(spec, segments, spec.window if local else 0) for local in (False, True)}
@@ -237,7 +239,7 @@ def _attends(spec: DecoderSpec, segments: Int[Array, "B T"]) -> Callable[[Any], 
 
         return either
     masks, by = _masks(spec, segment_mask(segments)), plain if kernel == "plain" else cudnn
-    return lambda local: by(spec, _choose(masks, local))
+    return lambda local: by(spec, choose(masks, local))
 
 
 def output_logits(spec: DecoderSpec, params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S V"]:
@@ -247,7 +249,7 @@ def output_logits(spec: DecoderSpec, params: Params, hidden: Float[Array, "*S D"
     return spec.logit_softcap * jnp.tanh(logits / spec.logit_softcap) if spec.logit_softcap else logits
 
 
-def _choose(of_kind: dict[bool, Any], local: Any) -> Any:
+def choose(of_kind: dict[bool, Any], local: Any) -> Any:
     """What layers of a kind take, where the kind may be known only when the program runs."""
     if isinstance(local, bool):
         return of_kind[local]

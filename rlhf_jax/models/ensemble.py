@@ -1,5 +1,6 @@
 """Ensembles of reward models: M whole models, or one decoder with M heads."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.models.decoder import apply_decoder, init_decoder
-from rlhf_jax.models.heads import apply_reward_model, init_scalar_head, read_reward
+from rlhf_jax.models.heads import init_scalar_head, read_reward
 from rlhf_jax.models.kernels import kernel_of
 from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
@@ -66,16 +67,31 @@ def apply_reward_members(
     bounded: bool,
 ) -> Float[Array, "M B"]:
     """Reward of each row by every member, as in ``apply_reward_model``; one row of a single model."""
-    if ensemble.members == 1:
-        return apply_reward_model(spec, params, ids, mask, bounded=bounded)[None]
-    if ensemble.kind == "models":
+    positions = positions_of(mask)
+
+    def hidden_of(decoder: Params) -> Float[Array, "B T D"]:
+        return apply_decoder(spec, decoder, ids, positions, mask)
+
+    return rewards_by_members(spec, ensemble, params, hidden_of, mask, bounded=bounded)
+
+
+def rewards_by_members(
+    spec: DecoderSpec,
+    ensemble: EnsembleSpec,
+    params: Params,
+    hidden_of: Callable[[Params], Float[Array, "B T D"]],
+    mask: Bool[Array, "B T"],
+    *,
+    bounded: bool,
+) -> Float[Array, "M B"]:
+    """Rewards read from the final hidden states that ``hidden_of`` finds by a decoder's parameters."""
+    if ensemble.members > 1 and ensemble.kind == "models":
         # cuDNN's kernel has no rule by which rows of several models would be one batch under one mask.
         def one(member: Params) -> Float[Array, "B"]:
-            return apply_reward_model(spec, member, ids, mask, bounded=bounded)
+            return read_reward(member["head"], hidden_of(member["decoder"]), mask, bounded=bounded)
 
         return jax.lax.map(one, params) if kernel_of(spec) == "cudnn" else jax.vmap(one)(params)
-    hidden = apply_decoder(spec, params["decoder"], ids, positions_of(mask), mask)
-    return read_members(ensemble, params["head"], hidden, mask, bounded=bounded)
+    return read_members(ensemble, params["head"], hidden_of(params["decoder"]), mask, bounded=bounded)
 
 
 def read_members(
