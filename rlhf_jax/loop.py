@@ -42,7 +42,7 @@ class Evaluation:
 class Task:
     """One stage, ready to run.
 
-    ``step`` returns without waiting for the device; ``finish`` turns what it returned into floats and may wait, and
+    ``step`` returns while the device is at work; ``finish`` turns what it returned into floats and may wait, and
     ``flags`` takes out of it (what was not finite, as bits of ``learners.step.CAUSES``; the loss), still on the device.
     ``evaluate(state, final)`` is called every ``eval_every`` steps, and once more with final=True at the end.
     ``optimum`` is the record of what each prompt type's utility asks for, where the stage trains on rankings.

@@ -97,6 +97,9 @@ SHOWN = (
     "length",
     "w1_open_closed",
     "collapse_index",
+    "time.sampling",
+    "time.scoring",
+    "time.update",
 )
 
 

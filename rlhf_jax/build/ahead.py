@@ -288,16 +288,21 @@ def _ppo(context: Context, stage: str) -> Iterator[Planned]:
 
     length = sum(_lengths(config))
 
-    def rolled(rows: int) -> tuple[Any, ...]:
+    def scored(rows: int) -> tuple[Any, ...]:
         prompts = _rows(executor, prompt_rows, rows, config.data.max_prompt)
-        extra = {name: state.extra[name] for name in ("reward_bias", "reward_gain")}
-        rest = abstract(executor, (_key(), extra), "replicated")
-        return state.params["policy"], state.params.get("value"), *frozen, prompts, rest
+        asked = state.params["policy"], prompts, abstract(executor, _key(), "replicated")
+        sampled = jax.eval_shape(partial(programs.sample.function, axis_name=None), *asked)[0]
+        extra = abstract(executor, {name: state.extra[name] for name in ("reward_bias", "reward_gain")}, "replicated")
+        models = state.params["policy"], state.params.get("value"), *frozen
+        return asked, (*models, prompts, abstract(executor, sampled, "rows"), extra)
 
-    arguments = rolled(_sampled_at_once(config))
-    rows = arguments[-2].ids.shape[0]
-    work = decoding(forms.policy, rows, *_lengths(config))
-    work += reading_rows(forms.policy, rows, length, config.data.max_response)
+    asked, arguments = scored(_sampled_at_once(config))
+    prompts = asked[1]
+    rows = prompts.ids.shape[0]
+    cache = _cache(forms.policy, rows, length)
+    yield Planned(programs.sample, asked, resident(prompts), decoding(forms.policy, rows, *_lengths(config)), cache)
+
+    work = reading_rows(forms.policy, rows, length, config.data.max_response)
     if forms.rolling.divergence is not None:  # of whole laws, for which both models' logits are made once more
         work += reading_rows(forms.policy, rows, length, 2 * config.data.max_response)
     if not forms.rolling.one_trunk:
@@ -305,11 +310,10 @@ def _ppo(context: Context, stage: str) -> Iterator[Planned]:
         work += reading_rows(forms.reward, rows * members, length, 0)
     if forms.value is not None:
         work += reading_rows(forms.value, rows, length, 0)
-    cache = _cache(forms.policy, rows, length)
-    yield Planned(programs.roll, arguments, resident(arguments[-2]), work, cache)
+    yield Planned(programs.score, arguments, resident((prompts, arguments[-2])), work)
 
     episodes = settings.prompts_per_iteration * settings.samples_per_prompt
-    made = jax.eval_shape(partial(programs.roll.function, axis_name=None), *rolled(episodes))[0]
+    made = jax.eval_shape(partial(programs.score.function, axis_name=None), *scored(episodes)[1])[0]
     rollout = abstract(executor, made, "rows")
     mixed = None
     if settings.pretraining.coefficient:

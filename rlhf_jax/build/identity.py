@@ -11,7 +11,7 @@ from rlhf_jax.data.records import Prompt, Record
 
 # A run may be continued with these changed: they do not touch what is computed, but for rounding.
 FREE_SECTIONS = (
-    *("log.", "checkpoint.", "parallel.", "guard.max_", "ppo.rollout_rows"),
+    *("log.", "checkpoint.", "parallel.", "guard.max_", "ppo.rollout_rows", "ppo.unpad"),
     *(f"model.{key}" for key in MEANS),
     *(f"{stage}.accumulate" for stage in ("sft", "reward", "dpo", "ppo")),
 )

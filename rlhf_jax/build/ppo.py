@@ -1,6 +1,7 @@
 """The PPO stage."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -9,41 +10,46 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from rlhf_jax.build.common import by_rows, flags, floats
+from rlhf_jax.build.common import flags, floats
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.lora import lora_spec
 from rlhf_jax.build.monitor import make_monitor
 from rlhf_jax.build.ppo_evaluation import HeldOut, read_texts
 from rlhf_jax.build.ppo_models import Forms, Networks, in_units_of_scores, load_networks
+from rlhf_jax.build.ppo_rollout import Rollouts
 from rlhf_jax.build.programs import Program
 from rlhf_jax.build.rewards import load_reward_models, make_adder
+from rlhf_jax.build.rooms import most_at_once, room_for, unpads, within
 from rlhf_jax.build.segments import load_judges, make_payer
+from rlhf_jax.build.shares import Shares
 from rlhf_jax.build.specs import optimizer_spec, ppo_spec, regulariser
 from rlhf_jax.data.examples import prompt_rows, sft_examples
 from rlhf_jax.data.loader import Together, prompt_batches, sft_batches
 from rlhf_jax.data.packing import pack_examples
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.policy import gold_metrics
-from rlhf_jax.generation import sample_rollout
+from rlhf_jax.generation import Sampled, episodes, score
 from rlhf_jax.learners import ppo
 from rlhf_jax.learners.step import Metrics, init_state
 from rlhf_jax.loop import BatchIterator, Task
 from rlhf_jax.models import without_adapters
 from rlhf_jax.parallel import to_host
 from rlhf_jax.types import Params, PromptBatch, Rollout, TokenBatch, TrainState
+from rlhf_jax.unpadding import ALL, Room
 
 
 @dataclasses.dataclass(frozen=True)
 class PPOPrograms:
-    """The two programs of an iteration, and what the state is made with.
+    """The three programs of an iteration, and what the state is made with.
 
-    ``roll`` takes (policy, value, reference, reward, prompts, (key, extra)), ``update`` (state, rollout,
-    demonstrations, reference), the last only where ``takes_reference``.
+    ``sample`` takes (policy, prompts, key), ``score`` (policy, value, reference, reward, prompts, sampled, extra),
+    ``update`` (state, rollout, demonstrations, reference), the last only where ``takes_reference``.
     """
 
     spec: ppo.PPOSpec
     optimizer: optax.GradientTransformation
-    roll: Program
+    sample: Program
+    score: Program
     update: Program
     takes_reference: bool
 
@@ -56,41 +62,39 @@ def ppo_programs(context: Context, forms: Forms) -> PPOPrograms:
     by_adapters = lora_spec(config, "ppo") is not None
     exact_loss = spec.kl.regulariser.estimator == "exact" and spec.kl.regulariser.in_loss
 
-    def roll(
+    def sample(policy: Params, prompts: PromptBatch, key: jax.Array, axis_name: Any) -> tuple[Sampled]:
+        return (episodes(rolling, policy, prompts, key),)
+
+    def scored(
         policy: Params,
         value: Params | None,
         reference: Params,
         reward: Params,
         prompts: PromptBatch,
-        rest: Any,
+        sampled: Sampled,
+        extra: dict[str, Any],
         axis_name: Any,
+        room: Room = ALL,
     ) -> tuple[Rollout]:
-        key, extra = rest
-        return (
-            sample_rollout(
-                rolling,
-                policy,
-                value,
-                reference,
-                reward,
-                prompts,
-                key,
-                reward_bias=extra["reward_bias"],
-                reward_gain=extra["reward_gain"],
-            ),
-        )
+        return (score(rolling, policy, value, reference, reward, prompts, sampled, **extra, room=room),)
 
     def update(
-        state: TrainState, rollout: Rollout, mixed: TokenBatch | None, reference: Params | None, axis_name: str | None
+        state: TrainState,
+        rollout: Rollout,
+        mixed: TokenBatch | None,
+        reference: Params | None,
+        axis_name: str | None,
+        room: Room = ALL,
     ) -> tuple[TrainState, Metrics]:
         if exact_loss and by_adapters:  # part of the state itself, whose memory is given up to the call
             reference = without_adapters(state.params["policy"])
-        return ppo.update(spec, optimizer, eos_id, state, rollout, mixed, reference, axis_name=axis_name)
+        return ppo.update(spec, optimizer, eos_id, state, rollout, mixed, reference, room=room, axis_name=axis_name)
 
     return PPOPrograms(
         spec,
         optimizer,
-        Program("ppo.rollout", roll, ("state",) * 4 + ("rows", "replicated"), ("rows",)),
+        Program("ppo.sample", sample, ("state", "rows", "replicated"), ("rows",)),
+        Program("ppo.score", scored, ("state",) * 4 + ("rows", "rows", "replicated"), ("rows",)),
         Program("ppo.update", update, ("state", "rows", "rows", "state"), ("state", "replicated"), gives_up_state=True),
         takes_reference=exact_loss and not by_adapters,
     )
@@ -115,24 +119,23 @@ def ppo_task(context: Context) -> Task:
     # No function that lives as long as the task holds ``networks``: it has what was loaded, and what is placed below.
     frozen, programs = networks.frozen, ppo_programs(context, networks.forms)
     spec = programs.spec
-    compiled_roll, compiled_update = programs.roll.compile(executor), programs.update.compile(executor)
+    count = settings.prompts_per_iteration * settings.samples_per_prompt
+    # Programs by the room that they have; the order of minibatches tells how much an update needs.
+    unpadded = unpads(config, spec.policy, executor.mesh.size)
+    rollouts = Rollouts(context, frozen, programs.sample, programs.score, unpadded=unpadded)
+    compiled_update = functools.cache(lambda room: within(programs.update, room).compile(executor))
+    orders_of = jax.jit(functools.partial(ppo.minibatches, spec, count=count))
+    slots = count // spec.minibatches // spec.microbatches * rollouts.slots
     pay, add = make_payer(context, judges), make_adder(context, others)
+    shares = Shares()
 
     def sample(params: Params, extra: dict[str, Any], prompts: PromptBatch, key: jax.Array) -> Rollout:
-        models = params["policy"], params.get("value"), *frozen(params)
-        rewards = {name: extra[name] for name in ("reward_bias", "reward_gain")}
-        rollout = by_rows(
-            lambda part: compiled_roll(*models, executor.place(part, "rows"), (key, rewards))[0],
-            prompts,
-            settings.rollout_rows,
-        )
-        return executor.place(rollout, "rows") if settings.rollout_rows else rollout
+        return rollouts(params, extra, prompts, key)[0]
 
     def answer(params: Params, extra: dict[str, Any], prompts: PromptBatch, key: jax.Array) -> Rollout:
         return add(pay(sample(params, extra, prompts, key)))
 
-    episodes = settings.prompts_per_iteration * settings.samples_per_prompt
-    held_out = HeldOut(context, spec, lambda params: frozen(params)[0], episodes, key)
+    held_out = HeldOut(context, spec, lambda params: frozen(params)[0], count, key)
     extra = first_extra(settings, spec)
     if settings.normalize_reward or settings.rewards.centre:
         scores = held_out.answers(sample, networks.start, extra).raw_scores
@@ -151,16 +154,28 @@ def ppo_task(context: Context) -> Task:
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         prompts, demonstrations = batch if settings.pretraining.coefficient else (batch, None)
-        rollout = answer(state.params, state.extra, prompts, ppo.step_keys(state)[0])
+        spent, orders = shares.begin(), orders_of(state) if unpadded else None
+        key = ppo.step_keys(state)[0]
+        rollout, lengths = rollouts(state.params, state.extra, prompts, key, shares.expect)
+        rollout = add(pay(rollout))
+        shares.expect("scoring", rollout.scores)
         mixed = None if demonstrations is None else executor.place(demonstrations, "rows")
         reference = frozen(state.params)[0] if programs.takes_reference else None
-        state, metrics = compiled_update(state, rollout, mixed, reference)
-        return state, (metrics, rollout.response_ids, rollout.response_mask, rollout.read_mask, rollout.index)
+        room = ALL
+        if orders is not None:
+            room = room_for(most_at_once(np.asarray(orders), lengths, spec.microbatches), slots)
+        state, metrics = compiled_update(room)(state, rollout, mixed, reference)
+        shares.settle()  # the update of the iteration before, and this one's rollout; its own update is on its way
+        shares.expect("update", metrics["loss"])
+        read = rollout.response_ids, rollout.response_mask, rollout.read_mask, rollout.index
+        return state, (metrics, read, spent)
 
     def finish(out: Any) -> dict[str, float]:
-        metrics, ids, mask, read_mask, index = to_host(out)
+        *found, spent = out
+        metrics, (ids, mask, read_mask, index) = to_host(found)
         records = [context.data.prompts[i] for i in index]
-        return floats(metrics) | gold_metrics(records, read_texts(context, ids, mask, read_mask), context.data.gold)
+        gold = gold_metrics(records, read_texts(context, ids, mask, read_mask), context.data.gold)
+        return floats(metrics) | gold | shares.metrics(spent)
 
     return Task(
         name="ppo",

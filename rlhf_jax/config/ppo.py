@@ -70,6 +70,8 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.samples_per_prompt = 2  # responses to each prompt
     c.ppo.rollout_rows = 0  # responses sampled and scored at once, over all devices, which saves memory and changes
     #                         nothing; divides prompts_per_iteration x samples_per_prompt; 0: all
+    c.ppo.unpad = "auto"  # padding is left out of all work but attention (docs/memory.md): yes, no or auto (where that
+    #                       saves more than it compiles); never where rows are split over devices
     c.ppo.epochs = 4  # passes over a rollout
     c.ppo.minibatches = 4  # updates per pass; divides prompts_per_iteration x samples_per_prompt
     c.ppo.accumulate = 1  # parts in which the episodes of a minibatch are worked on; divides those of each device
@@ -161,6 +163,7 @@ def add_defaults(c: ConfigDict) -> None:
 RULES: dict[str, Rule] = {
     "ppo.temperature": POSITIVE,
     "ppo.rollout_rows": NATURAL,
+    "ppo.unpad": one_of("auto", "yes", "no"),
     "ppo.top_k": NATURAL,
     "ppo.top_p": Rule(lambda v: 0 < v <= 1, "in (0, 1]"),
     "ppo.gamma": CLOSED_UNIT,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,11 @@ from rlhf_jax.models import (
     ONE_MODEL,
     DecoderSpec,
     EnsembleSpec,
-    apply_decoder,
-    apply_reward_members,
-    apply_value_model,
+    apply_unpadded,
     output_logits,
-    positions_of,
     read_members,
+    read_values,
+    rewards_by_members,
 )
 from rlhf_jax.objectives.advantages import one_more
 from rlhf_jax.objectives.aggregation import Aggregation, aggregate, spread
@@ -27,6 +27,7 @@ from rlhf_jax.objectives.exact_divergence import chunked_divergence
 from rlhf_jax.objectives.likelihood import chunked_logprobs
 from rlhf_jax.objectives.ppo import missing_eos_scores
 from rlhf_jax.types import Params, PromptBatch, Rollout
+from rlhf_jax.unpadding import ALL, Line, Room, line_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,17 @@ class RolloutSpec:
         return self.fixed or self.stop_id is not None
 
 
+class Sampled(NamedTuple):
+    """Responses, the tokens of each that are read, and whether it came to its end.
+
+    Past what is read is padding, but for a fixed episode.
+    """
+
+    completions: Completions
+    read: Bool[Array, "B R"]
+    finished: Bool[Array, "B"]
+
+
 def complete(spec: RolloutSpec, policy: Params, prompts: PromptBatch, key: jax.Array) -> Completions:
     """Sampled responses to ``prompts``, as they are read; row b draws from fold_in(key, prompts.row[b])."""
     sampled = sample(spec, policy, prompts, key)
@@ -96,16 +108,11 @@ def sample(spec: RolloutSpec, policy: Params, prompts: PromptBatch, key: jax.Arr
     )
 
 
-def episodes(
-    spec: RolloutSpec, policy: Params, prompts: PromptBatch, key: jax.Array
-) -> tuple[Completions, Bool[Array, "B R"], Bool[Array, "B"]]:
-    """(sampled responses, the tokens of each that are read, whether it came to its end).
-
-    Past what is read is padding, but for a fixed episode.
-    """
+def episodes(spec: RolloutSpec, policy: Params, prompts: PromptBatch, key: jax.Array) -> Sampled:
+    """The responses of a rollout before they are scored."""
     sampled = sample(spec, policy, prompts, key)
     read, finished = read_part(spec, sampled)
-    return (cut(sampled, read, spec.pad_id) if spec.cuts and not spec.fixed else sampled), read, finished
+    return Sampled(cut(sampled, read, spec.pad_id) if spec.cuts and not spec.fixed else sampled, read, finished)
 
 
 def read_part(spec: RolloutSpec, sampled: Completions) -> tuple[Bool[Array, "B R"], Bool[Array, "B"]]:
@@ -143,7 +150,7 @@ def response_logprobs(
     temperature: float,
 ) -> Float[Array, "B R"]:
     """log p of the last ``response_length`` tokens of each row given the tokens before them, in nats."""
-    hidden = apply_decoder(spec, params, ids, positions_of(mask), mask)
+    hidden = apply_unpadded(spec, params, ids, mask)
     return _logprobs(spec, params, hidden, ids, response_length, temperature)
 
 
@@ -154,6 +161,7 @@ def _logprobs(
     ids: Int[Array, "B T"],
     response_length: int,
     temperature: float,
+    line: Line | None = None,
 ) -> Float[Array, "B R"]:
     # Logits only where a response token is predicted: from the last prompt token on, the last token left out.
     return chunked_logprobs(
@@ -161,39 +169,37 @@ def _logprobs(
         ids[:, -response_length:],
         partial(output_logits, spec, params),
         temperature=temperature,
+        line=line,
     )
 
 
-def response_values(
-    spec: RolloutSpec, policy: Params, value: Params, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]
-) -> Float[Array, "B R"]:
-    """The value before each response slot: by a network of its own, or by a head on the policy."""
-    if spec.shared:
-        values = apply_value_model(spec.policy, {"decoder": policy, "head": value["head"]}, ids, mask)
-    else:
-        values = apply_value_model(spec.value or spec.reward, value, ids, mask)
-    return values[:, -spec.max_response - 1 : -1]
+def response_values(spec: RolloutSpec, value: Params, hidden: Float[Array, "B T D"]) -> Float[Array, "B R"]:
+    """The value before each response slot, read from the final hidden states of the value model's own decoder."""
+    return read_values(value["head"], hidden)[:, -spec.max_response - 1 : -1]
 
 
 def response_divergences(
     spec: RolloutSpec,
     policy: Params,
     reference: Params,
-    ids: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
+    hidden: Float[Array, "B T D"],
     ref_hidden: Float[Array, "B T D"],
-) -> Float[Array, "B R"] | None:
-    """The divergence of the policy's law of the next token from the reference's before each response slot.
+    line: Line | None = None,
+) -> Float[Array, "B R"]:
+    """The divergence of the policy's law of the next token from the reference's before each response slot, or those of
+    ``line``, from the final hidden states of both.
 
-    ``ref_hidden`` are the reference's hidden states of these rows.
+    Raises:
+      ValueError: the rollout asks for none.
     """
     if spec.divergence is None:
-        return None
-    hidden = apply_decoder(spec.policy, policy, ids, positions_of(mask), mask)
+        raise ValueError("no divergence is asked for")
     own, other = (states[:, -spec.max_response - 1 : -1] for states in (hidden, ref_hidden))
     logits_of, other_logits_of = (partial(output_logits, spec.policy, params) for params in (policy, reference))
     temperature = spec.sampling.temperature or 1.0
-    return chunked_divergence(spec.divergence, own, other, logits_of, other_logits_of, temperature=temperature)
+    return chunked_divergence(
+        spec.divergence, own, other, logits_of, other_logits_of, temperature=temperature, line=line
+    )
 
 
 def sample_rollout(
@@ -208,26 +214,68 @@ def sample_rollout(
     reward_bias: Float[Array, ""],
     reward_gain: Float[Array, ""],
 ) -> Rollout:
-    """Responses of ``policy`` with all that an update needs; scores are gain * r + bias, before the EOS rule.
+    """Responses of ``policy`` with all that an update needs, in one program: ``episodes``, then ``score``."""
+    sampled = episodes(spec, policy, prompts, key)
+    return score(
+        spec,
+        policy,
+        value,
+        reference,
+        reward,
+        prompts,
+        sampled,
+        reward_bias=reward_bias,
+        reward_gain=reward_gain,
+    )
+
+
+def score(
+    spec: RolloutSpec,
+    policy: Params,
+    value: Params | None,
+    reference: Params,
+    reward: Params,
+    prompts: PromptBatch,
+    sampled: Sampled,
+    *,
+    reward_bias: Float[Array, ""],
+    reward_gain: Float[Array, ""],
+    room: Room = ALL,
+) -> Rollout:
+    """What reference, value and reward models make of responses; scores are gain * r + bias, before the EOS rule.
 
     The order of the arguments is that of the roles: what samples, what is trained beside it (None: no value model),
-    what is frozen.
+    what is frozen. There is ``room`` for the tokens of all rows.
     """
-    completions, read, has_eos = episodes(spec, policy, prompts, key)
+    completions, read, has_eos = sampled
     ids = jnp.concatenate([prompts.ids, completions.ids], axis=1)
     mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)
-    ref_hidden = apply_decoder(spec.policy, reference, ids, positions_of(mask), mask)
+    line = line_of(completions.mask, room.responses)
+
+    def read_rows(decoder: DecoderSpec, params: Params) -> Float[Array, "B T D"]:
+        return apply_unpadded(decoder, params, ids, mask, room.tokens)
+
+    ref_hidden = read_rows(spec.policy, reference)
     ref_logprobs = _logprobs(
-        spec.policy, reference, ref_hidden, ids, spec.max_response, spec.sampling.temperature or 1.0
+        spec.policy, reference, ref_hidden, ids, spec.max_response, spec.sampling.temperature or 1.0, line
     )
-    slots = one_more(completions.mask) if spec.value_after else completions.mask
-    values = None if value is None else jnp.where(slots, response_values(spec, policy, value, ids, mask), 0.0)
+    values = divergences = own_hidden = None
+    if spec.shared or spec.divergence is not None:
+        own_hidden = read_rows(spec.policy, policy)
+    if value is not None:
+        hidden = own_hidden if spec.shared else read_rows(spec.value or spec.reward, value["decoder"])
+        slots = one_more(completions.mask) if spec.value_after else completions.mask
+        values = jnp.where(slots, response_values(spec, value, hidden), 0.0)
+    if spec.divergence is not None:
+        divergences = response_divergences(spec, policy, reference, own_hidden, ref_hidden, line)
     read_mask = jnp.concatenate([prompts.mask, read], axis=1) if spec.fixed else mask
     bounded = spec.reward_bounded
-    if spec.one_trunk:  # hidden states do not know what comes after them, hence not where reading ends
+    # Hidden states do not know what comes after them, hence not where reading ends.
+    if spec.one_trunk:
         members = read_members(spec.ensemble, reward["head"], ref_hidden, read_mask, bounded=bounded)
     else:
-        members = apply_reward_members(spec.reward, spec.ensemble, reward, ids, read_mask, bounded=bounded)
+        hidden_of = partial(read_rows, spec.reward)
+        members = rewards_by_members(spec.reward, spec.ensemble, reward, hidden_of, read_mask, bounded=bounded)
     alone = spec.ensemble.members == 1
     raw = members[0] if alone else aggregate(members, spec.aggregate, spec.uncertainty_penalty)
     scores = reward_gain * raw + reward_bias
@@ -245,5 +293,5 @@ def sample_rollout(
         spread=None if alone else spread(members),
         read_mask=read if spec.fixed else None,
         finished=has_eos if spec.cuts or spec.keeps_finished else None,
-        divergences=response_divergences(spec, policy, reference, ids, mask, ref_hidden),
+        divergences=divergences,
     )

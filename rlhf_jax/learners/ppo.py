@@ -21,6 +21,7 @@ from rlhf_jax.learners.ppo_targets import Targets, kept_tokens, running_moments,
 from rlhf_jax.learners.step import Metrics, gradient_step, not_finite_bits, over_updates
 from rlhf_jax.objectives.ppo import adapt_kl_coefficient
 from rlhf_jax.types import Params, Rollout, TokenBatch, TrainState
+from rlhf_jax.unpadding import ALL, Room
 
 __all__ = [
     "Episodes",
@@ -28,13 +29,16 @@ __all__ = [
     "PPOSpec",
     "RewardRules",
     "Targets",
+    "episodes_of",
     "loss_price",
     "loss_sums",
     "make_ppo_optimizer",
+    "minibatches",
     "running_moments",
     "step_keys",
     "targets",
     "update",
+    "with_weights",
 ]
 
 
@@ -79,13 +83,15 @@ def update(
     pretraining: TokenBatch | None = None,
     reference: Params | None = None,
     *,
+    room: Room = ALL,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One PPO iteration on a rollout; ``state.params`` holds ``policy`` and ``value``, ``extra`` ``kl_coefficient``.
 
     Of ``pretraining`` every update has an equal share of the rows; ``reference`` is the policy that an exact divergence
-    in the loss is from. Under ``axis_name`` each device first gathers the
-    rollout, so that whitening and minibatches are those of one device, and then works on its share of every minibatch.
+    in the loss is from. There is ``room`` for the tokens of every part of a minibatch that is worked on at once. Under
+    ``axis_name`` each device first gathers the rollout, so that whitening and minibatches are those of one device, and
+    then works on its share of every minibatch.
 
     One reward, value or log-probability that is not finite spoils the advantages of all: no update of the iteration is
     made then, and ``extra`` keeps its bits.
@@ -97,7 +103,7 @@ def update(
     spoilt = spoilt_by(rollout, found)
     episodes = episodes_of(spec, rollout, found)
     count, updates = rollout.scores.shape[0], spec.epochs * spec.minibatches
-    losses = partial(loss_sums, spec, kl_coefficient=loss_price(spec, beta, found), reference=reference)
+    losses = partial(loss_sums, spec, kl_coefficient=loss_price(spec, beta, found), reference=reference, room=room)
 
     def attempt(carry: tuple[Params, optax.OptState], rows: Int[Array, "M"], mixed: TokenBatch | None) -> Any:
         batch = with_weights(spec, jax.tree.map(lambda leaf: leaf[rows], episodes), mixed)
@@ -108,10 +114,7 @@ def update(
         )
         return (params, opt_state), metrics
 
-    epoch_keys = jax.random.split(step_keys(state)[1], spec.epochs)
-    orders = jax.vmap(lambda key: jax.random.permutation(key, count))(epoch_keys).reshape(
-        updates, count // spec.minibatches
-    )
+    orders = minibatches(spec, state, count)
     mixed = jax.tree.map(lambda leaf: leaf.reshape(updates, -1, *leaf.shape[1:]), pretraining)
     (params, opt_state), metrics = run_updates(spec, attempt, (state.params, state.opt_state), (orders, mixed))
 
@@ -130,6 +133,13 @@ def update(
     extra = jax.tree.map(partial(jnp.where, kept), extra, dict(state.extra))
     metrics["not_finite"] |= spoilt
     return TrainState(state.step + 1, params, opt_state, state.key, extra), metrics
+
+
+def minibatches(spec: PPOSpec, state: TrainState, count: int) -> Int[Array, "U M"]:
+    """The episodes, of ``count``, of each update of the iteration that a state is at."""
+    keys = jax.random.split(step_keys(state)[1], spec.epochs)
+    orders = jax.vmap(lambda one: jax.random.permutation(one, count))(keys)
+    return orders.reshape(spec.epochs * spec.minibatches, count // spec.minibatches)
 
 
 def spoilt_by(rollout: Rollout, found: Targets) -> Int[Array, ""]:

@@ -10,20 +10,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.learners.ppo_spec import PPOSpec
 from rlhf_jax.learners.step import Largest, LossSums
-from rlhf_jax.models import (
-    DecoderSpec,
-    apply_decoder,
-    apply_value_model,
-    output_logits,
-    positions_of,
-    read_values,
-)
+from rlhf_jax.models import DecoderSpec, apply_decoder, apply_unpadded, output_logits, read_values
 from rlhf_jax.objectives.exact_divergence import apart, divergence_of_logits, side_by_side
 from rlhf_jax.objectives.likelihood import chunked_logprobs, read_chunks, token_entropy, token_logprobs
 from rlhf_jax.objectives.masked import masked_sum
 from rlhf_jax.objectives.ppo import clipped_policy_loss, clipped_value_loss, mean_weights
 from rlhf_jax.objectives.regularisers import loss_penalty
 from rlhf_jax.types import Params, TokenBatch
+from rlhf_jax.unpadding import ALL, Room, line_of
 
 
 @jax.tree_util.register_dataclass
@@ -80,14 +74,15 @@ def loss_sums(
     batch: Episodes,
     kl_coefficient: Float[Array, ""] | float = 0.0,
     reference: Params | None = None,
+    room: Room = ALL,
 ) -> LossSums:
     """Clipped surrogate + value_coefficient x clipped value loss + what else is asked for, summed over tokens.
 
     ``kl_coefficient`` is the price of the divergence as far as it is paid in the loss; ``reference`` is needed where
-    that is exact.
+    that is exact. There is ``room`` for all tokens of the rows.
     """
-    hidden = apply_decoder(spec.policy, params["policy"], batch.ids, positions_of(batch.mask), batch.mask)
-    logprobs, entropy, exact = read_tokens(spec, params["policy"], batch, hidden, reference)
+    hidden = apply_unpadded(spec.policy, params["policy"], batch.ids, batch.mask, room.tokens)
+    logprobs, entropy, exact = read_tokens(spec, params["policy"], batch, hidden, reference, room)
     mask, tokens = batch.response_mask, jnp.sum(batch.response_mask)
     # Off the mask the old log-probs are 0: an unmasked ratio there could overflow and poison the gradient.
     logprobs = jnp.where(mask, logprobs, 0.0)
@@ -99,7 +94,7 @@ def loss_sums(
     total = policy_loss
     metrics: dict[str, Any] = {"policy_loss": (policy_loss, weight)}
     if spec.value is not None:
-        value_loss = _value_loss(spec, spec.value, params, batch, hidden)
+        value_loss = _value_loss(spec, spec.value, params, batch, hidden, room)
         total = policy_loss + spec.value_coefficient * value_loss
         metrics["value_loss"] = (value_loss, weight)
     if spec.kl.regulariser.in_loss:
@@ -129,7 +124,12 @@ def loss_sums(
 
 
 def read_tokens(
-    spec: PPOSpec, policy: Params, batch: Episodes, hidden: Float[Array, "N T D"], reference: Params | None
+    spec: PPOSpec,
+    policy: Params,
+    batch: Episodes,
+    hidden: Float[Array, "N T D"],
+    reference: Params | None,
+    room: Room,
 ) -> tuple[Float[Array, "N R"], Float[Array, "N R"], Float[Array, "N R"] | None]:
     """(log-probability, entropy, exact divergence) at each response slot; the last without ``reference`` None.
 
@@ -139,24 +139,25 @@ def read_tokens(
     length, ids = batch.response_mask.shape[1], batch.ids
     before = slice(-length - 1, -1)  # the tokens that response tokens are predicted from
     logits_of = partial(output_logits, spec.policy, policy)
+    read_all = partial(read_chunks, line=line_of(batch.response_mask, room.responses))
 
     def read(logits: Float[Array, "S V"], ids: Int[Array, "S"]) -> tuple[Float[Array, "S"], Float[Array, "S"]]:
         seen = logits if spec.entropy else jax.lax.stop_gradient(logits)
         return token_logprobs(logits, ids, spec.temperature), token_entropy(seen, spec.temperature)
 
     if reference is None:
-        return *read_chunks(read, hidden[:, before], ids[:, -length:], logits_of), None
+        return *read_all(read, hidden[:, before], ids[:, -length:], logits_of), None
 
     def read_both(logits: Float[Array, "S W"], ids: Int[Array, "S"]) -> tuple[Float[Array, "S"], ...]:
         mine, other = apart(logits)
         divergence = spec.kl.regulariser.divergence
         return *read(mine, ids), divergence_of_logits(divergence, mine, other, spec.temperature)
 
-    other = apply_decoder(spec.policy, reference, ids, positions_of(batch.mask), batch.mask)
+    other = apply_unpadded(spec.policy, reference, ids, batch.mask, room.tokens)
     both, joint = side_by_side(
         hidden[:, before], other[:, before], logits_of, partial(output_logits, spec.policy, reference)
     )
-    logprobs, entropy, exact = read_chunks(read_both, both, ids[:, -length:], joint)
+    logprobs, entropy, exact = read_all(read_both, both, ids[:, -length:], joint)
     return logprobs, entropy, exact
 
 
@@ -167,14 +168,14 @@ def _clipped(spec: PPOSpec, ratio: Float[Array, "*S"]) -> Bool[Array, "*S"]:
 
 
 def _value_loss(
-    spec: PPOSpec, decoder: DecoderSpec, params: Params, batch: Episodes, hidden: Float[Array, "N T D"]
+    spec: PPOSpec, decoder: DecoderSpec, params: Params, batch: Episodes, hidden: Float[Array, "N T D"], room: Room
 ) -> Float[Array, ""]:
     """Half the clipped squared error, weighted as the policy's loss is; ``hidden`` are the policy's own states."""
     length = batch.response_mask.shape[1]
-    if spec.shared:
-        values = read_values(params["value"]["head"], hidden)
-    else:
-        values = apply_value_model(decoder, params["value"], batch.ids, batch.mask)
+    own = params["value"]
+    if not spec.shared:
+        hidden = apply_unpadded(decoder, own["decoder"], batch.ids, batch.mask, room.tokens)
+    values = read_values(own["head"], hidden)
     losses = jax.vmap(partial(clipped_value_loss, clip=spec.value_clip))(
         values=values[:, -length - 1 : -1], old_values=batch.values, returns=batch.returns
     )

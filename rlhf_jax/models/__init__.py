@@ -16,6 +16,7 @@ from rlhf_jax.models.ensemble import (
     member_keys,
     read_members,
     representative,
+    rewards_by_members,
     with_decoder,
 )
 from rlhf_jax.models.heads import (
@@ -37,6 +38,7 @@ from rlhf_jax.models.lora import LoRASpec, add_adapters, has_adapters, merge, ov
 from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.quantised import check_quantiser, quantised
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
+from rlhf_jax.models.unpadded import apply_unpadded
 
 __all__ = [
     "ONE_MODEL",
@@ -50,6 +52,7 @@ __all__ = [
     "apply_reward_members",
     "apply_reward_model",
     "apply_token_heads",
+    "apply_unpadded",
     "apply_value_model",
     "check_quantiser",
     "extend_cache",
@@ -75,6 +78,7 @@ __all__ = [
     "read_reward",
     "read_values",
     "representative",
+    "rewards_by_members",
     "shares_prompts",
     "silent_value_head",
     "trained",

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.objectives.divergences import Divergence
 from rlhf_jax.objectives.likelihood import LogitsOf, read_chunks
+from rlhf_jax.unpadding import Line
 
 
 def divergence_of_logits(
@@ -63,6 +64,7 @@ def chunked_divergence(
     *,
     temperature: float | Float[Array, ""] = 1.0,
     chunk: int | None = None,
+    line: Line | None = None,
 ) -> Float[Array, "B T"]:
     """``divergence_of_logits`` of every row, where the logits of all tokens never exist, forward or backward."""
     both, joint = side_by_side(hidden, ref_hidden, logits_of, ref_logits_of)
@@ -70,4 +72,4 @@ def chunked_divergence(
     def read(logits: Float[Array, "S W"], _: Int[Array, "S"]) -> Float[Array, "S"]:
         return partial(divergence_of_logits, divergence, temperature=temperature)(*apart(logits))
 
-    return read_chunks(read, both, jnp.zeros(hidden.shape[:2], int), joint, chunk=chunk)
+    return read_chunks(read, both, jnp.zeros(hidden.shape[:2], int), joint, chunk=chunk, line=line)

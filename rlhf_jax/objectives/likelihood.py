@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.mesh import ROWS, platform, shards_of
 from rlhf_jax.types import SEQUENCE
+from rlhf_jax.unpadding import Line
 
 Tree = TypeVar("Tree")
 LogitsOf: TypeAlias = Callable[[Float[Array, "B S D"]], Float[Array, "B S V"]]
@@ -52,10 +53,16 @@ def chunked_logprobs(
     *,
     temperature: float | Float[Array, ""] = 1.0,
     chunk: int | None = None,
+    line: Line | None = None,
 ) -> Float[Array, "B T"]:
     """``token_logprobs`` of every row, where ``logits_of(hidden)`` for all tokens never exists, in any precision."""
     return read_chunks(
-        lambda logits, targets: token_logprobs(logits, targets, temperature), hidden, targets, logits_of, chunk=chunk
+        lambda logits, targets: token_logprobs(logits, targets, temperature),
+        hidden,
+        targets,
+        logits_of,
+        chunk=chunk,
+        line=line,
     )
 
 
@@ -66,12 +73,17 @@ def read_chunks(
     logits_of: LogitsOf,
     *,
     chunk: int | None = None,
+    line: Line | None = None,
 ) -> Tree:
-    """``read(logits, targets)`` of every row: one number a token, or a tree of such.
+    """``read(logits, targets)`` of every row: one number a token, or a tree of such; of the tokens of ``line`` alone,
+    if given, with 0 elsewhere.
 
     The logits are made for ``chunk`` tokens of every row at a time (None: ``tokens_at_once``) and once more for the
     gradient. Those are every so many-th of a row, so that each device goes on reading its own rows and tokens.
     """
+    if line is not None:
+        found = read_chunks(read, line.collect(hidden)[None], line.collect(targets)[None], logits_of, chunk=chunk)
+        return jax.tree.map(lambda leaf: line.spread(leaf[0]), found)
     rows, length = targets.shape
     if chunk is None:
         vocabulary = jax.eval_shape(logits_of, hidden[:, :1]).shape[-1]

@@ -19,6 +19,7 @@ REMEMBERS = (
     "--config.ppo.pretraining.coefficient=0.5",
     "--config.ppo.kl.controller=adaptive",
     "--config.ppo.missing_eos.rule=subtract",
+    "--config.ppo.unpad=yes",  # programs of as many sizes as a run meets, the same ones in one that goes on
 )
 WITHOUT = ("--config.ppo.advantage=rloo", "--config.ppo.samples_per_prompt=2", "--config.ppo.prompts_per_iteration=8")
 

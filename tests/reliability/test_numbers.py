@@ -308,13 +308,13 @@ def test_rewards_that_are_not_finite_at_the_start_are_told_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the answers to held-out prompts by which PPO puts rewards into units of their own, before its first step."""
-    real = rlhf_jax.build.ppo.sample_rollout
+    real = rlhf_jax.build.ppo.score
 
     def poisoned(*arguments: Any, **more: Any) -> Rollout:
         rollout = real(*arguments, **more)
         return dataclasses.replace(rollout, raw_scores=rollout.raw_scores.at[0].set(jnp.nan))
 
-    monkeypatch.setattr(rlhf_jax.build.ppo, "sample_rollout", poisoned)
+    monkeypatch.setattr(rlhf_jax.build.ppo, "score", poisoned)
     words = [f"--config.parents.{name}={whole[0]}" for name in ("sft", "reward")]
     for number in tally.tries:
         with tally.one(f"try {number}"):

@@ -25,7 +25,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_every_program_compiles_and_fits(found: dict[str, Any]) -> None:
-    assert list(found) == ["sft.update", "sft.sample", "reward.update", "ppo.rollout", "ppo.update"]
+    assert list(found) == ["sft.update", "sft.sample", "reward.update", "ppo.sample", "ppo.score", "ppo.update"]
     for one in found.values():
         assert one["fits"]
         assert one["devices"] == 8
