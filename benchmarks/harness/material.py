@@ -114,6 +114,7 @@ def tokenizer(folder: Path, vocabulary: int) -> None:
 
     backend = Tokenizer(WordLevel({f"w{i}": i for i in range(vocabulary - 2)}, unk_token="w0"))
     backend.pre_tokenizer = WhitespaceSplit()
+    backend.add_special_tokens(["<pad>", "<eos>"])  # in the order of their ids
     PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", clean_up_tokenization_spaces=False
     ).save_pretrained(str(folder))
