@@ -16,6 +16,12 @@ PARITY      := .venv-parity
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_FROM  ?= $(if $(PIP_FIND_LINKS),,--extra-index-url $(TORCH_INDEX))
 
+# What the benchmarks measure against (PyTorch, TRL) likewise; TRL's last release with PPO in a folder of its own there.
+BENCH_ENV := .venv-bench
+BENCH     ?=
+MODEL     ?= small
+THREADS   ?= 1
+
 # The TPU compiler stays out of $(VENV) likewise: where it is found, jax asks for TPUs.
 TPU := .venv-tpu
 
@@ -99,8 +105,8 @@ reproduce: $(VENV)/.base  ## EXP=name: run an experiment of experiments/ and dra
 golden: $(VENV)/.dev  ## rewrite the golden metrics; the commit must say why they moved
 	$(RUN) -m pytest tests/golden --update-golden -rA
 
-bench: $(VENV)/.base  ## time every stage of the quickstart
-	$(RUN) -m benchmarks.quickstart
+bench: $(BENCH_ENV)/.done  ## every stage beside TRL, transformers and PyTorch; BENCH="sft dpo" MODEL=small THREADS=1 (installs them into .venv-bench)
+	$(RUN) -m benchmarks.run --model=$(MODEL) --threads=$(THREADS) $(BENCH)
 
 lock:  ## resolve requirements/*.txt anew from setup.py (needs uv); UPGRADE=--upgrade moves the pins
 	$(UV) pip compile setup.py requirements/build.in $(LOCK_FLAGS) --output-file requirements/base.txt
@@ -113,6 +119,9 @@ lock:  ## resolve requirements/*.txt anew from setup.py (needs uv); UPGRADE=--up
 	  $(LOCK_FLAGS) --output-file requirements/tpu.txt
 	$(UV) pip compile setup.py --extra docs --constraints requirements/dev.txt \
 	  $(LOCK_FLAGS) --output-file requirements/docs.txt
+	$(UV) pip compile setup.py --extra bench --constraints requirements/dev.txt \
+	  $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--index $(TORCH_INDEX)) \
+	  $(LOCK_FLAGS) --output-file requirements/bench.txt
 	cp requirements/dev.txt requirements/chat.txt  # versions to keep wherever Gradio lets them be kept
 	$(UV) pip compile setup.py --extra chat --extra test \
 	  $(filter-out --upgrade%,$(LOCK_FLAGS)) --output-file requirements/chat.txt
@@ -122,7 +131,7 @@ LOCK_FLAGS = --universal --python-version 3.11 --fork-strategy fewest --generate
   --no-emit-find-links --custom-compile-command "make lock" --quiet $(UPGRADE)
 
 clean:  ## remove the environment and every cache; runs/ stays
-	rm -rf $(VENV) $(PARITY) $(TPU) $(DOCS) $(CHAT) $(FUZZ) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(PARITY) $(TPU) $(DOCS) $(CHAT) $(FUZZ) $(BENCH_ENV) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -156,6 +165,16 @@ $(PARITY)/.done: $(VENV)/.dev requirements/parity.txt
 	@$(SEES_BASE)
 	@$(PARITY)/bin/python -m pip --disable-pip-version-check --quiet install $(TORCH_FROM) \
 	  --require-hashes -r requirements/parity.txt
+	@touch $@
+
+$(BENCH_ENV)/.done: $(VENV)/.base requirements/bench.txt requirements/bench_ppo.txt
+	@echo "installing PyTorch and TRL of requirements/bench.txt into $(BENCH_ENV) (about 1 GB)"
+	@$(RUN) -m venv --clear $(BENCH_ENV)
+	@$(SEES_BASE)
+	@$(BENCH_ENV)/bin/python -m pip --disable-pip-version-check --quiet install $(TORCH_FROM) \
+	  --require-hashes -r requirements/bench.txt
+	@$(BENCH_ENV)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --target $(BENCH_ENV)/trl-ppo \
+	  --require-hashes -r requirements/bench_ppo.txt
 	@touch $@
 
 $(TPU)/.done: $(VENV)/.dev requirements/tpu.txt

@@ -59,6 +59,8 @@ setup(
         "sweep": ["optuna>=5.0.0", "scikit-learn>=1.9.1"],
         "docs": ["furo>=2025.12.19", "myst-nb>=1.4.0", "sphinx>=8.2"],
         "parity": ["peft>=0.21.2", "torch==2.13.0"],
+        # What benchmarks/ measures against; TRL's last release with PPO is in requirements/bench_ppo.txt.
+        "bench": ["accelerate>=1.15.0", "datasets>=4.0", "torch==2.13.0", "trl>=1.16.0"],
         "test": [
             "beartype>=0.23.1",
             "chex>=0.1.92",

@@ -19,6 +19,8 @@ from rlhf_jax.types import PromptBatch, RankBatch, SegmentBatch, TokenBatch
 Batch = TypeVar("Batch")
 # In a batch of places in a split, the place of a row that is only padding.
 PADDING = -1
+# Passes that are endless enough: of a stream without an end grain cannot make batches of one.
+PASSES = 2**31
 
 
 def sft_batches(rows: TokenBatch, batch_size: int, seed: int) -> grain.DatasetIterator:
@@ -119,7 +121,7 @@ def stream(count: int, batch_size: int, seed: int, make: Callable[[np.ndarray], 
     """Endless batches of ``make(places)``, a new shuffle of the ``count`` places on every pass."""
     if not count:
         raise ValueError("no examples to make batches of")
-    places = grain.MapDataset.range(count).seed(seed).shuffle().repeat().batch(batch_size)
+    places = grain.MapDataset.range(count).seed(seed).shuffle().repeat(PASSES).batch(batch_size)
     # The batches are cheap to make and two cores are few: no read-ahead threads.
     return iter(places.map(make).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 

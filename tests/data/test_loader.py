@@ -57,6 +57,13 @@ def test_every_pass_is_a_new_permutation() -> None:
     assert len(set(map(tuple, orders))) == 3
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_batch_may_be_of_one(count: int) -> None:
+    stream = loader.prompt_batches(PROMPTS[:count], 1, 1, 3, 0, 0)
+    seen = [next(stream).index.tolist() for _ in range(2 * count)]
+    assert sorted(seen[:count]) == sorted(seen[count:]) == [[place] for place in range(count)]
+
+
 def test_a_batch_may_be_larger_than_the_data() -> None:
     assert next(loader.prompt_batches(PROMPTS[:3], 8, 1, 3, 0, 0)).ids.shape == (8, 3)
     with pytest.raises(ValueError, match="no examples"):
