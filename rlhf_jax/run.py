@@ -32,7 +32,7 @@ from rlhf_jax.build import (
     saved_bytes,
 )
 from rlhf_jax.build.identity import settings, stage_identity
-from rlhf_jax.checkpoints import Checkpoints, refuse
+from rlhf_jax.checkpoints import Checkpoints, refuse, remove_unfinished
 from rlhf_jax.config import ITERATED, from_json, leaves, to_json
 from rlhf_jax.console import Console, say
 from rlhf_jax.diagnostics.guard import GuardSpec
@@ -226,8 +226,8 @@ def _fail(workdir: Path, error: Exception) -> None:
     with contextlib.suppress(Exception):
         state = "interrupted" if isinstance(error, DiskError) else "failed"
         if state == "interrupted" and is_first():  # what could not be saved may leave no room for the status
-            for half in (workdir / "checkpoints").glob("*/*.orbax-checkpoint-tmp"):
-                shutil.rmtree(half, ignore_errors=True)
+            for directory in (workdir / "checkpoints").glob("*"):
+                remove_unfinished(directory)
         _set_status(workdir, state, **place, reason=reason, exit_code=exit_code(error))
 
 

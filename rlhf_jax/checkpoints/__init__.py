@@ -4,6 +4,15 @@
 
 from rlhf_jax.checkpoints.digest import fingerprint
 from rlhf_jax.checkpoints.identity import differences, refuse
-from rlhf_jax.checkpoints.store import FORMAT, Checkpoints, Damaged, Restored
+from rlhf_jax.checkpoints.store import FORMAT, Checkpoints, Damaged, Restored, remove_unfinished
 
-__all__ = ["FORMAT", "Checkpoints", "Damaged", "Restored", "differences", "fingerprint", "refuse"]
+__all__ = [
+    "FORMAT",
+    "Checkpoints",
+    "Damaged",
+    "Restored",
+    "differences",
+    "fingerprint",
+    "refuse",
+    "remove_unfinished",
+]

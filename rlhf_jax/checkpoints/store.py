@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from rlhf_jax.types import Params, TrainState
 
 FORMAT = 1  # of what a step holds; one that is released stays readable
 SHOWN = 8  # arrays that an error names
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a step that is being saved
 T = TypeVar("T")
 
 
@@ -75,6 +77,12 @@ def _quiet_leftovers() -> None:
     sys.unraisablehook = hook
 
 
+def remove_unfinished(directory: Path) -> None:
+    """Remove what was cut off in a save, of which there may be nothing."""
+    for half_done in directory.glob(f"*{UNFINISHED}*"):
+        shutil.rmtree(half_done, ignore_errors=True)
+
+
 def _items(state: TrainState) -> dict[str, Any]:
     rest = {"step": state.step, "opt_state": state.opt_state, "key": state.key, "extra": state.extra}
     return {"params": state.params, "rest": rest}
@@ -100,9 +108,11 @@ class Checkpoints:
         quiet_orbax()
         self.directory = Path(directory).absolute()
         self._identity, self._accept = plain(dict(identity or {})), accept
+        if keep is not None and is_first():
+            # Not by Orbax, which would do it behind our back and give up where another has been faster.
+            remove_unfinished(self.directory)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.LatestN(2 if keep is None else keep),
-            cleanup_tmp_directories=keep is not None,
             lightweight_initialize=True,  # or files of damaged steps would be read here
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -114,7 +124,7 @@ class Checkpoints:
           UserError: the directory holds something, but no step that can be read as one.
         """
         step = self._manager.latest_step()
-        strangers = [p for p in self.directory.iterdir() if "orbax-checkpoint-tmp" not in p.name]
+        strangers = [p for p in self.directory.iterdir() if UNFINISHED not in p.name]
         if step is None and strangers:
             raise UserError(f"{self.directory}: not empty, but no checkpoint in it can be read; move it away")
         return step

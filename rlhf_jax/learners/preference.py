@@ -92,7 +92,7 @@ def loss_of_logprobs(
     metrics = _metrics(spec, rewards, logprobs, lengths, batch)
     if spec.mismatched:
         metrics["baseline"] = (kl * jnp.sum(counted), jnp.sum(counted))
-    return LossSums(masked_sum(losses * lists.weight, counted), jnp.sum(counted * lists.weight), metrics)
+    return LossSums(masked_sum(losses * lists.weight, counted), masked_sum(lists.weight, counted), metrics)
 
 
 def update(

@@ -77,7 +77,6 @@ def loss_of_rewards(
 ) -> LossSums:
     """``loss_sums`` of these rewards; ``counts`` multiply the losses of the lists, but not what they are divided by."""
     losses, counted = jax.vmap(lambda own, one: _list_loss(spec, own, one))(rewards, batch)
-    weight = counted * batch.weight
     gaps = rewards[:, :, None] - rewards[:, None, :]
     right = jnp.where(gaps == 0, 0.5, gaps > 0).astype(gaps.dtype)
     real = jnp.sum(batch.response_mask)
@@ -87,7 +86,7 @@ def loss_of_rewards(
         "gap_mean": (masked_sum(gaps, batch.better), jnp.sum(batch.better)),
     }
     taken = batch.weight if counts is None else batch.weight * counts
-    return LossSums(masked_sum(losses * taken, counted), jnp.sum(weight), metrics)
+    return LossSums(masked_sum(losses * taken, counted), masked_sum(batch.weight, counted), metrics)
 
 
 def _list_loss(

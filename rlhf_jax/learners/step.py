@@ -104,7 +104,7 @@ def gradient_step(
     metrics = reduce_metrics({"loss": (sums.numerator, sums.weight), **sums.metrics})
     metrics["grad_norm"] = norm(gradients)
     # A norm is finite where all that it is of is; one that overflows is of gradients that no optimizer can use.
-    causes = not_finite_bits(loss=sums.numerator, gradient=metrics["grad_norm"])
+    causes = not_finite_bits(loss=(sums.numerator, sums.weight), gradient=metrics["grad_norm"])
     made = (causes == 0) & sound
 
     def update() -> tuple[Params, optax.OptState]:

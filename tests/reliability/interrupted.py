@@ -179,9 +179,15 @@ def at_once(took: str, gate: float, slow: float) -> None:
     tiny.launch, owner.Owner.take = timed, taken  # type: ignore[method-assign]
 
 
-def long_at(number: int) -> None:
-    """One step takes longer than anybody waits."""
-    _before_steps(lambda _, step: time.sleep(3600) if step == number else None)
+def long_at(number: int, marker: str) -> None:
+    """One step takes longer than anybody waits; a file tells that it has begun."""
+
+    def befall(_: str, step: int) -> None:
+        if step == number:
+            pathlib.Path(marker).touch()
+            time.sleep(3600)
+
+    _before_steps(befall)
 
 
 def without_locks(elsewhere: str) -> None:
@@ -193,14 +199,15 @@ def without_locks(elsewhere: str) -> None:
     fcntl.flock = flock
     if elsewhere:
         owner.machine = lambda: elsewhere
-    slowly(0.1)
+    slowly(0.3)
 
 
 def fill(path: pathlib.Path, number: int) -> None:
-    """Before that step another fills the disk."""
+    """Before that step another fills the disk, once there is a checkpoint on it: they are written behind the steps."""
 
     def befall(_: str, step: int) -> None:
         if step == number:
+            until(lambda: any(found.name.isdigit() for found in path.parent.glob("*/checkpoints/*/*")))
             with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
                 while file.write(bytes(2**16)):
                     pass

@@ -56,6 +56,12 @@ def start(folder: pathlib.Path, seed: int) -> int:
     return pid
 
 
+def at_work(folder: pathlib.Path) -> set[int]:
+    """The processes that have a trial."""
+    newest = [claims(trial.folder)[-1:] for trial in read_trials(folder) if not trial.ended]
+    return {claim.content.get("pid", 0) for found in newest for claim in found}
+
+
 def tear(folder: pathlib.Path, pid: int, kind: int) -> list[str]:
     """What a lost machine may leave of the trial that the process was at: half of its claim, of a row, or of a file
     that was to be renamed. Returns what it was; nothing where it was at none.
@@ -82,7 +88,8 @@ def main(folder: pathlib.Path, workers: int, kills: int, seed: int) -> None:
     while running:
         time.sleep(0.02 + 0.05 * rng.random())
         if made < kills and len(list(folder.glob("trials/*/claims"))) > 2 * made + 2:
-            place = rng.randrange(len(running))
+            busy = at_work(folder)
+            place = rng.choice([place for place, pid in enumerate(running) if pid in busy] or [0])
             os.kill(running[place], signal.SIGKILL)
             os.waitpid(running[place], 0)
             torn += tear(folder, running[place], len(torn) % 3)

@@ -24,6 +24,8 @@ STEPS = 2  # made after the checkpoint
 IDLE = {
     ("sft", ".key"): "SFT draws nothing: its batches are ordered by the seed, and there is no dropout",
     ("reward", ".key"): "nor does a reward model",
+    ("sft", ".step"): "the loop's place in the run; updates are counted by the optimizer",
+    ("reward", ".step"): "likewise",
 }
 
 

@@ -80,11 +80,10 @@ def test_a_second_signal_ends_a_step_that_takes_too_long(
     for number in tally.tries:
         rng, workdir = random.Random(number), tmp_path / str(number)
         first, second, at = rng.choice(ORDERS), rng.choice(ORDERS), rng.randrange(3, interrupted.STEPS)
-        command = (*words, f"--workdir={workdir}")
-        child = interrupted.start(tmp_path / "said", *command, hook=partial(interrupted.long_at, at))
+        command, marker = (*words, f"--workdir={workdir}"), tmp_path / f"{number}.begun"
+        child = interrupted.start(tmp_path / "said", *command, hook=partial(interrupted.long_at, at, str(marker)))
         with tally.one(f"{first.name}, then {second.name} in step {at}"), interrupted.ended_with(child):
-            # The row of a step is written when the next one has been sent on its way.
-            interrupted.until(lambda w=workdir, a=at: interrupted.steps(w, "sft") >= a - 2)
+            interrupted.until(marker.exists)
             pid = child.process.pid
             assert pid
             os.kill(pid, first)
