@@ -151,7 +151,7 @@ class Owner:
             found = self._path.read_bytes()  # opened anew: a network file system asks its server then
         except OSError:
             return False  # away for a moment, or removed with the directory: what is to be written next tells
-        return bool(found) and found != self._record
+        return found != self._record  # empty: the other one has come and gone
 
     def _lock(self, handle: int) -> str:
         end = time.monotonic() + PATIENCE

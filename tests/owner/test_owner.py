@@ -72,6 +72,16 @@ def test_an_owner_that_has_not_written_yet_is_one(tmp_path: pathlib.Path) -> Non
             mine.take()
 
 
+def test_an_owner_that_slept_sees_that_another_has_come_and_gone(tmp_path: pathlib.Path, no_locks: None) -> None:
+    lost: list[str] = []
+    with owner_of(tmp_path, lost) as mine:
+        mine.take()
+        write(tmp_path, machine="another")
+        (tmp_path / owner.NAME).write_text("")  # as it leaves it
+        mine.check()
+        assert lost == ["lost"]
+
+
 def test_an_owner_sees_at_its_next_step_that_another_has_come(tmp_path: pathlib.Path) -> None:
     lost: list[str] = []
     with owner_of(tmp_path, lost) as mine:

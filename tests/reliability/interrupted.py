@@ -202,12 +202,12 @@ def without_locks(elsewhere: str) -> None:
     slowly(0.3)
 
 
-def fill(path: pathlib.Path, number: int) -> None:
+def fill(path: pathlib.Path, number: int, workdir: pathlib.Path) -> None:
     """Before that step another fills the disk, once there is a checkpoint on it: they are written behind the steps."""
 
     def befall(_: str, step: int) -> None:
         if step == number:
-            until(lambda: any(found.name.isdigit() for found in path.parent.glob("*/checkpoints/*/*")))
+            until(lambda: any(found.name.isdigit() for found in workdir.glob("checkpoints/*/*")))
             with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
                 while file.write(bytes(2**16)):
                     pass

@@ -76,7 +76,7 @@ def trajectory(task: Task, start: TrainState, batches: list[Any]) -> tuple[dict[
     state, metrics = jax.tree.map(jnp.copy, start), {}
     for number, batch in enumerate(batches):
         state, out = task.step(state, batch)
-        metrics |= {f"{number}.{name}": value for name, value in task.finish(out).items()}
+        metrics |= {f"{number}.{name}": value for name, value in task.finish(out).items() if name not in tiny.RATES}
     return metrics, {name: content for name, _, _, content in states.bits(state)}
 
 

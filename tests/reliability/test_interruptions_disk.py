@@ -70,7 +70,7 @@ def test_a_disk_that_another_fills_ends_the_run_within_a_save(
     """Held to the kernel's own full disk. Older checkpoints stay, and with room the run ends as if nothing had been."""
     for number in tally.tries:
         workdir, at = small_disk / str(number), random.Random(number).randrange(EVERY + 2, interrupted.STEPS - 1)
-        hook = partial(interrupted.fill, small_disk / "filler", at)
+        hook = partial(interrupted.fill, small_disk / "filler", at, workdir)
         child = interrupted.finish(tmp_path / "said", *COMMAND, f"--workdir={workdir}", hook=hook)
         with tally.one(f"full before step {at}"):
             assert child.process.exitcode == 2

@@ -51,7 +51,8 @@ def test_no_trial_is_lost_or_run_twice_and_the_table_is_made_of_the_folders(
             assert ended.keys() == {str(n) for n in range(2 * points)}
             assert ended.total() <= 2 * points + kills
             attempts = [len(claims(trial.folder)) for trial in trials]
-            assert 2 * points < sum(attempts) <= 2 * points + kills
+            # More than kills where a machine is so busy that leases run out under workers that live; they then give up.
+            assert sum(attempts) > 2 * points
             assert is_over(folder)
             assert rebuilt(folder, spec) == sorted(((2 * n) / 1000, (2 * n + 1) / 1000) for n in range(points)), (
                 "the table is that of the numbers"
