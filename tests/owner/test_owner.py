@@ -72,12 +72,12 @@ def test_an_owner_that_has_not_written_yet_is_one(tmp_path: pathlib.Path) -> Non
             mine.take()
 
 
-def test_an_owner_that_slept_sees_that_another_has_come_and_gone(tmp_path: pathlib.Path, no_locks: None) -> None:
+@pytest.mark.usefixtures("no_locks")
+def test_an_owner_that_slept_sees_that_another_has_come_and_gone(tmp_path: pathlib.Path) -> None:
     lost: list[str] = []
     with owner_of(tmp_path, lost) as mine:
         mine.take()
-        write(tmp_path, machine="another")
-        (tmp_path / owner.NAME).write_text("")  # as it leaves it
+        (tmp_path / owner.NAME).write_text("")  # as an owner leaves it that ended
         mine.check()
         assert lost == ["lost"]
 
