@@ -24,9 +24,8 @@ def read_lists(
 ) -> tuple[Float[Array, "W S D"], Float[Array, "W S R D"]]:
     """(the final hidden state before the first token of each response, those of its tokens).
 
-    In two levels, on every platform; of prompts by themselves by the platform's kernel. Where there is one response to
-    each, where a kernel is asked for by name, or tokens are split over devices, each response is read separately after
-    a copy of its prompt.
+    In two levels, on every platform, prompts by the platform's kernel. Where there is one response to each, where cuDNN
+    or splash is asked for by name, or tokens are split over devices, each response is read behind a copy of its prompt.
     """
     together = shares_prompts(spec, lists.ids.shape[1], shards_of(SEQUENCE))
     return (_together if together else _separately)(spec, params, lists)
@@ -34,7 +33,7 @@ def read_lists(
 
 def shares_prompts(spec: DecoderSpec, slots: int, shards: int) -> bool:
     """Whether so many responses of a group are read in two levels, with tokens split over so many devices."""
-    return slots > 1 and spec.attention in ("auto", "plain") and shards == 1
+    return slots > 1 and spec.attention not in ("cudnn", "splash") and shards == 1
 
 
 def of_responses(lists: ListTokens, values: Shaped[Array, "*M W S"]) -> Shaped[Array, "*M B K"]:
