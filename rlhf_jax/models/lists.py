@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 from rlhf_jax.mesh import shards_of
 from rlhf_jax.models.decoder import apply_decoder, attends, choose, read
 from rlhf_jax.models.ensemble import rewards_by_members
-from rlhf_jax.models.kernels import shared_prefix
+from rlhf_jax.models.kernels import Attend, shared_prefix
 from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
 from rlhf_jax.types import SEQUENCE, ListTokens, Params
@@ -70,7 +70,7 @@ def _together(
     groups, slots, length = lists.ids.shape
     prompt = lists.prompt_ids.shape[1]
     places = positions_of(lists.prompt_mask)
-    since = (jnp.sum(lists.prompt_mask, axis=1, dtype=jnp.int32)).reshape(groups, -1)  # where responses begin
+    since = jnp.sum(lists.prompt_mask, axis=1, dtype=jnp.int32).reshape(groups, -1)  # where responses begin
     seen = lists.prompt_mask.reshape(groups, -1, prompt)
     own_since, own_seen, own_places = (_of_owners(lists, x) for x in (since, seen, places.reshape(seen.shape)))
     later = own_since[:, :, None] + positions_of(lists.mask.reshape(-1, length)).reshape(lists.mask.shape)
@@ -88,9 +88,9 @@ def _together(
     near = masks(spec.window) if spec.window else wide
     of_prompts = attends(spec, lists.prompt_mask.astype(jnp.int32))
 
-    def attend(local: Any) -> Any:
-        kinds = ({False: a, True: b} for a, b in zip(wide, near, strict=True))
-        return shared_prefix(spec, of_prompts(local), *(choose(kind, local) for kind in kinds), lists.owner)
+    def attend(local: Any) -> Attend:
+        of_prompt, own = (choose({False: a, True: b}, local) for a, b in zip(wide, near, strict=True))
+        return shared_prefix(spec, of_prompts(local), of_prompt, own, lists.owner)
 
     def rows(first: jax.Array, then: jax.Array) -> jax.Array:
         return jnp.concatenate([first.reshape(groups, -1), then.reshape(groups, -1)], axis=1)
