@@ -117,6 +117,14 @@ class RankBatch(ListTokens):
     index: Int[Array, "B"]
 
 
+def without_tokens(lists: RankBatch) -> RankBatch:
+    """What was said of each list, to be mapped over lists: tokens may not lie by list."""
+    ids, mask = lists.prompt_ids[:, :0], lists.prompt_mask[:, :0]
+    return dataclasses.replace(
+        lists, prompt_ids=ids, prompt_mask=mask, ids=ids[:, None], mask=mask[:, None], slot=None, owner=None
+    )
+
+
 @_struct
 class PreferenceBatch:
     """Ranked lists for the policy itself to be trained on.

@@ -21,7 +21,7 @@ from rlhf_jax.objectives.divergences import Divergence
 from rlhf_jax.objectives.implicit import chi_rewards, log_odds, log_ratios
 from rlhf_jax.objectives.likelihood import chunked_logprobs
 from rlhf_jax.objectives.masked import masked_mean, masked_sum
-from rlhf_jax.types import Params, PreferenceBatch, RankBatch, TrainState
+from rlhf_jax.types import Params, PreferenceBatch, RankBatch, TrainState, without_tokens
 
 Loss = Literal["dpo", "rdpo", "ipo", "hinge", "kto", "orpo", "simpo", "f_dpo", "chi_po"]
 
@@ -88,7 +88,7 @@ def loss_of_logprobs(
     lists, lengths = batch.lists, response_lengths(batch.lists).astype(logprobs.dtype)
     rewards = jax.vmap(partial(implicit_rewards, spec))(logprobs, batch.ref_logprobs, lengths)
     kl = _mismatched_kl(spec, rewards, lists, axis_name) if spec.mismatched else jnp.zeros((), logprobs.dtype)
-    losses, counted = jax.vmap(partial(_list_loss, spec, kl))(rewards, logprobs, lengths, lists)
+    losses, counted = jax.vmap(partial(_list_loss, spec, kl))(rewards, logprobs, lengths, without_tokens(lists))
     metrics = _metrics(spec, rewards, logprobs, lengths, batch)
     if spec.mismatched:
         metrics["baseline"] = (kl * jnp.sum(counted), jnp.sum(counted))

@@ -15,7 +15,7 @@ from rlhf_jax.objectives.numeric import centering_loss, label_loss, score_loss
 from rlhf_jax.objectives.ranking import prompt_aware_loss
 from rlhf_jax.objectives.ties import davidson_loss, rao_kupper_loss
 from rlhf_jax.objectives.utilities import Utility
-from rlhf_jax.types import Params, RankBatch
+from rlhf_jax.types import Params, RankBatch, without_tokens
 
 Loss = Literal["utility", "plackett_luce", "rao_kupper", "davidson"]
 
@@ -76,7 +76,7 @@ def loss_of_rewards(
     spec: RewardSpec, rewards: Float[Array, "B K"], batch: RankBatch, counts: Float[Array, "B"] | None = None
 ) -> LossSums:
     """``loss_sums`` of these rewards; ``counts`` multiply the losses of the lists, but not what they are divided by."""
-    losses, counted = jax.vmap(lambda own, one: _list_loss(spec, own, one))(rewards, batch)
+    losses, counted = jax.vmap(lambda own, one: _list_loss(spec, own, one))(rewards, without_tokens(batch))
     gaps = rewards[:, :, None] - rewards[:, None, :]
     right = jnp.where(gaps == 0, 0.5, gaps > 0).astype(gaps.dtype)
     real = jnp.sum(batch.response_mask)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 from rlhf_jax.mesh import shards_of
 from rlhf_jax.models.decoder import apply_decoder, attends, choose, read
 from rlhf_jax.models.ensemble import rewards_by_members
-from rlhf_jax.models.kernels import shared_prefix
+from rlhf_jax.models.kernels import Attend, shared_prefix
 from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
 from rlhf_jax.types import SEQUENCE, ListTokens, Params
@@ -24,9 +24,8 @@ def read_lists(
 ) -> tuple[Float[Array, "W S D"], Float[Array, "W S R D"]]:
     """(the final hidden state before the first token of each response, those of its tokens).
 
-    In two levels, on every platform; of prompts by themselves by the platform's kernel. Where there is one response to
-    each, where a kernel is asked for by name, or tokens are split over devices, each response is read separately after
-    a copy of its prompt.
+    In two levels, on every platform, prompts by the platform's kernel. Where there is one response to each, where cuDNN
+    or splash is asked for by name, or tokens are split over devices, each response is read behind a copy of its prompt.
     """
     together = shares_prompts(spec, lists.ids.shape[1], shards_of(SEQUENCE))
     return (_together if together else _separately)(spec, params, lists)
@@ -34,7 +33,7 @@ def read_lists(
 
 def shares_prompts(spec: DecoderSpec, slots: int, shards: int) -> bool:
     """Whether so many responses of a group are read in two levels, with tokens split over so many devices."""
-    return slots > 1 and spec.attention in ("auto", "plain") and shards == 1
+    return slots > 1 and spec.attention not in ("cudnn", "splash") and shards == 1
 
 
 def of_responses(lists: ListTokens, values: Shaped[Array, "*M W S"]) -> Shaped[Array, "*M B K"]:
@@ -71,7 +70,7 @@ def _together(
     groups, slots, length = lists.ids.shape
     prompt = lists.prompt_ids.shape[1]
     places = positions_of(lists.prompt_mask)
-    since = (jnp.sum(lists.prompt_mask, axis=1, dtype=jnp.int32)).reshape(groups, -1)  # where responses begin
+    since = jnp.sum(lists.prompt_mask, axis=1, dtype=jnp.int32).reshape(groups, -1)  # where responses begin
     seen = lists.prompt_mask.reshape(groups, -1, prompt)
     own_since, own_seen, own_places = (_of_owners(lists, x) for x in (since, seen, places.reshape(seen.shape)))
     later = own_since[:, :, None] + positions_of(lists.mask.reshape(-1, length)).reshape(lists.mask.shape)
@@ -89,9 +88,9 @@ def _together(
     near = masks(spec.window) if spec.window else wide
     of_prompts = attends(spec, lists.prompt_mask.astype(jnp.int32))
 
-    def attend(local: Any) -> Any:
-        kinds = ({False: a, True: b} for a, b in zip(wide, near, strict=True))
-        return shared_prefix(spec, of_prompts(local), *(choose(kind, local) for kind in kinds), lists.owner)
+    def attend(local: Any) -> Attend:
+        of_prompt, own = (choose({False: a, True: b}, local) for a, b in zip(wide, near, strict=True))
+        return shared_prefix(spec, of_prompts(local), of_prompt, own, lists.owner)
 
     def rows(first: jax.Array, then: jax.Array) -> jax.Array:
         return jnp.concatenate([first.reshape(groups, -1), then.reshape(groups, -1)], axis=1)

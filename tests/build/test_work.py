@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.build.work import backward, decoding, matrices, reading_rows
+from rlhf_jax.build.work import backward, decoding, matrices, reading_lists, reading_rows
 from rlhf_jax.generation import SamplingSpec
 from rlhf_jax.generation.decode import generate
-from rlhf_jax.models import DecoderSpec, apply_decoder, init_decoder, output_logits, positions_of
+from rlhf_jax.models import DecoderSpec, apply_decoder, init_decoder, output_logits, positions_of, read_lists
+from rlhf_jax.types import ListTokens
 
 SPEC = DecoderSpec(
     vocab_size=11, width=8, depth=3, heads=4, kv_heads=2, mlp_width=6, max_positions=16, attention="plain"
@@ -73,3 +74,15 @@ def test_decoding_is_what_the_program_multiplies() -> None:
 def test_backward() -> None:
     """A matrix's gradient and its input's are as much as the product; adapters leave out the first."""
     assert [backward(10.0, how) for how in ("all", "adapters", "head")] == [30.0, 20.0, 10.0]
+
+
+def test_reading_lists_is_what_two_levels_multiply() -> None:
+    """Four lists of three responses: 5 + 3 x 2 tokens, of which responses look at 7 each and no two at one another."""
+    params = jax.eval_shape(lambda: init_decoder(SPEC, jax.random.key(0)))
+    lists = ListTokens(
+        jnp.zeros((4, 5), jnp.int32), jnp.ones((4, 5), bool), jnp.zeros((4, 3, 2), jnp.int32), jnp.ones((4, 3, 2), bool)
+    )
+    traced = _flops_of_products(jax.make_jaxpr(lambda params: read_lists(SPEC, params, lists))(params).jaxpr)
+    assert reading_lists(SPEC, 4, 3, 5, 2, 0, shared=True) == traced
+    assert traced == 2 * 1008 * 4 * 11 + 4 * 3 * 8 * 4 * (5 * 5 + 3 * 2 * 7)
+    assert reading_lists(SPEC, 4, 3, 5, 2, 1, shared=False) == reading_rows(SPEC, 12, 7, 1)

@@ -106,8 +106,8 @@ def test_a_batch_of_every_kind_by_hand() -> None:
     assert not batch.better[2].any()
     assert batch.margin.tolist() == [0.5, 0.0, 0.0]
     assert batch.weight.tolist() == [0.25, 1.0, 1.0]
-    np.testing.assert_array_equal(batch.labels[2], [1.0, math.nan, 0.25, math.nan])
-    np.testing.assert_array_equal(batch.scores[2], [math.nan, 2.5, math.nan, math.nan])
+    np.testing.assert_array_equal(batch.labels[2], [1.0, math.nan, 0.25])
+    np.testing.assert_array_equal(batch.scores[2], [math.nan, 2.5, math.nan])
     assert np.isnan(batch.labels[:2]).all()
     assert np.isnan(batch.scores[:2]).all()
 

@@ -106,7 +106,7 @@ def test_the_number_of_sizes_is_bounded() -> None:
         for number in range(300)
     ]
     sizes = sizes_of(lists, 8, groups=2)
-    assert len(sizes.prompts) == len(sizes.responses) == TOKENS
+    assert (len(sizes.prompts), len(sizes.responses)) == (TOKENS, 3)
     stream = loader.rank_batches(lists, {}, 4, sizes, 0, PAD)
     shapes = {(batch.prompt_ids.shape, batch.ids.shape) for batch in (next(stream) for _ in range(300))}
     assert 3 < len(shapes) < 60

@@ -28,7 +28,7 @@ def logprobs():
 def test_a_response_has_the_sum_of_its_tokens_log_probabilities():
     """One row by itself, token by token."""
     row, column = 2, 1
-    ids, mask = (leaf[row, column][None] for leaf in tiny.rows_of(BATCH.lists))
+    ids, mask = (jnp.asarray(leaf[row, column][None]) for leaf in tiny.rows_of(BATCH.lists))
     prompt, end = tiny.LIST_PROMPT, tiny.LIST_PROMPT + int(BATCH.lists.mask[row, column].sum())
     params = tiny.decoder_params("float32", 0)
     hidden = apply_decoder(SPEC.decoder, params, ids, positions_of(mask), mask)

@@ -10,9 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.data.examples import ListExample
+from rlhf_jax.data.lists import sizes_of
+from rlhf_jax.data.loader import rank_batches
 from rlhf_jax.learners import reward
 from rlhf_jax.models import apply_reward_model, lists
 from rlhf_jax.objectives.utilities import LogSigmoid, Power
+from rlhf_jax.types import Params, RankBatch
 from tests.learners import tiny
 
 SPEC = reward.RewardSpec(tiny.decoder_spec(), bounded=True, utilities=(LogSigmoid(), Power(gamma=0.5)))
@@ -69,6 +73,35 @@ def test_each_prompt_and_each_response_is_encoded_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(lists, "read", counting)
     jax.eval_shape(partial(reward.loss_sums, SPEC), params(), BATCH)
     assert tokens == [BATCH.prompt_ids.size + BATCH.ids.size]
+
+
+def test_a_step_is_compiled_once_for_each_size_of_its_batches() -> None:
+    """Over lists of all lengths, two or three responses each."""
+    random, traced = np.random.default_rng(0), []
+    every = [
+        ListExample(
+            random.integers(2, tiny.VOCAB, random.integers(1, 21)).astype(np.int32),
+            tuple(np.full(random.integers(1, 9), 2, np.int32) for _ in range(size)),
+            tuple(range(size)),
+            "",
+            number,
+        )
+        for number, size in enumerate(random.integers(2, 4, 60))
+    ]
+    sizes = sizes_of(every, 4, groups=1)
+
+    @jax.jit
+    def step(params: Params, batch: RankBatch) -> jax.Array:
+        traced.append((batch.prompt_ids.shape, batch.ids.shape))
+        return reward.loss_sums(SPEC, params, batch).numerator
+
+    stream, seen = rank_batches(every, {}, 2, sizes, 0, tiny.PAD), []
+    for _ in range(40):
+        batch = next(stream)
+        seen.append((batch.prompt_ids.shape, batch.ids.shape))
+        step(params(), batch)
+    assert len(traced) == len(set(traced)) == len(set(seen)) == step._cache_size()
+    assert 3 < len(traced) <= 6  # 16 or 20 tokens of a prompt, 4, 5 or 6 slots
 
 
 def test_a_reward_is_that_of_the_response_behind_its_prompt() -> None:

@@ -31,7 +31,6 @@ from tests.models.seeded import batch, sample, write_folder
 
 BASE = DecoderSpec(vocab_size=33, width=16, depth=2, heads=4, kv_heads=2, mlp_width=24)
 DECODERS = {
-    "grouped": BASE,
     "learned": dataclasses.replace(
         BASE, kv_heads=4, positions="learned", norm="layer", activation="gelu", qkv_bias=True, out_bias=True
     ),
@@ -47,7 +46,6 @@ DECODERS = {
         attention_softcap=3.0,
     ),
     "near": dataclasses.replace(BASE, depth=1, local=(True,), window=3, rotary_fraction=0.5, parallel=True),
-    "again": dataclasses.replace(BASE, remat="full"),
 }
 PROMPT, LENGTH, COLUMNS = 5, 6, 4
 TOLD, COUNTS = np.array([5, 1, 3, 4, 0, 2]), np.array([3, 1, 2, 0, 3, 1])  # tokens of prompts; responses
@@ -106,13 +104,13 @@ def value_and_gradient(read: Any, spec: DecoderSpec, params: Any, given: ListTok
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_two_levels_are_rows_of_their_own(name: str) -> None:
-    """Every list with slots of its own, and lists that share them: two groups of three, and six of one."""
+    """Every list with slots of its own, and lists that share them."""
     spec, given = DECODERS[name], tokens()
     real = np.concatenate([given.mask.any(axis=2, keepdims=True) & (TOLD > 0)[:, None, None], given.mask], axis=2)
 
     @jax.jit
     def every(params: Any) -> list[Any]:
-        forms = [value_and_gradient(states, spec, params, form(name), real) for name in FORMS]
+        forms = [value_and_gradient(states, spec, params, form(name), real) for name in ("own", "shared")]
         return [value_and_gradient(separately, spec, params, given, real), *forms]
 
     ((_, wanted), slope), *found = every(params_of(spec))
@@ -121,6 +119,17 @@ def test_two_levels_are_rows_of_their_own(name: str) -> None:
     for (_, own), gradient in found:
         np.testing.assert_allclose(own, wanted, atol=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6 * scale), gradient, slope)
+
+
+def test_a_list_by_itself_with_less_room_than_the_longest() -> None:
+    given, spec = tokens(), dataclasses.replace(BASE, depth=1, remat="full")
+    real = given.mask.any(axis=2) & (TOLD > 0)[:, None]
+    found = jax.jit(functools.partial(states, spec))(params_of(spec), form("alone"))
+    wanted = jax.jit(lambda params: separately(spec, params, given))(params_of(spec))
+    np.testing.assert_allclose(np.asarray(found)[real][:, 0], np.asarray(wanted)[real][:, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(found)[:, :, 1:][given.mask], np.asarray(wanted)[:, :, 1:][given.mask], atol=1e-5
+    )
 
 
 def test_the_forms_are_what_they_are_called() -> None:
@@ -139,10 +148,12 @@ def test_lists_of_one_response_are_rows() -> None:
     given, seen = jax.tree.map(jnp.asarray, tokens(1, np.minimum(COUNTS, 1))), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lists, "read", lambda *_, **__: seen.append(0))
-        found = states(BASE, params_of(BASE), given)
+        found, wanted = jax.jit(lambda params: [read(BASE, params, given) for read in (states, separately)])(
+            params_of(BASE)
+        )
     assert not seen
     real = np.concatenate([given.mask.any(axis=2)[..., None] & (TOLD > 0)[:, None, None], given.mask], axis=2)
-    np.testing.assert_allclose(found[real], separately(BASE, params_of(BASE), given)[real], atol=1e-5)
+    np.testing.assert_allclose(found[real], wanted[real], atol=1e-5)
 
 
 def test_where_two_levels_are_not_for() -> None:

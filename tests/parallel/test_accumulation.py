@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.data.lists import ListSizes, fitted
 from rlhf_jax.learners.step import train_step
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
 from tests.learners import tiny
@@ -28,6 +29,19 @@ def test_four_parts_are_the_whole(learner: str, executor: str) -> None:
     whole = trained(learner, "one", "float64")
     with jax.enable_x64(True):
         done = list(tiny.steps(learner, TWO[executor](), "float64", microbatches=4))
+    assert furthest(whole.params, jax.device_get(done[-1][0].params)) < 1e-11
+    assert furthest(whole.metrics, [jax.device_get(metrics) for _, metrics in done]) < 1e-11
+
+
+@pytest.mark.parametrize("executor", TWO)
+def test_lists_that_share_their_slots_are_lists_with_slots_of_their_own(executor: str) -> None:
+    """Two parts on each of two devices, four lists of each sharing 13 slots of 16: parameters and metrics, float64."""
+    with jax.enable_x64(True):
+        loss, params, batches = tiny.reward_parts("float64")
+        shared = [fitted(batch, ListSizes((tiny.LIST_PROMPT,), (tiny.LENGTH,), tiny.LIST_SIZE, 4)) for batch in batches]
+        assert shared[0].ids.shape == (4, 14, tiny.LENGTH)
+        done = list(tiny.gradient_steps(TWO[executor](), loss, params, shared, microbatches=2))
+    whole = trained("reward", "one", "float64")
     assert furthest(whole.params, jax.device_get(done[-1][0].params)) < 1e-11
     assert furthest(whole.metrics, [jax.device_get(metrics) for _, metrics in done]) < 1e-11
 
