@@ -31,13 +31,13 @@ class Shares:
     def expect(self, part: str, result: Any) -> None:
         """A part was handed over; ``result`` is an array that it makes, and that is not given up to another program."""
         self._expected.append((self._spent, part, result))
+        while self._expected and self._expected[0][2].is_ready():
+            self._next()
 
     def settle(self) -> None:
         """Wait for all that was handed over."""
-        expected, self._expected = self._expected, []
-        for spent, part, result in expected:
-            jax.block_until_ready(result)
-            self._lap(spent, part)
+        while self._expected:
+            self._next()
 
     def metrics(self, spent: Spent) -> dict[str, float]:
         """``time.PART``, a share of the whole, of an iteration that ends with its ``update``."""
@@ -45,6 +45,11 @@ class Shares:
             self.settle()
         total = max(sum(spent.values()), 1e-9)
         return {f"time.{part}": seconds / total for part, seconds in spent.items()}
+
+    def _next(self) -> None:
+        spent, part, result = self._expected.pop(0)
+        jax.block_until_ready(result)
+        self._lap(spent, part)
 
     def _lap(self, spent: Spent, part: str) -> None:
         now = self._clock()
