@@ -13,7 +13,8 @@ class Shares:
     """Wall time from the end of one iteration to that of the next, by part; ``rest`` is what lies before its start.
 
     Programs run in the order in which they are handed over, each when the one before it is done. They are waited for
-    once the next ones are on their way, or where the host has to wait anyway.
+    once the next ones are on their way, or where the host has to wait anyway: what the host does meanwhile is seen only
+    where it takes longer than they do.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -23,7 +24,7 @@ class Shares:
 
     def begin(self) -> Spent:
         """An iteration begins, whose record this is; what the last one left running is still that one's."""
-        self._spent = {}
+        self._spent = {"rest": 0.0}
         if not self._expected:
             self._lap(self._spent, "rest")
         return self._spent

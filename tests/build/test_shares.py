@@ -54,7 +54,7 @@ def test_an_iteration_is_divided_as_its_parts_are_waited_for(watch: Any) -> None
         {"time.rest": 0.2, "time.sampling": 0.3, "time.scoring": 0.2, "time.update": 0.3}
     )
     assert own.metrics(second) == pytest.approx(
-        {"time.sampling": 6 / 8.5, "time.scoring": 1 / 8.5, "time.update": 1.5 / 8.5}
+        {"time.rest": 0.0, "time.sampling": 6 / 8.5, "time.scoring": 1 / 8.5, "time.update": 1.5 / 8.5}
     )
 
     passes(4.0)  # an evaluation
