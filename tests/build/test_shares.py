@@ -43,8 +43,9 @@ def test_an_iteration_is_divided_as_its_parts_are_waited_for(watch: Any) -> None
     hand_over(own, sampling=3.0, scoring=1.0)
     hand_over(own, scoring=1.0)
     own.settle()
-    hand_over(own, update=3.0)
+    hand_over(own, update=2.0)
 
+    passes(1.0)  # a part of the update, which nobody has waited for yet
     second = own.begin()  # while the first one's update runs
     hand_over(own, sampling=6.0, scoring=1.0)
     own.settle()
