@@ -17,7 +17,7 @@ from rlhf_jax.models import DecoderSpec
 from rlhf_jax.unpadding import ALL, Room
 
 SIZES = 8  # of the tokens of all slots, and of the responses' slots: eighths, so that little is left empty
-PAYS = 1e12  # FLOPs of an iteration's updates by all slots, from which on what is saved is more than what compiles
+PAYS = 3e11  # FLOPs of an iteration's updates by all slots: a size compiles in the time of one or two such iterations
 
 
 def unpads(config: ConfigDict, policy: DecoderSpec, devices: int) -> bool:

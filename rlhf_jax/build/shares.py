@@ -13,7 +13,8 @@ class Shares:
     """Wall time from the end of one iteration to that of the next, by part; ``rest`` is what lies before its start.
 
     Programs run in the order in which they are handed over, each when the one before it is done. They are waited for
-    once the next ones are on their way, or where the host has to wait anyway.
+    once the next ones are on their way, or where the host has to wait anyway: what the host does meanwhile is seen only
+    where it takes longer than they do.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -23,7 +24,7 @@ class Shares:
 
     def begin(self) -> Spent:
         """An iteration begins, whose record this is; what the last one left running is still that one's."""
-        self._spent = {}
+        self._spent = {"rest": 0.0}
         if not self._expected:
             self._lap(self._spent, "rest")
         return self._spent
@@ -31,13 +32,13 @@ class Shares:
     def expect(self, part: str, result: Any) -> None:
         """A part was handed over; ``result`` is an array that it makes, and that is not given up to another program."""
         self._expected.append((self._spent, part, result))
+        while self._expected and self._expected[0][2].is_ready():
+            self._next()
 
     def settle(self) -> None:
         """Wait for all that was handed over."""
-        expected, self._expected = self._expected, []
-        for spent, part, result in expected:
-            jax.block_until_ready(result)
-            self._lap(spent, part)
+        while self._expected:
+            self._next()
 
     def metrics(self, spent: Spent) -> dict[str, float]:
         """``time.PART``, a share of the whole, of an iteration that ends with its ``update``."""
@@ -45,6 +46,11 @@ class Shares:
             self.settle()
         total = max(sum(spent.values()), 1e-9)
         return {f"time.{part}": seconds / total for part, seconds in spent.items()}
+
+    def _next(self) -> None:
+        spent, part, result = self._expected.pop(0)
+        jax.block_until_ready(result)
+        self._lap(spent, part)
 
     def _lap(self, spent: Spent, part: str) -> None:
         now = self._clock()

@@ -1,6 +1,7 @@
 """A rollout: sample responses, then score them under the reference, reward and value models."""
 
 import dataclasses
+import functools
 from functools import partial
 from typing import NamedTuple
 
@@ -259,15 +260,18 @@ def score(
     ref_logprobs = _logprobs(
         spec.policy, reference, ref_hidden, ids, spec.max_response, spec.sampling.temperature or 1.0, line
     )
-    values = divergences = own_hidden = None
-    if spec.shared or spec.divergence is not None:
-        own_hidden = read_rows(spec.policy, policy)
+
+    @functools.cache
+    def own_hidden() -> Float[Array, "B T D"]:
+        return read_rows(spec.policy, policy)
+
+    values = divergences = None
     if value is not None:
-        hidden = own_hidden if spec.shared else read_rows(spec.value or spec.reward, value["decoder"])
+        hidden = own_hidden() if spec.shared else read_rows(spec.value or spec.reward, value["decoder"])
         slots = one_more(completions.mask) if spec.value_after else completions.mask
         values = jnp.where(slots, response_values(spec, value, hidden), 0.0)
     if spec.divergence is not None:
-        divergences = response_divergences(spec, policy, reference, own_hidden, ref_hidden, line)
+        divergences = response_divergences(spec, policy, reference, own_hidden(), ref_hidden, line)
     read_mask = jnp.concatenate([prompts.mask, read], axis=1) if spec.fixed else mask
     bounded = spec.reward_bounded
     # Hidden states do not know what comes after them, hence not where reading ends.

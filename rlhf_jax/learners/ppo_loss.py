@@ -12,7 +12,7 @@ from rlhf_jax.learners.ppo_spec import PPOSpec
 from rlhf_jax.learners.step import Largest, LossSums
 from rlhf_jax.models import DecoderSpec, apply_decoder, apply_unpadded, output_logits, read_values
 from rlhf_jax.objectives.exact_divergence import apart, divergence_of_logits, side_by_side
-from rlhf_jax.objectives.likelihood import chunked_logprobs, read_chunks, token_entropy, token_logprobs
+from rlhf_jax.objectives.likelihood import chunked_logprobs, read_chunks, token_law
 from rlhf_jax.objectives.masked import masked_sum
 from rlhf_jax.objectives.ppo import clipped_policy_loss, clipped_value_loss, mean_weights
 from rlhf_jax.objectives.regularisers import loss_penalty
@@ -142,8 +142,8 @@ def read_tokens(
     read_all = partial(read_chunks, line=line_of(batch.response_mask, room.responses))
 
     def read(logits: Float[Array, "S V"], ids: Int[Array, "S"]) -> tuple[Float[Array, "S"], Float[Array, "S"]]:
-        seen = logits if spec.entropy else jax.lax.stop_gradient(logits)
-        return token_logprobs(logits, ids, spec.temperature), token_entropy(seen, spec.temperature)
+        logprob, entropy = token_law(logits, ids, spec.temperature)
+        return logprob, entropy if spec.entropy else jax.lax.stop_gradient(entropy)
 
     if reference is None:
         return *read_all(read, hidden[:, before], ids[:, -length:], logits_of), None

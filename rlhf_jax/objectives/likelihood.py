@@ -24,15 +24,18 @@ def token_logprobs(
     logits: Float[Array, "T V"], targets: Int[Array, "T"], temperature: float | Float[Array, ""] = 1.0
 ) -> Float[Array, "T"]:
     """log p(targets[t]) in nats, for t in [0, T), under softmax(logits[t] / temperature), in at least float32."""
+    return token_law(logits, targets, temperature)[0]
+
+
+def token_law(
+    logits: Float[Array, "T V"], targets: Int[Array, "T"], temperature: float | Float[Array, ""] = 1.0
+) -> tuple[Float[Array, "T"], Float[Array, "T"]]:
+    """(``token_logprobs``, entropy of softmax(logits[t] / temperature)), t in [0, T), in nats, by one normalisation."""
     scaled = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature
     chosen = jnp.take_along_axis(scaled, targets[:, None], axis=-1)[:, 0]
-    return chosen - jax.nn.logsumexp(scaled, axis=-1)
-
-
-def token_entropy(logits: Float[Array, "T V"], temperature: float | Float[Array, ""] = 1.0) -> Float[Array, "T"]:
-    """Entropy in nats of softmax(logits[t] / temperature), for t in [0, T)."""
-    logp = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature, axis=-1)
-    return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+    total = jax.nn.logsumexp(scaled, axis=-1)
+    logp = scaled - total[:, None]
+    return chosen - total, -jnp.sum(jnp.exp(logp) * logp, axis=-1)
 
 
 def token_hits(logits: Float[Array, "T V"], targets: Int[Array, "T"]) -> Float[Array, "T"]:

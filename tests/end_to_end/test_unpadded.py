@@ -12,12 +12,14 @@ from tests.end_to_end import tiny
 from tests.end_to_end.conftest import Run
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_a_run_without_padding_has_the_figures_of_one_with_it(
     quickstart: Run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parents = [f"--config.parents.{name}={quickstart.workdir}" for name in ("sft", "reward")]
     words = [f"--config={tiny.ROOT / 'configs' / 'ppo.py'}", *tiny.PIPELINE, *parents, "--config.log.tensorboard=False"]
-    words += ["--config.ppo.iterations=2", "--config.ppo.minibatches=1"]
+    words += ["--config.ppo.iterations=2", "--config.ppo.minibatches=1", "--config.data.max_prompt=24"]
     made = []
 
     def within(program, room):

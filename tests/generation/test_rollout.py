@@ -10,11 +10,13 @@ from scipy.special import expit, log_softmax
 from rlhf_jax.generation import (
     Completions,
     RolloutSpec,
+    Sampled,
     SamplingSpec,
     complete,
     ended,
     sample_judged,
     sample_rollout,
+    score,
 )
 from rlhf_jax.generation.rollout import cut, read_part, response_divergences
 from rlhf_jax.models import (
@@ -27,6 +29,7 @@ from rlhf_jax.models import (
 )
 from rlhf_jax.objectives.divergences import ReverseKL
 from rlhf_jax.types import PromptBatch
+from rlhf_jax.unpadding import ALL, Room
 
 PAD, EOS, VOCAB, SLOTS = 0, 1, 11, 8
 ONE, ZERO = jnp.array(1.0), jnp.array(0.0)
@@ -279,3 +282,26 @@ def test_the_exact_divergence_before_each_token(rollout_spec, policy, make_param
     kept = np.asarray(rollout.response_mask)
     np.testing.assert_allclose(np.asarray(found)[kept], expected[kept], atol=2e-5)
     assert expected[kept].min() > 0
+
+
+def test_scores_by_tokens_alone_are_those_by_all_slots(rollout_spec, policy, make_params, scorer, batch, rollout):
+    spec = dataclasses.replace(rollout_spec, divergence=ReverseKL(), value_after=True)
+    read = jnp.asarray(rollout.response_mask)
+    completions = Completions(jnp.asarray(rollout.response_ids), read, jnp.asarray(rollout.logprobs))
+    models = policy, scorer(1), make_params(2), scorer(3)
+    given = batch, Sampled(completions, read, jnp.ones(len(read), bool))
+    tokens, responses = int(batch.mask.sum() + read.sum()), int(read.sum())
+    assert tokens < batch.mask.size + read.size
+    found, expected = (
+        jax.jit(partial(score, spec, reward_bias=ZERO, reward_gain=ONE, room=room))(*models, *given)
+        for room in (Room(tokens + 1, responses), ALL)
+    )
+    slots = np.arange(SLOTS) <= rollout.response_mask.sum(axis=1)[:, None]  # those with a value
+    assert np.all(np.asarray(expected.values)[slots] != 0)
+    for name in ("ref_logprobs", "values", "raw_scores", "scores"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(
+        np.asarray(found.divergences)[rollout.response_mask],
+        np.asarray(expected.divergences)[rollout.response_mask],
+        atol=1e-5,
+    )

@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from scipy.stats import entropy
 
 from rlhf_jax.objectives import likelihood
-from rlhf_jax.objectives.likelihood import chunked_logprobs, read_chunks, token_entropy, token_hits, token_logprobs
+from rlhf_jax.objectives.likelihood import chunked_logprobs, read_chunks, token_hits, token_law, token_logprobs
 from rlhf_jax.types import DATA, FSDP, SEQUENCE, TENSOR
 from tests.programs import largest
 
@@ -30,7 +30,9 @@ def test_against_scipy(temperature):
     ours = token_logprobs(jnp.asarray(LOGITS), jnp.asarray(TARGETS), temperature)
     np.testing.assert_allclose(ours, everything[np.arange(6), TARGETS], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
-        token_entropy(jnp.asarray(LOGITS), temperature), entropy(np.exp(everything), axis=1), rtol=1e-5
+        token_law(jnp.asarray(LOGITS), jnp.asarray(TARGETS), temperature)[1],
+        entropy(np.exp(everything), axis=1),
+        rtol=1e-5,
     )
 
 
@@ -40,10 +42,18 @@ def test_the_gradient_is_one_hot_minus_softmax():
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
 
+def test_the_gradient_of_the_entropy():
+    """-p_i (log p_i + H), by NumPy."""
+    gradient = jax.grad(lambda x: jnp.sum(token_law(x, jnp.asarray(TARGETS))[1]))(jnp.asarray(LOGITS))
+    logp = log_softmax(LOGITS.astype(np.float64), axis=1)
+    whole = entropy(np.exp(logp), axis=1)[:, None]
+    np.testing.assert_allclose(gradient, -np.exp(logp) * (logp + whole), atol=1e-6)
+
+
 def test_large_logits_stay_finite():
     logits = jnp.array([[3e4, 0.0, -3e4]])
     assert token_logprobs(logits, jnp.array([2])).tolist() == [-6e4]
-    assert token_entropy(logits).tolist() == [0.0]
+    assert token_law(logits, jnp.array([2]))[1].tolist() == [0.0]
 
 
 def test_bfloat16_logits_are_reduced_in_float32():
@@ -52,7 +62,7 @@ def test_bfloat16_logits_are_reduced_in_float32():
     ours = token_logprobs(logits, jnp.array([0]))
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, [-np.log(129)], rtol=1e-6)
-    assert token_entropy(logits).dtype == jnp.float32
+    assert token_law(logits, jnp.array([0]))[1].dtype == jnp.float32
 
 
 # Rows of 11 tokens, hidden states of 2 numbers, 29 words.
@@ -66,7 +76,7 @@ def weighted_sums(chunk, hidden, kernel):
     """A number that depends on every log-probability and entropy, and these."""
 
     def read(logits, ids):
-        return token_logprobs(logits, ids, 0.7), token_entropy(logits, 0.7), token_hits(logits, ids)
+        return *token_law(logits, ids, 0.7), token_hits(logits, ids)
 
     found = read_chunks(read, hidden, jnp.asarray(IDS), lambda h: h @ kernel, chunk=chunk)
     weights = jnp.linspace(-1.0, 2.0, ROWS * LENGTH).reshape(ROWS, LENGTH)
