@@ -44,6 +44,7 @@ def answering(context: Context, stage: str) -> Program:
         pad_id=tokenizer.pad_id,
         ensemble=stage_ensemble(config, "reward") if judged else ONE_MODEL,
         stop_id=stop_token(config, tokenizer),
+        samples=config.online.samples_per_prompt if stage == "online" else 1,
     )
     # What an update of PPO would want to know besides.
     spec = dataclasses.replace(spec, divergence=None, keeps_finished=False, value_after=False)

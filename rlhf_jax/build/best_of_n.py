@@ -66,6 +66,8 @@ def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: in
     context = Context(config, workdir, MeshExecutor(jax.devices()), data, tokenizer)
     records = _prompts(context, prompts)
     decoder, judge = stage_decoder(context, "sft"), stage_decoder(context, "reward")
+    shards = context.executor.row_shards
+    together = max(size for size in range(1, max(2, ROWS // shards + 1)) if n % size == 0)
     spec = rollout_spec(
         config,
         decoder,
@@ -75,12 +77,11 @@ def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: in
         pad_id=tokenizer.pad_id,
         ensemble=stage_ensemble(config, "reward"),
         stop_id=stop_token(config, tokenizer),
+        samples=together,
     )
     reward = load_parent(context, "reward", judge)
     actor = stage_policy(context, policy, decoder, "best-of-n: --policy")
     executor = context.executor
-    shards = executor.row_shards
-    together = max(size for size in range(1, max(2, ROWS // shards + 1)) if n % size == 0)
     compiled = executor.compile(
         lambda actor, reward, batch, key, axis_name: sample_scored(spec, actor, reward, batch, key, together=together),
         ("state", "state", "rows", "replicated"),

@@ -97,6 +97,7 @@ def forms_of(context: Context, judge: DecoderSpec | None) -> Forms:
         ensemble=form,
         stop_id=stop_token(config, tokenizer),
         value=value,
+        samples=config.ppo.samples_per_prompt,
     )
     return Forms(policy, reward, value, form, bounded, rolling)
 

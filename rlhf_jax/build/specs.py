@@ -266,10 +266,12 @@ def rollout_spec(
     ensemble: EnsembleSpec = ONE_MODEL,
     stop_id: int | None = None,
     value: DecoderSpec | None = None,
+    samples: int = 1,
 ) -> RolloutSpec:
     """The fixed side of a rollout, scored by a reward model or an ``ensemble`` of them.
 
-    ``stop_id`` is that of ``stop_token``; ``value`` the decoder of the value model, where it is not the reward model's.
+    ``stop_id`` is that of ``stop_token``; ``value`` the decoder of the value model, where it is not the reward model's;
+    ``samples`` how many rows are expected to have the same prompt.
     """
     ppo, missing = config.ppo, config.ppo.missing_eos
     return RolloutSpec(
@@ -293,6 +295,7 @@ def rollout_spec(
         shared=ppo.value.network == "shared",
         value_after=ppo.score_at == "after",
         divergence=regulariser(ppo).divergence if ppo.kl.estimator == "exact" else None,
+        samples=samples,
     )
 
 

@@ -45,7 +45,8 @@ class RolloutSpec:
     ``value`` is the decoder of the value model, None where it is the reward model's; with ``shared`` it is the policy
     itself. ``value_after`` wants the value after the last token too. ``divergence`` is summed over the vocabulary
     before each token, if given. With ``one_trunk`` the decoder of the reward model is the reference, of which it needs
-    no copy: both are read from one forward pass.
+    no copy: both are read from one forward pass. ``samples`` rows are expected to have the same prompt, which then is
+    read once when they are sampled.
     """
 
     policy: DecoderSpec
@@ -69,6 +70,7 @@ class RolloutSpec:
     value_after: bool = False
     divergence: Divergence | None = None
     one_trunk: bool = False
+    samples: int = 1
 
     @property
     def cuts(self) -> bool:
@@ -106,6 +108,7 @@ def sample(spec: RolloutSpec, policy: Params, prompts: PromptBatch, key: jax.Arr
         sampling=spec.sampling,
         eos_id=-1 if spec.fixed else spec.eos_id,
         pad_id=spec.pad_id,
+        samples=spec.samples,
     )
 
 

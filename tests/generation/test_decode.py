@@ -7,6 +7,7 @@ import pytest
 from scipy.special import log_softmax
 
 from rlhf_jax.generation import SamplingSpec, decode, generate, response_logprobs
+from rlhf_jax.generation import prompts as reading
 from rlhf_jax.models import apply_decoder, extend_cache, fill_cache, output_logits, positions_of
 
 PAD, EOS, VOCAB, SLOTS = 0, 1, 11, 8
@@ -136,8 +137,8 @@ def test_decoding_stops_when_every_row_has_ended(constant_spec, constant_policy,
         jax.debug.callback(lambda: calls.append(1))
         return function(*args, **kwargs)
 
-    for function in (fill_cache, extend_cache):
-        monkeypatch.setattr(decode, function.__name__, partial(counted, function))
+    for room, function in ((reading, fill_cache), (decode, extend_cache)):
+        monkeypatch.setattr(room, function.__name__, partial(counted, function))
     # A program of its own: the other tests' has no counter in it.
     names = ("max_new_tokens", "sampling", "eos_id", "pad_id")
     counting = jax.jit(lambda *args, **kwargs: generate(*args, **kwargs), static_argnums=0, static_argnames=names)
