@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from benchmarks.harness.worker import Answer, Case, Line, processor_seconds
 from benchmarks.sides import pytorch
 
-# Float32 on a CPU, and nothing written anywhere; all else is TRL's default where a side's settings do not say otherwise.
+# Float32 on a CPU, and nothing written anywhere; all else is TRL's default, where the settings of a side say nothing.
 COMMON = {
     "bf16": False,
     "use_cpu": True,
@@ -155,9 +155,13 @@ def direct(case: Case, out: str, hold: Hold) -> None:
     """DPOTrainer, the reference's log-probabilities known beforehand."""
     from trl import DPOConfig, DPOTrainer
 
+    def text(ids: list[int]) -> str:  # it takes texts alone, and adds the end of sequence itself
+        return " ".join(f"w{i}" for i in ids)
+
     pairs = [
-        {"prompt_ids": one["prompt"], "chosen_ids": one["responses"][0], "rejected_ids": one["responses"][1]}
+        {"prompt": text(one["prompt"]), "chosen": f" {text(better[:-1])}", "rejected": f" {text(worse[:-1])}"}
         for one in pytorch.read_ids(case)[0]
+        for better, worse in [one["responses"]]
     ]
     counting(DPOTrainer, hold, lambda inputs: len(inputs["input_ids"]) // 2)(
         model=pytorch.policy(case),

@@ -1,4 +1,4 @@
-"""rlhf_jax: the task of a stage, as a run makes it and steps through it; of sampling, the program that answers prompts."""
+"""rlhf_jax: the task of a stage, as a run steps through it; of sampling, the program that answers prompts."""
 
 import json
 import tempfile
