@@ -2,8 +2,8 @@
 
     python -m benchmarks.growth [--axes=length,list,...] [--rounds=3] [--threads=1] [--figure=build/growth.png]
 
-One size grows, the others stay. The programs are those that a run compiles (rlhf_jax.build.ahead), on random weights and
-ids, all rows full. CPU seconds of a round are the median of the rounds after the first; memory is what the compiled
+One size grows, the others stay. The programs are those that a run compiles (rlhf_jax.build.ahead), on random weights
+and ids, all rows full. CPU seconds of a round are the median of the rounds after the first; memory is what the compiled
 program holds beside its arguments and results, and how far the process grew while it ran. The table has the exponents
 of straight lines through the logarithms: through all points, and through the upper three.
 """
@@ -64,9 +64,14 @@ def point(axis: Axis, value: int, rounds: int) -> dict[str, float]:
     settings |= {"ppo.prompts_per_iteration": 8, "ppo.samples_per_prompt": 1}
     settings |= dict.fromkeys(axis.settings, value)
     settings["sft.row_length"] = max(settings["sft.row_length"], settings["data.max_response"] + 64)
-    args = argparse.Namespace(**model, dtype="float32", stages=axis.stage)
+    args = argparse.Namespace(**model, dtype="float32", stages="sft,reward")
     args.settings = [f"--config.{key}={number}" for key, number in settings.items()]
     with tempfile.TemporaryDirectory() as folder:
+        # Lists may be longer than those of the embedded world: of a file that has none as long, the shapes are alike.
+        data = Path(folder) / "lists.jsonl"
+        ranked = [{"text": text, "rank": rank} for rank, text in enumerate("ab")]
+        data.write_text(json.dumps({"prompt": "p", "responses": ranked}) + "\n")
+        args.settings.append(f"--config.data.path={data}")
         context = plan_context(configuration(Path(folder), args), jax.devices())
         one = next(one for one in planned(context, axis.stage) if one.program.name == axis.program)
     arguments = list(made(one.arguments, model["vocabulary"]))

@@ -17,7 +17,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks import dpo, ppo, reward_lists, reward_pairs, sampling, sft
 from benchmarks.harness.driver import ROOT
