@@ -22,13 +22,13 @@ from benchmarks.harness import results
 from benchmarks.harness.driver import ROOT
 from benchmarks.harness.stage import THEIR_PYTHON, Stage, arguments, run
 
-# Of each stage its parts, and the rounds that leave the whole below half an hour where nothing else runs.
+# Of each stage its parts, and rounds of which the whole takes some forty minutes where nothing else runs.
 STAGES: dict[str, tuple[Sequence[Stage], int]] = {
     "sft": ([sft.STAGE], 3),
-    "reward_pairs": ([reward_pairs.STAGE], 5),
-    "reward_lists": ([reward_lists.STAGE], 3),
+    "reward_pairs": ([reward_pairs.STAGE], 3),
+    "reward_lists": ([reward_lists.STAGE], 2),
     "dpo": ([dpo.STAGE], 3),
-    "sampling": ([one for one in sampling.STAGES if one.targets], 3),
+    "sampling": ([one for one in sampling.STAGES if one.targets], 2),
     "ppo": (ppo.STAGES, 1),
     "quickstart": ((), 1),
 }
