@@ -132,7 +132,7 @@ def draw(found: dict[str, list[dict[str, float]]], to: Path) -> None:
     from rlhf_jax.reports.style import RUN_COLOURS, figure_style
 
     with figure_style():
-        figure = Figure(figsize=(2.6 * len(found), 5.0))
+        figure = Figure(figsize=(3.4 * max(len(found), 2), 6.4))
         panels = figure.subplots(2, len(found), squeeze=False, sharex="col")
         for column, (name, points) in enumerate(found.items()):
             values = [one["value"] for one in points]
