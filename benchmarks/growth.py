@@ -128,6 +128,7 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
 def draw(found: dict[str, list[dict[str, float]]], to: Path) -> None:
     """A panel for each size: seconds above, memory below, on logarithmic axes."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     from rlhf_jax.reports.style import RUN_COLOURS, figure_style
 
@@ -142,6 +143,10 @@ def draw(found: dict[str, list[dict[str, float]]], to: Path) -> None:
             for what, colour in (("temporaries", RUN_COLOURS[1]), ("resident", RUN_COLOURS[2])):
                 below.loglog(values, [one[what] / 2**20 for one in points], "o-", color=colour, label=what)
             below.set(xlabel=AXES[name].what, title=f"slope {exponent(points, 'temporaries'):.2f}")
+        for panel in panels.flat:  # the style shows a power of ten as it is spelled
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axis.set_minor_formatter(NullFormatter())
         panels[0, 0].set_ylabel("CPU seconds a round")
         panels[1, 0].set_ylabel("MiB")
         panels[1, 0].legend()
