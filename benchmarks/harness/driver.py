@@ -1,6 +1,7 @@
 """Starts the sides of a benchmark, and has them do their rounds in turn."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 Answer = dict[str, Any]
 ROOT = Path(__file__).parents[2]
+MODULE = "benchmarks.harness.worker"
 
 
 class Lost(RuntimeError):
@@ -22,12 +24,14 @@ class Lost(RuntimeError):
 class Worker:
     """A process that is one side; ``log`` is where all that it prints goes."""
 
-    def __init__(self, python: str, side: str, case: Mapping[str, Any], log: Path, path: str = "") -> None:
+    def __init__(
+        self, python: str, side: str, case: Mapping[str, Any], log: Path, path: str = "", module: str = MODULE
+    ) -> None:
         self.name, self._log = log.stem, log
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         with log.open("w") as to:
             self._process = subprocess.Popen(
-                [python, "-m", "benchmarks.harness.worker", side, json.dumps(case)],
+                [python, "-m", module, side, json.dumps(case)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=to,
@@ -42,16 +46,12 @@ class Worker:
 
     def ask(self, what: str) -> Answer:
         """Have it do something. Raises Lost, with the end of its log, where it cannot."""
-        assert self._process.stdin
-        try:
+        with contextlib.suppress(BrokenPipeError):
             print(json.dumps({"do": what}), file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass
         return self._answer()
 
     def _answer(self) -> Answer:
-        assert self._process.stdout
-        text = self._process.stdout.readline()
+        text = self._process.stdout.readline() if self._process.stdout else ""
         if not text:
             end = "\n".join(self._log.read_text(errors="replace").splitlines()[-12:])
             raise Lost(f"{self.name} ended with {self._process.wait()}; the end of what it printed:\n{end}")

@@ -53,9 +53,9 @@ def summary(
             row["of bandwidth"] = statistics.median(
                 about["bytes"] / answer["cpu"] / top for answer, top in zip(answers, bandwidth, strict=True)
             )
-        check = [answer["check"] for answer in answers if answer.get("check") is not None]
-        if check:
-            row["check"] = check[0]
+        check = about["first"].get(name, [{}])[0].get("check")  # after the first round others have drawn other batches
+        if check is not None:
+            row["check"] = check
         rows[name] = row
     met = []
     for target in targets:
@@ -69,7 +69,7 @@ def summary(
     return {**about, "rows": rows, "targets": met, "limits": limits, "rounds": rounds, "answers": dict(found)}
 
 
-def text(whole: Mapping[str, Any]) -> str:
+def text(whole: Mapping[str, Any], *, with_targets: bool = True) -> str:
     """The table of a stage, in Markdown."""
     case, unit = whole["case"], whole["unit"]
     lines = [
@@ -93,9 +93,18 @@ def text(whole: Mapping[str, Any]) -> str:
             f"| {number(row['wall']['median'])} | {row['seconds']:.2f} "
             f"| {ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f}) | {limit} | {check} |"
         )
-    for name, answer in whole["checks"].items():
-        lines += ["", f"check of {name}: " + ", ".join(f"{key} {value:.6f}" for key, value in answer.items())]
-    return "\n".join([*lines, "", targets([whole])])
+    if whole["checks"]:
+        values = [f"{name} {value:.6f}" for name, value in checks(whole["checks"])]
+        lines += ["", "check: " + ", ".join(values)]
+    return "\n".join([*lines, "", targets([whole])] if with_targets else lines)
+
+
+def checks(found: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float]]:
+    """What sides say of the same thing, by name; what a side says of ours by that."""
+    told = [(name, answer["check"]) for name, answer in found.items()]
+    return told + [
+        (f"ours by {name}", value) for name, answer in found.items() for key, value in answer.items() if key != "check"
+    ]
 
 
 def targets(wholes: Sequence[Mapping[str, Any]]) -> str:

@@ -147,4 +147,3 @@ def turns_of(started: Mapping[str, Worker], *, placebo: bool) -> list[Turn]:
     for library in (OURS, next((name for name in started if name != OURS), OURS)):
         turns += [Turn(f"{what}, {library}", started[library], what) for what in LIMITS]
     return list({turn.name: turn for turn in turns}.values())
-

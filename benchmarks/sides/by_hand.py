@@ -24,7 +24,7 @@ def main(line: Line, case: Case) -> None:
 
 def stepper(model: torch.nn.Module, loss_of: Callable[[Any], torch.Tensor]) -> Callable[[Any], float]:
     """One update on a batch."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
     model.train()
 
     def step(batch: Any) -> float:

@@ -5,6 +5,7 @@ the step, its metrics.
 """
 
 import tempfile
+import time
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import TrainerCallback
 from benchmarks.harness.worker import Answer, Case, Line, processor_seconds
 from benchmarks.sides import pytorch
 
-# Float32 on a CPU, and nothing written anywhere; all else is TRL's default where a side's settings do not say otherwise.
+# Float32 on a CPU, and nothing written anywhere; all else is TRL's default, where the settings of a side say nothing.
 COMMON = {
     "bf16": False,
     "use_cpu": True,
@@ -68,7 +69,7 @@ class Hold(TrainerCallback):
             return
         cpu, wall = (now - then for now, then in zip(_clocks(), self._before, strict=True))
         answer = {"cpu": cpu, "wall": wall, "units": self.units, "metrics": self._logs}
-        self._line.say(answer | {"check": self._logs.get("loss", self._logs.get("objective/kl"))})
+        self._line.say(answer | {"check": self._logs.get("loss", self._logs.get("objective/scores"))})
         self._wait()
 
     def _wait(self) -> None:
@@ -80,8 +81,6 @@ class Hold(TrainerCallback):
 
 
 def _clocks() -> tuple[float, float]:
-    import time
-
     return processor_seconds(), time.perf_counter()
 
 
@@ -108,9 +107,7 @@ def supervised(case: Case, out: str, hold: Hold) -> None:
     train, held_out = pytorch.read_ids(case)
     model = pytorch.policy(case)
     rows = [(one["prompt"], one["responses"][0]) for one in train]
-    data = Dataset.from_list(
-        [{"input_ids": p + r, "completion_mask": [0] * len(p) + [1] * len(r)} for p, r in rows]
-    )
+    data = Dataset.from_list([{"input_ids": p + r, "completion_mask": [0] * len(p) + [1] * len(r)} for p, r in rows])
     settings = {"max_length": case["row_length"], "completion_only_loss": True, **case["settings"]}
     hold.actions["check"] = lambda: {"check": pytorch.nll(model, held_out)}
     counting(SFTTrainer, hold, _tokens)(
@@ -158,9 +155,13 @@ def direct(case: Case, out: str, hold: Hold) -> None:
     """DPOTrainer, the reference's log-probabilities known beforehand."""
     from trl import DPOConfig, DPOTrainer
 
+    def text(ids: list[int]) -> str:  # it takes texts alone, and adds the end of sequence itself
+        return " ".join(f"w{i}" for i in ids)
+
     pairs = [
-        {"prompt_ids": one["prompt"], "chosen_ids": one["responses"][0], "rejected_ids": one["responses"][1]}
+        {"prompt": text(one["prompt"]), "chosen": f" {text(better[:-1])}", "rejected": f" {text(worse[:-1])}"}
         for one in pytorch.read_ids(case)[0]
+        for better, worse in [one["responses"]]
     ]
     counting(DPOTrainer, hold, lambda inputs: len(inputs["input_ids"]) // 2)(
         model=pytorch.policy(case),
@@ -184,8 +185,8 @@ def policy_gradient(case: Case, out: str, hold: Hold) -> None:
             output_dir=str(Path(out)),
             total_episodes=10_000 * case["rows"],
             per_device_train_batch_size=case["rows"],
-            num_mini_batches=4,
-            num_ppo_epochs=case.get("epochs", 1),
+            num_mini_batches=case["minibatches"],
+            num_ppo_epochs=case["epochs"],
             response_length=case["response"][1],
             num_sample_generations=0,
             **own,

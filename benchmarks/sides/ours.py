@@ -1,4 +1,4 @@
-"""rlhf_jax: the task of a stage, as a run makes it and steps through it; of sampling, the program that answers prompts."""
+"""rlhf_jax: the task of a stage, as a run steps through it; of sampling, the program that answers prompts."""
 
 import json
 import tempfile
@@ -46,7 +46,8 @@ def configuration(case: Case) -> ConfigDict:
         for name in ("sft", "reward") if stage == "ppo" else ("sft",):
             config.parents[name] = case["parents"]
     else:
-        config.model.path, config.tokenizer.kind = str(folder / "model"), "pretrained"
+        config.model.path = str(folder / "model")
+    config.tokenizer.kind, config.tokenizer.path = "pretrained", str(folder / "model")
     for key, value in settings(stage, case).items():
         override(config, key, str(value))
     for key, value in case.get("settings", {}).items():
@@ -57,15 +58,16 @@ def configuration(case: Case) -> ConfigDict:
 
 
 def settings(stage: str, case: Case) -> dict[str, Any]:
-    """What the alternatives are told in words of their own."""
-    if stage == "ppo":
-        whole = {"prompts_per_iteration": case["rows"], "samples_per_prompt": 1, "iterations": 10_000, "epochs": 1}
-        whole |= {"minibatches": 4, "optimizer.learning_rate": RATE, "value_learning_rate": RATE}
-        whole |= {"kl.coefficient": 0.05, "whiten_advantages": True, "value_coefficient": 0.1}
-    elif stage == "sampling":
+    """What the alternatives are told in words of their own: AdamW as PyTorch has it, at a constant rate."""
+    if stage == "sampling":
         return {"sft.row_length": case["prompt"][1] + case["response"][1]}
+    whole: dict[str, Any] = {"optimizer.learning_rate": RATE, "optimizer.warmup": 0, "optimizer.schedule": "constant"}
+    whole["optimizer.beta2"] = 0.999
+    if stage == "ppo":
+        whole |= {"prompts_per_iteration": case["rows"], "samples_per_prompt": 1, "iterations": 10_000}
+        whole |= {"epochs": case["epochs"], "minibatches": case["minibatches"], "value_learning_rate": RATE}
     else:
-        whole = {"batch_size": case["rows"], "steps": 10_000, "optimizer.learning_rate": RATE}
+        whole |= {"batch_size": case["rows"], "steps": 10_000}
     if stage == "sft":
         whole["row_length"] = case["row_length"]
     if stage == "reward":
@@ -94,7 +96,7 @@ def training(context: Context, case: Case) -> dict[str, Callable[[], Answer]]:
                 state, out = task.step(state, batch)
             metrics = task.finish(out)
             jax.block_until_ready(state)
-        return found | {"check": metrics["loss"], "metrics": metrics}
+        return found | {"check": metrics["reward.mean" if stage == "ppo" else "loss"], "metrics": metrics}
 
     def check() -> Answer:
         return {"check": task.evaluate(state, False).metrics["loss"]}
