@@ -267,6 +267,12 @@ def attends(spec: DecoderSpec, segments: Int[Array, "B T"]) -> AttendOf:
     return lambda local: by(spec, choose(masks, local))
 
 
+def output_head(spec: DecoderSpec, params: Params) -> Params:
+    """Those of a decoder's parameters that ``output_logits`` reads."""
+    name = "embedding" if spec.tied else "output"
+    return {name: params[name]}
+
+
 def output_logits(spec: DecoderSpec, params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S V"]:
     """Next-token logits of hidden states, in the compute dtype."""
     kernel = params["output"] if "output" in params else params["embedding"].T
