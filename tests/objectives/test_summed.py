@@ -25,7 +25,9 @@ def logits_of(head, hidden):
 
 
 def ours(chunk, hidden, kernel, weights=WEIGHTS, ids=IDS):
-    sums = summed_logprobs(logits_of, chunk, {"output": kernel}, hidden, jnp.asarray(ids), jnp.asarray(weights, hidden.dtype))
+    sums = summed_logprobs(
+        logits_of, chunk, {"output": kernel}, hidden, jnp.asarray(ids), jnp.asarray(weights, hidden.dtype)
+    )
     return 3.0 * sums.logprobs, sums
 
 
@@ -93,5 +95,3 @@ def test_logits_are_computed_once():
 def test_of_equal_logits_the_first_is_the_likeliest():
     logits = jnp.asarray([[1.0, 3.0, 3.0], [1.0, 3.0, 3.0], [jnp.nan, 3.0, 3.0]])
     assert token_hits(logits, jnp.asarray([1, 2, 1])).tolist() == [1.0, 0.0, 0.0]
-
-
