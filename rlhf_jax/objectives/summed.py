@@ -7,7 +7,7 @@ computes them again for the gradient; and tokens without weight have no logits.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
