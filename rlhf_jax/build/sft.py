@@ -25,7 +25,7 @@ from rlhf_jax.build.programs import Learning, Program, learning
 from rlhf_jax.build.specs import optimizer_spec, rollout_spec, stop_token
 from rlhf_jax.data.examples import prompt_rows, sft_examples
 from rlhf_jax.data.loader import prompt_eval_batches, sft_batches, sft_eval_batches
-from rlhf_jax.data.packing import pack_examples
+from rlhf_jax.data.packing import pack_examples, padding_share
 from rlhf_jax.evaluation.policy import diversity_metrics, gold_metrics, sample_completions
 from rlhf_jax.generation import complete
 from rlhf_jax.learners import sft
@@ -128,5 +128,8 @@ def sft_task(context: Context) -> Task:
         evaluate=evaluate,
         log_every=config.log.every,
         eval_every=config.sft.eval_every,
-        notes=(truncation_note(counts), f"{len(examples)} demonstrations packed into {len(rows.ids)} rows"),
+        notes=(
+            truncation_note(counts),
+            f"{len(examples)} demonstrations packed into {len(rows.ids)} rows, {padding_share(rows):.1%} padding",
+        ),
     )

@@ -45,3 +45,8 @@ def pack_examples(examples: Sequence[SFTExample], row_length: int, pad_id: int) 
             loss_mask[row, first_target:end] = True
             start = end
     return TokenBatch(ids=ids, positions=positions, segments=segments, loss_mask=loss_mask)
+
+
+def padding_share(rows: TokenBatch) -> float:
+    """Of all tokens of packed rows the part that is padding, from 0 to 1; 0 of no rows."""
+    return float(np.mean(rows.segments == 0)) if rows.segments.size else 0.0

@@ -7,6 +7,7 @@ from rlhf_jax.models.decoder import (
     fill_cache,
     for_a_loop,
     init_decoder,
+    output_head,
     output_logits,
 )
 from rlhf_jax.models.ensemble import (
@@ -69,6 +70,7 @@ __all__ = [
     "member_keys",
     "merge",
     "of_responses",
+    "output_head",
     "output_logits",
     "overlay",
     "positions_of",

@@ -36,6 +36,11 @@ _POLICIES: dict[str, Callable[..., Any] | None] = {
 }
 
 
+# Layers that are written out one after the other on CPUs, where a loop would fill what it keeps for the backward pass
+# with zeros first, and copy every layer's parameters out of the stack (benchmarks/README.md).
+_WRITTEN_OUT = 16
+
+
 class Block(nn.Module):
     """One pre-norm layer: attention, then the feed-forward network."""
 
@@ -126,7 +131,7 @@ def apply_decoder(
 
     ``segments`` numbers the texts of a row from 1 (or True); 0 is padding, whose hidden states mean nothing. The tokens
     of a segment stand side by side, and ``positions`` counts them from 0. Layers are scanned: one is compiled,
-    whatever the depth.
+    whatever the depth (on CPUs every one, if they are few).
     """
     return read(spec, params, ids, positions, attends(spec, jnp.asarray(segments, jnp.int32)), keep=False)[0]
 
@@ -174,12 +179,19 @@ def read(
     if spec.remat != "none":
         layer = jax.checkpoint(layer, policy=_POLICIES[spec.remat], prevent_cse=False)
     x = _embed(spec, params, ids, positions)
+    unroll = _unrolled(spec)
     # A pattern is data of the scan: layers of both kinds are one compiled body.
     if len(set(kinds)) == 1:
-        x, kept = jax.lax.scan(lambda x, one: layer(x, one, kinds[0]), x, params["layers"])
+        x, kept = jax.lax.scan(lambda x, one: layer(x, one, kinds[0]), x, params["layers"], unroll=unroll)
     else:
-        x, kept = jax.lax.scan(lambda x, one: layer(x, *one), x, (params["layers"], jnp.asarray(kinds)))
+        x, kept = jax.lax.scan(lambda x, one: layer(x, *one), x, (params["layers"], jnp.asarray(kinds)), unroll=unroll)
     return _final_norm(spec, params, x), kept
+
+
+def _unrolled(spec: DecoderSpec) -> int:
+    """How many layers are one round of the loop. What is computed again needs the loop, or would be kept after all."""
+    written_out = platform() == "cpu" and spec.remat == "none" and spec.depth <= _WRITTEN_OUT
+    return spec.depth if written_out else 1
 
 
 def extend_cache(
@@ -265,6 +277,12 @@ def attends(spec: DecoderSpec, segments: Int[Array, "B T"]) -> AttendOf:
         return either
     masks, by = _masks(spec, segment_mask(segments)), {"plain": plain, "blockwise": blockwise, "cudnn": cudnn}[kernel]
     return lambda local: by(spec, choose(masks, local))
+
+
+def output_head(spec: DecoderSpec, params: Params) -> Params:
+    """Those of a decoder's parameters that ``output_logits`` reads."""
+    name = "embedding" if spec.tied else "output"
+    return {name: params[name]}
 
 
 def output_logits(spec: DecoderSpec, params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S V"]:

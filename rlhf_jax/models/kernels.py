@@ -1,7 +1,8 @@
 """How queries, keys and values become mixed values: plainly, or by a platform's kernel that never holds all scores.
 
 All compute softmax(scale * q k + what may be seen) v, each for what it can: ``plain`` everything, on every platform.
-``cudnn`` is cuDNN's fused attention (Nvidia, 16-bit floats), ``splash`` JAX's own for TPUs, ``blockwise`` ours for CPUs.
+``cudnn`` is cuDNN's fused attention (Nvidia, 16-bit floats), ``splash`` JAX's own for TPUs, ``blockwise`` ours for
+CPUs.
 """
 
 from collections.abc import Callable, Mapping

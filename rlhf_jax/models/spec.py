@@ -67,7 +67,9 @@ class DecoderSpec:
     rotary_fraction: float = 1.0  # of the channels of a head that rotate, the first
     rope_scaling: RopeScaling | None = None
     local_rope_theta: float = 0.0
-    attention: Literal["auto", "plain", "blockwise", "cudnn", "splash"] = "auto"  # the kernel; auto: the platform's, if it can
+    attention: Literal["auto", "plain", "blockwise", "cudnn", "splash"] = (
+        "auto"  # the kernel; auto: the platform's, if it can
+    )
     remat: Literal["none", "full", "dots"] = "none"  # what the backward pass computes again, instead of keeping it
 
     def __post_init__(self) -> None:

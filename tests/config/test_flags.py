@@ -268,9 +268,23 @@ def test_help_lists_examples_that_parse_and_every_config(capsys: pytest.CaptureF
     assert all(f"\n  {name} " in text for name in NAMES)
 
 
-def test_parsing_imports_no_jax() -> None:
-    code = (
-        f"import sys, rlhf_jax.flags as f; f.parse({BASE!r}); print([m for m in ('jax', 'flax') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def modules_after(code: str) -> set[str]:
+    """Every module that a fresh interpreter has loaded after ``code``."""
+    told = f"{code}\nimport sys\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+HELP = "from rlhf_jax.main import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
+
+
+@pytest.mark.parametrize(
+    ("code", "most"),
+    [("import rlhf_jax", 120), (f"import rlhf_jax.flags as f\nf.parse({BASE!r})", 320), (HELP, 320)],
+    ids=["import", "parse", "help"],
+)
+def test_what_is_there_at_once_has_loaded_little(code: str, most: int) -> None:
+    """A tenth of a second of CPU and 213 modules for ``--help``, where jax alone takes half a second and 640 more."""
+    loaded = modules_after(code)
+    assert not loaded & {"jax", "flax", "optax", "orbax", "grain", "numpy", "scipy", "transformers", "matplotlib"}
+    assert len(loaded) <= most

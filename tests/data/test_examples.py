@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.examples import SFTExample, TruncationCounts, list_examples, prompt_rows, sft_examples, types_in_turn
-from rlhf_jax.data.packing import pack_examples
+from rlhf_jax.data.packing import pack_examples, padding_share
 from rlhf_jax.data.records import Record, Response
 from rlhf_jax.data.tokenizers import build_tokenizer
 from rlhf_jax.errors import UserError
@@ -86,6 +86,16 @@ def test_packing_loses_nothing() -> None:
     assert sorted(found) == sorted(expected)
     tokens = sum(len(ids) for ids, _ in expected)
     assert len(batch.ids) <= 1.05 * tokens / 20
+
+
+@pytest.mark.parametrize(("row_length", "count"), [(512, 5000), (1024, 500)])
+def test_little_is_padding(row_length: int, count: int) -> None:
+    """Of examples of 32 to 512 tokens under 2 %, told as the share of tokens that no example has."""
+    sizes = np.random.default_rng(1).integers(32, 513, count)
+    rows = pack_examples([example(np.ones(1), np.ones(size - 1)) for size in sizes], row_length, pad_id=0)
+    assert padding_share(rows) == pytest.approx(1 - sizes.sum() / (len(rows.ids) * row_length), abs=1e-12)
+    assert padding_share(rows) < 0.02
+    assert padding_share(pack_examples([example([1], [2, 3])], 4, 0)) == 0.25
 
 
 def test_too_long_for_a_row() -> None:

@@ -33,7 +33,9 @@ def operations(jaxpr) -> Iterator:
 
 
 @pytest.mark.parametrize("spec", [HALF, BIASED], ids=["rms", "layer"])
-def test_sums_are_of_float32_and_products_of_bfloat16(spec, monkeypatch):
+@pytest.mark.parametrize(("attention", "wide_there"), [("plain", 1), ("blockwise", 7)])
+def test_sums_are_of_float32_and_products_of_bfloat16(spec, attention, wide_there, monkeypatch):
+    spec = dataclasses.replace(spec, attention=attention)
     monkeypatch.setattr("rlhf_jax.models.precision.platform", lambda: "tpu")
     params = jax.eval_shape(partial(init_decoder, spec), jax.random.key(0))
     batch = jax.tree.map(jnp.asarray, tiny.sft_parts()[2][0])
@@ -46,13 +48,14 @@ def test_sums_are_of_float32_and_products_of_bfloat16(spec, monkeypatch):
     assert {dtype for _, dtype in summed} <= {"float32", "int32"}
     products = [one for one in found if one.primitive.name == "dot_general"]
     assert {str(v.aval.dtype) for one in products for v in one.invars} == {"bfloat16"}
-    # Gradients of the parameters come out in float32, of each kernel of a layer and the output, and attention's scores.
+    # Gradients of the parameters come out in float32, of each kernel of a layer and the output, and attention's scores,
+    # of blocks all that is added up over several of them: two products forward, five backward.
     wide = sum(str(one.outvars[0].aval.dtype) == "float32" for one in products)
     assert (
         wide
         == sum(path[-1].key in ("kernel", "output") for path, _ in jax.tree_util.tree_leaves_with_path(params))
         + (spec.tied)
-        + 1
+        + wide_there
     )
 
 

@@ -23,6 +23,7 @@ from rlhf_jax.models import (
 from rlhf_jax.models.kernels import blockwise, cudnn, kernel_of, plain, splash, unable
 from rlhf_jax.models.masks import segment_mask, window_mask
 from rlhf_jax.parallel import MeshExecutor
+from tests.programs import traced
 
 SPEC = DecoderSpec(vocab_size=11, width=64, depth=2, heads=4, kv_heads=2, mlp_width=32)
 ROWS, LENGTH = 2, 130  # no multiple of what a TPU works on at a time
@@ -89,7 +90,9 @@ def test_blocks_in_double_precision_are_the_softmax_of_numpy():
 
 def test_blocks_compute_no_score_above_the_diagonal():
     """Of eight blocks 36 of 64 products are left; by the compiler's count, for which a loop over rows is one row."""
-    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 1024, 1, 64), (1, 1, 1024, 64), (1, 1, 1024, 64))]
+    arrays = [
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 1024, 1, 64), (1, 1, 1024, 64), (1, 1, 1024, 64))
+    ]
     mask = jax.ShapeDtypeStruct((1, 1024, 1024), bool)
     operations = {
         by: jax.jit(lambda mask, *arrays, by=by: by(SPEC, mask)(*arrays)).lower(mask, *arrays).compile().cost_analysis()
@@ -257,6 +260,20 @@ def test_a_decoder_with_layers_of_two_kinds_by_splash(params):
     )
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * float(jnp.max(jnp.abs(a))))
+
+
+def test_few_layers_are_written_out_on_cpus(monkeypatch):
+    def rounds(spec):
+        params = jax.eval_shape(partial(init_decoder, spec), jax.random.key(0))
+        scans = [one for one in traced(partial(loss, spec), params) if one.primitive.name == "scan"]
+        return [one.params["length"] // one.params["unroll"] for one in scans if one.params["length"] == spec.depth]
+
+    deep = dataclasses.replace(SPEC, depth=16, attention="plain")
+    assert rounds(deep) == [1]
+    assert rounds(dataclasses.replace(deep, depth=17)) == [17]
+    assert rounds(dataclasses.replace(deep, remat="dots")) == [16]
+    monkeypatch.setattr("rlhf_jax.models.decoder.platform", lambda: "gpu")
+    assert rounds(deep) == [16]
 
 
 def test_layers_computed_again_give_the_same_gradient_and_keep_less():
