@@ -127,7 +127,8 @@ def _split(
         return whole.reshape(arrays[0].shape)
 
     used = count if order is None else -(-jnp.count_nonzero(weights) // size)
-    return _Parts(*map(parted, arrays), used), joined
+    hidden, targets, weights = map(parted, arrays)
+    return _Parts(hidden, targets, weights, used), joined
 
 
 def _read(
