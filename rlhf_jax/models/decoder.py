@@ -37,7 +37,7 @@ _POLICIES: dict[str, Callable[..., Any] | None] = {
 
 
 # Layers that are written out one after the other on CPUs, where a loop would fill what it keeps for the backward pass
-# with zeros first, and copy every layer's parameters out of the stack (benchmarks/README.md).
+# with zeros first, and copy every layer's parameters out of the stack (docs/LOG.md, 2026-11-30).
 _WRITTEN_OUT = 16
 
 

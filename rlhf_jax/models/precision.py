@@ -15,7 +15,7 @@ def product(x: Float[Array, "*S I"], kernel: Float[Array, "I O"]) -> Float[Array
 
     Rounded to bfloat16 before devices and microbatches are added up, gradients would lose what each of them adds last.
     The gradient of W is written as x' g: the compiler's own, (g' x)', takes a CPU half as long again
-    (benchmarks/README.md).
+    (docs/LOG.md, 2026-11-30).
     """
     return x @ kernel.astype(x.dtype)
 
