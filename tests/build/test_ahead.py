@@ -15,7 +15,9 @@ from rlhf_jax.build import ahead, context, programs, tasks
 from rlhf_jax.models import init_decoder, init_reward_model
 from tests.end_to_end import tiny
 
-SIZE = (f"--config={tiny.ROOT / 'configs' / 'quickstart.py'}", *tiny.SIZE, "--dry_run")
+# A plan is of the longest responses that there may be, a run of the longest that there are: here both are 16 tokens.
+LONGEST = "--config.data.max_response=16"
+SIZE = (f"--config={tiny.ROOT / 'configs' / 'quickstart.py'}", *tiny.SIZE, LONGEST, "--dry_run")
 HEADS = ("--config.reward.ensemble.members=2", "--config.reward.ensemble.kind=heads")
 GROUPS = ("--config.ppo.advantage=rloo", "--config.ppo.samples_per_prompt=2")
 MESH = ("--config.parallel.fsdp=2", "--config.parallel.tensor=2")
