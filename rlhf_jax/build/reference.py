@@ -71,7 +71,7 @@ def _fingerprint(context: Context, reference: Params, lists: Sequence[ListExampl
     directory = stage_directory(context, "sft")
     with Checkpoints(directory) as checkpoints:
         step = checkpoints.latest()
-    digest = hashlib.sha256(repr((str(Path(directory).absolute()), step, shape)).encode())
+    digest = hashlib.sha256(repr((str(Path(directory).absolute()), step, shape.columns, shape.mismatched)).encode())
     for leaf in jax.tree.leaves(reference):  # a folder may hold another run of the same name by now
         digest.update(np.asarray(to_host(leaf)).tobytes())
     for example in lists:

@@ -140,16 +140,12 @@ def _run(advance: Callable[[_Loop], _Loop], loop: _Loop, stages: tuple[Stage, ..
     loop = jax.lax.while_loop(lambda loop: (loop.t < stage.end) & (jnp.sum(~loop.rows.done) > fewer), advance, loop)
     if not later:
         return loop.rows.out
-
-    def go_on() -> Completions:
-        room = [(0, 0), (0, 0), (0, later[0].end - stage.end), (0, 0)]
-        rows = loop.rows._replace(cache=jax.tree.map(lambda leaf: jnp.pad(leaf, room), loop.rows.cache))
-        if later[0].rows == stage.rows:
-            return _run(advance, _Loop(loop.t, rows), tuple(later))
-        left = jnp.argsort(rows.done, stable=True)[: later[0].rows]  # those that have not ended come first
-        rest = jax.tree.map(lambda leaf: leaf[left], rows)
-        out = _run(advance, _Loop(loop.t, rest), tuple(later))
-        return jax.tree.map(lambda whole, part: whole.at[left].set(part), rows.out, out)
-
-    everybody = (loop.t == stages[-1].end) | jnp.all(loop.rows.done)
-    return jax.lax.cond(everybody, lambda: loop.rows.out, go_on)
+    # Not in a branch, though all may have ended: what a branch is given is kept beside what it makes of it.
+    room = [(0, 0), (0, 0), (0, later[0].end - stage.end), (0, 0)]
+    rows = loop.rows._replace(cache=jax.tree.map(lambda leaf: jnp.pad(leaf, room), loop.rows.cache))
+    if later[0].rows == stage.rows:
+        return _run(advance, _Loop(loop.t, rows), tuple(later))
+    left = jnp.argsort(rows.done, stable=True)[: later[0].rows]  # those that have not ended come first
+    rest = jax.tree.map(lambda leaf: leaf[left], rows)
+    out = _run(advance, _Loop(loop.t, rest), tuple(later))
+    return jax.tree.map(lambda whole, part: whole.at[left].set(part), rows.out, out)

@@ -25,14 +25,15 @@ def sample_token(spec: SamplingSpec, key: jax.Array, logits: Float[Array, "V"]) 
     """
     if spec.temperature == 0.0:
         return _first(logits == jnp.max(logits))
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / spec.temperature
-    weights = jnp.exp(logits - jnp.max(logits))
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    weights = jnp.exp((logits - jnp.max(logits)) / spec.temperature)
     if spec.top_k > 0:
         weights = jnp.where(weights >= _least_kept(weights, jnp.ones_like(weights), float(spec.top_k)), weights, 0.0)
     if spec.top_p < 1.0:
         least = _least_kept(weights, weights, spec.top_p * jnp.sum(weights))
         weights = jnp.where(weights >= least, weights, 0.0)
-    return draw_index(jax.random.uniform(key, (2,), weights.dtype), weights)
+    # Half a step from 0, from which on a first token of any chance, however small, would be drawn.
+    return draw_index(jax.random.uniform(key, (2,), weights.dtype) + jnp.finfo(weights.dtype).eps / 2, weights)
 
 
 def draw_index(uniform: Float[Array, "2"], weights: Float[Array, "V"]) -> Int[Array, ""]:
@@ -45,7 +46,8 @@ def draw_index(uniform: Float[Array, "2"], weights: Float[Array, "V"]) -> Int[Ar
     size = 2 ** round(math.log2(len(weights)) / 2)
     blocks = jnp.pad(weights, (0, -len(weights) % size)).reshape(-1, size)
     block = _inverse(uniform[0], jnp.sum(blocks, axis=1))
-    return block * size + _inverse(uniform[1], blocks[block])
+    index = block * size + _inverse(uniform[1], blocks[block])
+    return jnp.minimum(index, len(weights) - 1)  # of weights that are no numbers too
 
 
 def _inverse(uniform: Float[Array, ""], weights: Float[Array, "N"]) -> Int[Array, ""]:

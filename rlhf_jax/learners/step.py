@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int
 
 from rlhf_jax.finite import all_finite
 from rlhf_jax.models import overlay, trained
-from rlhf_jax.types import Params, TrainState
+from rlhf_jax.types import ListTokens, Params, TrainState
 
 Batch = TypeVar("Batch")
 Sums = TypeVar("Sums")
@@ -141,10 +141,13 @@ def _sum_over_parts(function: Callable[[Batch], Sums], batch: Batch, parts: int,
     if parts == 1:
         return function(batch)
     leaves, structure = jax.tree.flatten(batch)
-    groups = min(len(leaf) for leaf in leaves)  # of rows that stay together: one, but for lists that share their room
+    shared = _groups_of_lists(batch)
 
     def split(leaf: jax.Array) -> jax.Array:
-        """Part i has the groups i, i + parts, ...: of rows that are split over a mesh, every device keeps its own."""
+        """Part i has the rows i, i + parts, ..., and of lists that share their room the groups: of rows that are split
+        over a mesh, every device keeps its own.
+        """
+        groups = shared or len(leaf)
         apart = leaf.reshape(groups // parts, parts, len(leaf) // groups, *leaf.shape[1:])
         return jnp.moveaxis(apart, 1, 0).reshape(parts, -1, *leaf.shape[1:])
 
@@ -162,6 +165,12 @@ def _sum_over_parts(function: Callable[[Batch], Sums], batch: Batch, parts: int,
         return jax.tree.map(_together, total, of_leaves(part), is_leaf=_is_largest), None
 
     return jax.lax.scan(add, zeros, split_leaves)[0]
+
+
+def _groups_of_lists(batch: Any) -> int:
+    """In how many groups the lists of a batch share their room; 0: none do."""
+    found = jax.tree.leaves(batch, is_leaf=lambda node: isinstance(node, ListTokens))
+    return next((len(one.ids) for one in found if isinstance(one, ListTokens) and one.slot is not None), 0)
 
 
 def _nothing(shape: Any) -> Any:

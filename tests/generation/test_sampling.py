@@ -109,3 +109,23 @@ def test_no_other_token_is_drawn_than_a_sort_keeps(top_k, top_p):
     p = np.where(kept, p, 0.0)
     assert fits(draw(SamplingSpec(top_k=top_k, top_p=top_p), logits), p / p.sum()) > 1e-3
     assert kept.sum() < 100
+
+
+@pytest.mark.parametrize("vocabulary", [50, 257])
+def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary(vocabulary: int) -> None:
+    """The step is skipped for them, but its tokens are decoded."""
+    token = sample_token(SamplingSpec(), jax.random.key(0), jnp.full(vocabulary, jnp.nan))
+    assert 0 <= int(token) < vocabulary
+
+
+def test_a_temperature_may_be_tiny() -> None:
+    """Logits over it would overflow; their differences from the largest one say all."""
+    logits = jnp.asarray([10.0, 30.0, 20.0])
+    assert int(sample_token(SamplingSpec(temperature=2e-38), jax.random.key(0), logits)) == 1
+
+
+def test_no_draw_is_of_the_very_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token of a chance of 1e-30 stands first: a draw of 0 would be it."""
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.zeros(shape, dtype))
+    logits = jnp.asarray([-69.0, 0.0, 0.0, 0.0])
+    assert int(sample_token(SamplingSpec(), jax.random.key(0), logits)) == 1
