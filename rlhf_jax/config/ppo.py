@@ -71,7 +71,7 @@ def add_defaults(c: ConfigDict) -> None:
     c.ppo.rollout_rows = 0  # responses sampled and scored at once, over all devices, which saves memory and changes
     #                         nothing; divides prompts_per_iteration x samples_per_prompt; 0: all
     c.ppo.unpad = "auto"  # padding is left out of all work but attention (docs/memory.md): yes, no or auto (where that
-    #                       saves more than it compiles); never where rows are split over devices
+    #                       saves more than it compiles); on one device alone
     c.ppo.epochs = 4  # passes over a rollout
     c.ppo.minibatches = 4  # updates per pass; divides prompts_per_iteration x samples_per_prompt
     c.ppo.accumulate = 1  # parts in which the episodes of a minibatch are worked on; divides those of each device
