@@ -49,7 +49,7 @@ def sampling(case: Case) -> dict[str, Callable[[], Answer]]:
         return total / float(mask.sum())
 
     def check() -> Answer:
-        found = np.load(Path(case["folder"]) / "ours.npz")
+        found = np.load(Path(case["folder"]) / "ours.npz", allow_pickle=False)
         own = mean_log_probability(last[0], _before_end(last[0], eos))
         other = mean_log_probability(torch.tensor(found["ids"]).long(), torch.tensor(found["mask"]))
         return {"check": own, "check of ours": other}

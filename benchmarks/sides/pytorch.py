@@ -30,20 +30,22 @@ def read_ids(case: Case) -> tuple[list[Record], list[Record]]:
 def policy(case: Case) -> transformers.PreTrainedModel:
     """The language model; attention by PyTorch's fused kernel."""
     folder = case.get("policy") or Path(case["folder"]) / "model"
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+    )
 
 
 def reward_model(case: Case) -> transformers.PreTrainedModel:
     """The reward model that rlhf_jax began with, or ended with."""
     folder = case.get("reward") or Path(case["folder"]) / "reward"
     return transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa"
+        folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
     )
 
 
 def tokenizer(case: Case) -> transformers.PreTrainedTokenizerBase:
     """Of the folder."""
-    return transformers.AutoTokenizer.from_pretrained(Path(case["folder"]) / "model")
+    return transformers.AutoTokenizer.from_pretrained(Path(case["folder"]) / "model", trust_remote_code=False)
 
 
 def nll(model: transformers.PreTrainedModel, records: list[Record]) -> float:
