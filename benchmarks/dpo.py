@@ -9,35 +9,21 @@ four), the same in every step, so that ``check``, the loss, is the same number o
 from pathlib import Path
 from typing import Any
 
+from benchmarks import reward_pairs
 from benchmarks.harness.parents import prepare
 from benchmarks.harness.shapes import MODELS, TRAINING
 from benchmarks.harness.stage import Side, Stage, Target, main
-
-PROMPT, RESPONSE = 256, 64
+from benchmarks.reward_pairs import PROMPT, RESPONSE
 
 
 def case(model: str) -> dict[str, Any]:
-    """Four pairs a step."""
-    return {
-        "stage": "dpo",
-        "prompt": [PROMPT, PROMPT],
-        "response": [RESPONSE, RESPONSE],
-        "responses": 2,
-        "records": 4,
-        "rows": 4,
-        "steps": 4 if model == "tiny" else 1,
-    }
+    """The pairs that a reward model is trained on."""
+    return {**reward_pairs.case(model), "stage": "dpo"}
 
 
 def sides(model: str) -> list[Side]:
-    """TRL reads both texts of a pair whole; padding-free is switched off in its DPO."""
-    whole = {"per_device_train_batch_size": 4, "gradient_checkpointing": False}
-    parts = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "gradient_checkpointing": False}
-    return [
-        Side("TRL", "by_trl", {"per_device_train_batch_size": 4}, "defaults, float32"),
-        Side("TRL, no checkpointing", "by_trl", whole, "4 pairs at once"),
-        Side("TRL, in parts", "by_trl", parts, "no checkpointing, a pair at a time"),
-    ]
+    """TRL in the same settings; padding-free is switched off in its DPO."""
+    return [side for side in reward_pairs.sides(model) if side.module == "by_trl"]
 
 
 def flops(case: dict[str, Any], folder: Path) -> float:
