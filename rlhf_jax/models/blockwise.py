@@ -1,8 +1,8 @@
 """Attention in blocks of queries, for CPUs: a block meets the slots up to its own end, and nothing beyond.
 
 Half of all scores lie above the diagonal and are never computed, and those of one block of one row fit a processor's
-caches. For the backward pass each query keeps what it found and the logarithm of its sum of weights, from which weights
-are computed again. Source: Dao et al. 2022, FlashAttention.
+caches, in rows of up to some 1,024 tokens. For the backward pass each query keeps what it found and the logarithm of its
+sum of weights, from which weights are computed again. Source: Dao et al. 2022, FlashAttention.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,11 +15,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.mesh import mesh_in_use
+from rlhf_jax.models.masks import UNSEEN
 from rlhf_jax.models.precision import wide_einsum
 from rlhf_jax.models.spec import DecoderSpec
 
 QUERIES, BLOCKS = 128, 8  # of a block as many queries, or more where there would be more blocks, for each is compiled
-_UNSEEN = -1e30  # a large finite number, not -inf: a padding row sees no slot at all and must stay finite
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -79,7 +79,7 @@ def _forward_row(
     """(what each query found, the logarithm of the sum of exp(score) over what it saw)."""
     mixed, totals = [], []
     for own, seen in _blocks(len(mask)):
-        scores = jnp.where(mask[own, seen], _scores(spec, query[:, :, own], key[:, seen]), _UNSEEN)
+        scores = jnp.where(mask[own, seen], _scores(spec, query[:, :, own], key[:, seen]), UNSEEN)
         largest = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - largest)
         total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -106,7 +106,7 @@ def _backward_row(
     of_query, of_key, of_value = [], jnp.zeros(key.shape, wide), jnp.zeros(value.shape, wide)
     for own, seen in _blocks(len(mask)):
         scores, found = _scores(spec, query[:, :, own], key[:, seen]), out[:, :, own]
-        weights = jnp.exp(jnp.where(mask[own, seen], scores - total[:, :, own], _UNSEEN))
+        weights = jnp.exp(jnp.where(mask[own, seen], scores - total[:, :, own], UNSEEN))
         of_scores = weights * (wide_einsum("grtc,gsc->grts", found, value[:, seen]) - mean[:, :, own])
         if spec.attention_softcap:
             of_scores *= 1.0 - (scores / spec.attention_softcap) ** 2

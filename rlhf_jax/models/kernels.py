@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.mesh import ROWS, mesh_in_use, platform
 from rlhf_jax.models.blockwise import mix_in_blocks
+from rlhf_jax.models.masks import UNSEEN
 from rlhf_jax.models.precision import wide_einsum
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import SEQUENCE, TENSOR
@@ -76,8 +77,7 @@ def plain(spec: DecoderSpec, mask: Bool[Array, "B T S"]) -> Attend:
         scores = wide_einsum("btkgc,bksc->bkgts", grouped, key) * spec.attention_scale
         if spec.attention_softcap:
             scores = spec.attention_softcap * jnp.tanh(scores / spec.attention_softcap)
-        # A large finite number, not -inf: a padding row sees no slot at all and must stay finite.
-        scores = jnp.where(mask[:, None, None], scores, -1e30)
+        scores = jnp.where(mask[:, None, None], scores, UNSEEN)
         weights = jax.nn.softmax(scores, axis=-1).astype(spec.compute_dtype)
         return jnp.einsum("bkgts,bksc->btkgc", weights, value).reshape(query.shape)
 
@@ -123,7 +123,7 @@ def shared_prefix(
             found = wide_einsum(how, asked, keys) * spec.attention_scale
             if spec.attention_softcap:
                 found = spec.attention_softcap * jnp.tanh(found / spec.attention_softcap)
-            return jnp.where(mask[:, None, :, :, None], found, -1e30)  # finite, as in ``plain``
+            return jnp.where(mask[:, None, :, :, None], found, UNSEEN)
 
         mixed = among_prompts(query[:, :first].reshape(-1, prompt, heads, size), of_rows(key), of_rows(value))
         asked = query[:, first:].reshape(rows, slots, length, groups, heads // groups, size)

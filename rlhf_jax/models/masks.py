@@ -3,6 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+# The score of what a token may not see: a large finite number, not -inf, for a padding row sees no slot at all and must
+# stay finite.
+UNSEEN = -1e30
+
 
 def positions_of(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
     """For each token the number of real tokens before it, whichever side the padding is on."""
