@@ -1,8 +1,8 @@
 """Attention in blocks of queries, for CPUs: a block meets the slots up to its own end, and nothing beyond.
 
 Half of all scores lie above the diagonal and are never computed, and those of one block of one row fit a processor's
-caches, in rows of up to some 1,024 tokens. For the backward pass each query keeps what it found and the logarithm of its
-sum of weights, from which weights are computed again. Source: Dao et al. 2022, FlashAttention.
+caches, in rows of up to some 1,024 tokens. For the backward pass each query keeps what it found and the logarithm of
+its sum of weights, from which weights are computed again. Source: Dao et al. 2022, FlashAttention.
 """
 
 from collections.abc import Callable, Iterator
