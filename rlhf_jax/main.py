@@ -11,6 +11,7 @@ from rlhf_jax.config import did_you_mean
 from rlhf_jax.errors import BadNumbers, UserError, exit_code
 from rlhf_jax.flags import Launch, parse
 from rlhf_jax.foreign import one_line
+from rlhf_jax.resources import keep_memory
 
 RUN = "rlhf-jax --config=FILE.py --workdir=DIR"
 
@@ -23,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         gone bad; with 0 where whoever reads what is printed has seen enough, but with 1 if that is a run's, which has
         not come to its end.
     """
+    if argv is None:  # the process is ours
+        keep_memory()
     words, trains = ["--help" if word == "-h" else word for word in (sys.argv[1:] if argv is None else argv)], False
     try:
         if words[:1] == ["--help"] and words[1:2] and words[1] in NAMES:

@@ -1,5 +1,6 @@
 """What a run uses up, room on the disk and memory, and what its user is told where there is none left."""
 
+import ctypes
 import errno
 import os
 import re
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from rlhf_jax.errors import INTERRUPTED, USER_ERROR, DiskError, UserError
 
+# Of mallopt: heaps, how many blocks have pages of their own, from how many free bytes on some are given back (-1: never).
+_ARENAS, _MAPPED, _TRIMMED = -8, -4, -1
 MARGIN = 8 * 2**20  # bytes beside checkpoints: rows, samples, the report
 # Of a disk. With some another start may help: another machine, or a file system that is there again.
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -66,6 +69,26 @@ def _size(folder: Path) -> int:
 
 def _free(workdir: Path) -> int:
     return shutil.disk_usage(workdir).free
+
+
+# ------------------------------------------------------------------------- memory
+
+
+def keep_memory() -> None:
+    """Have this process keep the memory that it is done with, for what it makes next.
+
+    A step of training takes what it works on and gives all of it back, and the system then has to fill new pages with
+    zeros, page by page, at every step: an eighth of its time on a CPU (docs/LOG.md, 2026-11-30). To be called before JAX
+    starts its threads. Only glibc can be told, and is not if its user has told it something. Source: mallopt(3).
+    """
+    if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    try:
+        told = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # of another C library
+        return
+    for name, value in ((_ARENAS, 1), (_MAPPED, 0), (_TRIMMED, -1)):
+        told(name, value)
 
 
 # ------------------------------------------------------------------------- what has ended a run

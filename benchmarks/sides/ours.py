@@ -19,6 +19,7 @@ from rlhf_jax.build.sft import sft_sampling
 from rlhf_jax.config import default_config, lock, validate
 from rlhf_jax.flags import override
 from rlhf_jax.models import hf
+from rlhf_jax.resources import keep_memory
 from rlhf_jax.types import PromptBatch
 
 RATE = 1e-5  # small enough for losses to stay what they are
@@ -26,6 +27,7 @@ RATE = 1e-5  # small enough for losses to stay what they are
 
 def main(line: Line, case: Case) -> None:
     """Serve the stage of ``case``."""
+    keep_memory()  # as the program does
     with tempfile.TemporaryDirectory() as workdir:
         context = make_context(configuration(case), Path(workdir))
         actions = sampling(context, case) if case["stage"] == "sampling" else training(context, case)

@@ -3,12 +3,17 @@
 import errno
 import os
 import pathlib
+import platform
+import subprocess
+import sys
 
 import pytest
 
 from rlhf_jax import resources
 from rlhf_jax.errors import DiskError, UserError, exit_code
 from rlhf_jax.resources import MARGIN, cache_folder, can_write, check_room, what_ran_out
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def of_disk(code: int, path: str = "") -> OSError:
@@ -177,3 +182,28 @@ def test_where_caches_are(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match="Not a directory"):
         cache_folder()
     assert not can_write(tmp_path / "file")
+
+
+FAULTS = """
+import resource
+from rlhf_jax.resources import keep_memory
+keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"1" * 2**27
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize(("told", "kept"), [({}, True), ({"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, False)])
+def test_memory_is_kept_for_what_comes_next(told: dict[str, str], kept: bool) -> None:
+    """Of 128 MiB no page is new the second time, unless the user has told the allocator something."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GLIBC_", "MALLOC_"))}
+    out = subprocess.run(
+        [sys.executable, "-c", FAULTS], env=environment | told, capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    first, second = map(int, out.stdout.split())
+    assert first > 0
+    assert (second < first / 10) == kept
