@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlhf_jax.errors import INTERRUPTED, USER_ERROR, DiskError, UserError
 
-# Of mallopt: heaps, how many blocks have pages of their own, from how many free bytes on some are given back (-1: never).
+# Of mallopt: heaps, how many blocks have pages of their own, how many free bytes at the end are kept (-1: all).
 _ARENAS, _MAPPED, _TRIMMED = -8, -4, -1
 MARGIN = 8 * 2**20  # bytes beside checkpoints: rows, samples, the report
 # Of a disk. With some another start may help: another machine, or a file system that is there again.
@@ -78,7 +78,7 @@ def keep_memory() -> None:
     """Have this process keep the memory that it is done with, for what it makes next.
 
     A step of training takes what it works on and gives all of it back, and the system then has to fill new pages with
-    zeros, page by page, at every step: an eighth of its time on a CPU (docs/LOG.md, 2026-11-30). To be called before JAX
+    zeros, page by page, at every step: an eighth of its time on a CPU (docs/LOG.md). To be called before JAX
     starts its threads. Only glibc can be told, and is not if its user has told it something. Source: mallopt(3).
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
