@@ -150,8 +150,7 @@ def blockwise(spec: DecoderSpec, mask: Bool[Array, "B T T"]) -> Attend:
     ) -> Float[Array, "B T H C"]:
         rows, length, heads, size = query.shape
         grouped = query.reshape(rows, length, key.shape[1], heads // key.shape[1], size)
-        mixed = mix_in_blocks(spec, jnp.moveaxis(grouped, 1, 3), key, value, mask)
-        return jnp.moveaxis(mixed, 3, 1).reshape(query.shape)
+        return mix_in_blocks(spec, grouped, key, value, mask).reshape(query.shape)
 
     return attend
 
