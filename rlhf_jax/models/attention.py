@@ -11,7 +11,7 @@ from rlhf_jax.models.kernels import Attend
 from rlhf_jax.models.layout import place_keys
 from rlhf_jax.models.lora import Dense
 from rlhf_jax.models.norms import make_norm
-from rlhf_jax.models.rotary import rotate
+from rlhf_jax.models.rotary import Turns, rotate
 from rlhf_jax.models.spec import DecoderSpec
 
 LayerCache: TypeAlias = tuple[jax.Array, jax.Array]
@@ -26,16 +26,15 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        positions: Int[Array, "B T"],
         attend: Attend,
-        frequency: Float[Array, "F"] | None,
+        turn: Turns | None,
         cache: LayerCache | None = None,
         slot: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
         """(what tokens found, keys and values that they looked at). With a cache the T tokens are written at ``slot``
         first, and the whole of it is looked at; ``attend`` knows which of it by which token.
 
-        Queries and keys are rotated by ``frequency``; None: they are not.
+        Queries and keys are rotated by ``turn``; None: they are not.
         """
         spec = self.spec
         rows, length, _ = x.shape
@@ -53,9 +52,8 @@ class Attention(nn.Module):
         query, key, value = project("q", spec.heads), project("k", spec.kv_heads), project("v", spec.kv_heads)
         if spec.qk_norm:
             query, key = make_norm(spec, "q_norm")(query), make_norm(spec, "k_norm")(key)
-        if frequency is not None:
-            gain = spec.rope_scaling.gain if spec.rope_scaling else 1.0
-            query, key = (rotate(turned, positions, frequency, gain) for turned in (query, key))
+        if turn is not None:
+            query, key = rotate(query, turn), rotate(key, turn)
         # Heads before slots: decoding one token against a (B, H, S, C) cache reads it in order.
         key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
         if cache is not None:

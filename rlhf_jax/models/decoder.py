@@ -1,6 +1,7 @@
 """The decoder: pure ``init`` and ``apply`` around Linen blocks whose parameters are stacked over layers."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from rlhf_jax.models.masks import segment_mask, window_mask
 from rlhf_jax.models.norms import make_norm
 from rlhf_jax.models.precision import product
 from rlhf_jax.models.quantised import is_quantised
-from rlhf_jax.models.rotary import frequencies
+from rlhf_jax.models.rotary import Turns, frequencies, turns
 from rlhf_jax.models.spec import DecoderSpec
 from rlhf_jax.types import Params
 
@@ -50,15 +51,14 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        positions: Int[Array, "B T"],
         attend: Attend,
-        frequency: Float[Array, "F"] | None,
+        turn: Turns | None,
         cache: LayerCache | None = None,
         slot: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
         spec = self.spec
         y = make_norm(spec, "attention_norm")(x)
-        mixed, seen = Attention(spec, name="attention")(y, positions, attend, frequency, cache, slot)
+        mixed, seen = Attention(spec, name="attention")(y, attend, turn, cache, slot)
         if spec.post_norms:
             mixed = make_norm(spec, "attention_post_norm")(mixed)
         if spec.parallel:
@@ -85,14 +85,16 @@ class Block(nn.Module):
         return dense(spec.width, "down")(hidden)
 
 
-def _frequencies(spec: DecoderSpec) -> dict[bool, Float[Array, "F"] | None]:
+def _turns(spec: DecoderSpec, positions: Int[Array, "B T"]) -> dict[bool, Turns | None]:
     """Of local layers (True) and of the others; None without rotary positions."""
     if spec.positions != "rotary":
         return {False: None, True: None}
     wide = jnp.promote_types(spec.compute_dtype, jnp.float32)
-    every = frequencies(spec.rotary_dim, spec.rope_theta, spec.rope_scaling, wide)
-    own = frequencies(spec.rotary_dim, spec.local_rope_theta, None, wide) if spec.local_rope_theta else every
-    return {False: every, True: own}
+    gain = spec.rope_scaling.gain if spec.rope_scaling else 1.0
+    every = turns(positions, frequencies(spec.rotary_dim, spec.rope_theta, spec.rope_scaling, wide), gain)
+    if not spec.local_rope_theta:
+        return {False: every, True: every}
+    return {False: every, True: turns(positions, frequencies(spec.rotary_dim, spec.local_rope_theta, None, wide), gain)}
 
 
 def init_decoder(spec: DecoderSpec, key: jax.Array) -> Params:
@@ -103,7 +105,7 @@ def init_decoder(spec: DecoderSpec, key: jax.Array) -> Params:
     position, attend = jnp.zeros((1, 1), jnp.int32), plain(spec, jnp.ones((1, 1, 1), bool))
 
     def init_layer(layer_key: jax.Array) -> Params:
-        return Block(spec).init(layer_key, x, position, attend, _frequencies(spec)[False])["params"]
+        return Block(spec).init(layer_key, x, attend, _turns(spec, position)[False])["params"]
 
     def normal(some_key: jax.Array, *shape: int) -> jax.Array:
         return 0.02 * jax.random.normal(some_key, shape, dtype)
@@ -168,12 +170,12 @@ def read(
 ) -> tuple[Float[Array, "B T D"], Any]:
     """(final hidden states, keys and values of all layers where they are to be kept)."""
     block, kinds = Block(spec), spec.local or (False,) * spec.depth
-    frequency = _frequencies(spec)
+    turn = _turns(spec, positions)
 
     def layer(
         x: Float[Array, "B T D"], layer_params: Params, local: bool | Bool[Array, ""]
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
-        applied: Any = block.apply({"params": layer_params}, x, positions, attend(local), choose(frequency, local))
+        applied: Any = block.apply({"params": layer_params}, x, attend(local), choose(turn, local))
         return place_hidden(applied[0]), applied[1] if keep else None
 
     if spec.remat != "none":
@@ -208,13 +210,13 @@ def extend_cache(
     ``mask[b, t, s]``: may token t look at slot s of the S that the cache has. ``positions[b, t]`` counts the real
     tokens before it, from 0. Layers are unrolled, for a scan would copy the cache at every token.
     """
-    x, block, frequency = _embed(spec, params, ids, positions), Block(spec), _frequencies(spec)
+    x, block, turn = _embed(spec, params, ids, positions), Block(spec), _turns(spec, positions)
     attend = {kind: plain(spec, seen) for kind, seen in _masks(spec, mask).items()}
     kinds = spec.local or (False,) * spec.depth
     layers = []
     for index, layer_cache in enumerate(cache):
         own, local = _layer(params["layers"], index), kinds[index]
-        applied: Any = block.apply({"params": own}, x, positions, attend[local], frequency[local], layer_cache, slot)
+        applied: Any = block.apply({"params": own}, x, attend[local], turn[local], layer_cache, slot)
         x = applied[0]
         layers.append(applied[1])
     return _final_norm(spec, params, x), tuple(layers)
@@ -298,4 +300,4 @@ def choose(of_kind: dict[bool, Any], local: Any) -> Any:
         return of_kind[local]
     if of_kind[True] is of_kind[False]:
         return of_kind[False]
-    return jnp.where(local, of_kind[True], of_kind[False])
+    return jax.tree.map(partial(jnp.where, local), of_kind[True], of_kind[False])

@@ -18,7 +18,7 @@ from rlhf_jax.models import (
     output_logits,
     positions_of,
 )
-from rlhf_jax.models.rotary import frequencies, rotate
+from rlhf_jax.models.rotary import frequencies, rotate, turns
 from rlhf_jax.models.spec import RopeScaling
 
 
@@ -262,7 +262,7 @@ def test_grouped_queries_are_many_heads_with_repeated_keys_and_values(kv_heads):
 def test_rotation_by_hand():
     # C = 4, theta = 100: frequencies 1 and 1/10; pairs (0, 2) and (1, 3)
     x = jnp.array([1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 1, 4)
-    turned = rotate(x, jnp.array([[2]]), frequencies(4, 100.0, None, jnp.dtype("float32")))[0, 0, 0]
+    turned = rotate(x, turns(jnp.array([[2]]), frequencies(4, 100.0, None, jnp.dtype("float32"))))[0, 0, 0]
     np.testing.assert_allclose(turned, (math.cos(2), math.cos(0.2), math.sin(2), math.sin(0.2)), rtol=1e-5)
 
 
@@ -272,7 +272,7 @@ def test_rotated_products_depend_on_the_distance_alone():
     speed = frequencies(8, 10_000.0, None, jnp.dtype("float32"))
 
     def product(m, n):
-        at = [rotate(x, jnp.array([[p]]), speed) for x, p in ((query, m), (key, n))]
+        at = [rotate(x, turns(jnp.array([[p]]), speed)) for x, p in ((query, m), (key, n))]
         return float(jnp.sum(at[0] * at[1]))
 
     for m, n, shift in itertools.product((0, 5), (2, 3), (1, 40)):
@@ -282,7 +282,7 @@ def test_rotated_products_depend_on_the_distance_alone():
 
 def test_frequencies_scaled_for_longer_texts():
     plain = 100.0 ** (-np.arange(8) / 8)
-    turns = 64 * plain / (2 * np.pi)  # over the 64 positions of pre-training: from 10 down to 0.2
+    made = 64 * plain / (2 * np.pi)  # over the 64 positions of pre-training: from 10 down to 0.2
     wide = jnp.dtype("float32")
 
     def found(*scaling):
@@ -290,10 +290,10 @@ def test_frequencies_scaled_for_longer_texts():
 
     np.testing.assert_allclose(found("linear", 4.0), plain / 4, rtol=1e-6)
     # Llama 3.1: more than 4 turns stay, fewer than 1 are 8 times slower, between the two they are mixed by turns.
-    kept = np.interp(turns, [1.0, 4.0], [0.0, 1.0])
+    kept = np.interp(made, [1.0, 4.0], [0.0, 1.0])
     np.testing.assert_allclose(found("llama3", 8.0, 64, 1.0, 4.0), plain * kept + plain / 8 * (1 - kept), rtol=1e-5)
     # YaRN: the same with a ramp over channels, from the last that makes 4 turns to the first that makes 1.
-    first, last = np.flatnonzero(turns >= 4.0)[-1], np.flatnonzero(turns <= 1.0)[0]
+    first, last = np.flatnonzero(made >= 4.0)[-1], np.flatnonzero(made <= 1.0)[0]
     kept = np.interp(np.arange(8), [first, last], [1.0, 0.0])
     assert 0 < first < last < 7
     np.testing.assert_allclose(found("yarn", 8.0, 64, 1.0, 4.0), plain * kept + plain / 8 * (1 - kept), rtol=1e-5)
@@ -301,8 +301,8 @@ def test_frequencies_scaled_for_longer_texts():
 
 def test_a_gain_multiplies_what_rotates_and_nothing_else():
     x, speed = jnp.ones((1, 1, 1, 6)), frequencies(4, 100.0, None, jnp.dtype("float32"))
-    found = rotate(x, jnp.array([[3]]), speed, 2.0)[0, 0, 0]
-    np.testing.assert_allclose(found[:4], 2 * rotate(x, jnp.array([[3]]), speed)[0, 0, 0, :4], rtol=1e-6)
+    found = rotate(x, turns(jnp.array([[3]]), speed, 2.0))[0, 0, 0]
+    np.testing.assert_allclose(found[:4], 2 * rotate(x, turns(jnp.array([[3]]), speed))[0, 0, 0, :4], rtol=1e-6)
     np.testing.assert_array_equal(found[4:], 1.0)
 
 
