@@ -85,8 +85,9 @@ def forms(tree: Any) -> dict[str, Leaf]:
 
 def digest(tree: Any) -> dict[str, Leaf]:
     """The same with checksums, of a tree of arrays. All processes that hold parts of them must ask for it."""
-    # A program for each shape, of which parameters and moments share most.
-    sums = jax.device_get([_sums(leaf) for leaf in jax.tree.leaves(tree)])
+    # A program for each shape, of which parameters and moments share most; one after the other, for CPU devices of one
+    # process share threads, and programs that need not wait for each other keep them from one another for ever.
+    sums = [jax.device_get(jax.block_until_ready(_sums(leaf))) for leaf in jax.tree.leaves(tree)]
     return {
         name: leaf._replace(checksum=f"{one:08x}{other:08x}")
         for (name, leaf), (one, other) in zip(forms(tree).items(), sums, strict=True)

@@ -2,6 +2,10 @@
 
 import dataclasses
 import itertools
+import os
+import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -11,6 +15,8 @@ import pytest
 
 from rlhf_jax.checkpoints.digest import Leaf, digest, fingerprint, forms
 from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def finaliser(bits: int) -> int:
@@ -127,3 +133,31 @@ def test_the_fingerprint_is_that_of_what_is_read_back() -> None:
     values = {"b": (1, 2.5), 3: None}
     assert fingerprint(values) == fingerprint({"3": None, "b": [1, 2.5]})
     assert fingerprint(values) != fingerprint({"3": None, "b": [1, 2.500000001]})
+
+
+CROWDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from rlhf_jax.checkpoints.digest import digest
+mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "fsdp"))
+split = NamedSharding(mesh, P("fsdp"))
+leaves = [jax.device_put(jnp.ones((64, 64)), split) for _ in range(60)]
+@jax.jit
+def step(leaves):
+    x = jax.lax.with_sharding_constraint(jnp.ones((16, 64)), NamedSharding(mesh, P("data")))
+    for leaf in leaves:
+        x = jnp.tanh(x @ jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, P())))
+    return [jax.lax.with_sharding_constraint(leaf + 1e-9 * x.sum(), split) for leaf in leaves]
+for _ in range(20):
+    leaves = step(leaves)
+    digest(leaves)
+"""
+
+
+@pytest.mark.slow
+def test_devices_that_share_threads_do_not_wait_for_each_other_for_ever() -> None:
+    """XLA ends a process of which some devices have come to a meeting, and the others do not for so many seconds."""
+    flags = "--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=20"
+    environment = {**os.environ, "XLA_FLAGS": flags, "NPROC": "1"}
+    done = subprocess.run([sys.executable, "-c", CROWDED], env=environment, cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
