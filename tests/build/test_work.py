@@ -1,6 +1,7 @@
 """Model FLOPs against products counted by hand, and against the products of the programs that are traced."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from rlhf_jax.build.work import backward, decoding, matrices, reading_lists, rea
 from rlhf_jax.generation import SamplingSpec
 from rlhf_jax.generation.decode import generate
 from rlhf_jax.models import DecoderSpec, apply_decoder, init_decoder, output_logits, positions_of, read_lists
+from rlhf_jax.parallel.hlo import read_program
 from rlhf_jax.types import ListTokens
 
 SPEC = DecoderSpec(
@@ -69,6 +71,20 @@ def test_decoding_is_what_the_program_multiplies() -> None:
 
     traced = jax.make_jaxpr(lambda params: sample(params, 3))(params).jaxpr
     assert _flops_of_products(traced, turns=2) == decoding(SPEC, 5, 4, 3)  # the first token is drawn before the loop
+
+
+def test_a_plan_of_long_responses_counts_every_loop_of_all_rows_up_to_its_end() -> None:
+    """By hand, of 16 rows and 256 tokens: the first 127 steps see half of the cache's slots, the next 128 all, and no
+    row is left to the loop of 8.
+    """
+    rows, prompt, most = 16, 4, 256
+    params = jax.eval_shape(lambda: init_decoder(SPEC, jax.random.key(0)))
+    sample = partial(generate, SPEC, max_new_tokens=most, sampling=SamplingSpec(), eos_id=1, pad_id=0)
+    ids, mask = jnp.zeros((rows, prompt), jnp.int32), jnp.ones((rows, prompt), bool)
+    compiled = jax.jit(sample).lower(params, ids, mask, jax.random.split(jax.random.key(0), rows)).compile()
+    tokens = 2 * 1008 * rows * (prompt + 255) + 2 * 8 * 11 * rows * 256
+    seen = prompt * prompt + 127 * (prompt + 128) + 128 * (prompt + 256)
+    assert read_program(compiled.as_text(), {}).flops == tokens + 4 * 3 * 8 * rows * seen
 
 
 def test_backward() -> None:
