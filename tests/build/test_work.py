@@ -1,11 +1,14 @@
 """Model FLOPs against products counted by hand, and against the products of the programs that are traced."""
 
 import math
+import pathlib
+import re
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from rlhf_jax.build.work import backward, decoding, matrices, reading_lists, reading_rows
 from rlhf_jax.generation import SamplingSpec
@@ -102,3 +105,21 @@ def test_reading_lists_is_what_two_levels_multiply() -> None:
     assert reading_lists(SPEC, 4, 3, 5, 2, 0, shared=True) == traced
     assert traced == 2 * 1008 * 4 * 11 + 4 * 3 * 8 * 4 * (5 * 5 + 3 * 2 * 7)
     assert reading_lists(SPEC, 4, 3, 5, 2, 1, shared=False) == reading_rows(SPEC, 12, 7, 1)
+
+
+def test_two_levels_spare_pairs_a_prompt_and_attend_to_less() -> None:
+    """As docs/devices.md has it, of plain attention, and up to where answers of pairs and lists pay beside a kernel."""
+    prompt, response, lists = 5, 3, 4
+    apart, shared = (reading_lists(SPEC, lists, 2, prompt, response, 2, shared=how) for how in (False, True))
+    slots = prompt * prompt + 2 * prompt * response
+    assert apart - shared == lists * (2 * matrices(SPEC) * prompt + 4 * 3 * 8 * slots)
+
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "devices.md").read_text().replace(",", "")
+    rows = re.findall(r"^\| (\d+) (\d+) ([\d.]+) million \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for width, heads, millions, before, *most in rows:
+        size, there = 12 * int(width) ** 2, int(before)
+        assert size / 1e6 == pytest.approx(float(millions), rel=5e-3)
+        for answers, longest in zip((2, 8), map(int, most), strict=True):
+            cost = [600 * int(heads) * answers * own * (there + own) for own in (longest, longest + 1)]
+            assert cost[0] < size * (answers - 1) * there <= cost[1]
