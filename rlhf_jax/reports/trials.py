@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -190,7 +190,9 @@ def _objectives(
             near = get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"report: --metric: no summary below {folder} has {name!r}{hint}")
-        return [Objective(name, direction or _usual_direction(name))]
+        if not direction:
+            return [Objective(name, _usual_direction(name))]
+        return [Objective(name, "max" if direction == "max" else "min")]
     if record:
         listed = record.get("objectives")
         objectives = [
@@ -205,7 +207,7 @@ def _objectives(
     return [Objective(best, _usual_direction(best))] if counts[best] else []
 
 
-def _usual_direction(name: str) -> str:
+def _usual_direction(name: str) -> Literal["max", "min"]:
     words = set(re.split(r"[._]", name))
     if words & LOWER:
         return "min"

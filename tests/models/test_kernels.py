@@ -73,6 +73,21 @@ def test_blocks_are_plain_attention(monkeypatch, size, window):
     assert_close(run(blockwise(spec, seen)), run(plain(spec, seen)))
 
 
+def test_blocks_of_longer_rows_are_more_turns_of_the_same_program():
+    """Forward and backward, of 1,024 and of 4,096 tokens: as many operations, and no more scores than of a block."""
+
+    def made(length):
+        heads, keys = ((1, length, 4, 16), (1, 2, length, 16))
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (heads, keys, keys, heads)]
+        mask = jax.ShapeDtypeStruct((1, length, length), bool)
+        return list(traced(lambda mask, *arrays: value_and_gradients(blockwise(SPEC, mask), *arrays), mask, *arrays))
+
+    few, many = made(1024), made(4096)
+    assert [one.primitive for one in few] == [one.primitive for one in many]
+    floats = [x.aval.size for one in many for x in one.outvars if jnp.issubdtype(x.aval.dtype, jnp.floating)]
+    assert max(floats) == 4096 * 4 * 16  # as many as queries have
+
+
 def test_blocks_in_double_precision_are_the_softmax_of_numpy():
     """One row, one head of keys for two of queries, worked out query by query."""
     with jax.enable_x64(True):
