@@ -263,8 +263,10 @@ def run(
             continue
         if evaluate and not _halted(task):
             found_out = task.evaluate(state, False)
-            yield Evaluated(step, found_out, final=False)
-            yield from alarms(step, held_out(found_out))
+            told = list(alarms(step, held_out(found_out)))
+            if not _halted(task):  # else the closing evaluation of this same step is the one to be written down
+                yield Evaluated(step, found_out, final=False)
+            yield from told
             since, counted = time.perf_counter(), step
         if save or _halted(task):
             scheduled = step // checkpoint_every * checkpoint_every

@@ -15,7 +15,7 @@ from rlhf_jax.build.language import check_separator, with_language
 from rlhf_jax.build.lora import adapted, check_base
 from rlhf_jax.build.pretrained import take_over_sizes
 from rlhf_jax.build.shared import Shared
-from rlhf_jax.build.sizes import check_lengths, check_model, check_rows, notes_on
+from rlhf_jax.build.sizes import check_lengths, check_model, check_rows, check_unpadding, notes_on
 from rlhf_jax.build.specs import check_divergence, check_utilities, decoder_spec, ensemble_spec, settle_bounded
 from rlhf_jax.checkpoints import Checkpoints, fingerprint
 from rlhf_jax.config import (
@@ -108,6 +108,7 @@ def check_sizes(config: ConfigDict, executor: Executor) -> None:
     """
     check_rows(config, executor.row_shards)
     check_lengths(config)
+    check_unpadding(config, executor.mesh.size)
     models = {"model": decoder_spec(config.model, 1)}
     if config.parents.reward:
         models["parents.reward"] = decoder_spec(stage_model(config, "reward"), 1)

@@ -16,15 +16,17 @@ from rlhf_jax.build.work import backward, reading_rows
 from rlhf_jax.models import DecoderSpec
 from rlhf_jax.unpadding import ALL, Room
 
-SIZES = 8  # of the tokens of all slots, and of the responses' slots: eighths, so that little is left empty
+# How many sizes there are, of the tokens of all slots: eighths, so that little is left empty; and of responses' slots,
+# which logits alone are made for, quarters (docs/LOG.md, 2026-11-30).
+SIZES = 8, 4
 PAYS = 3e11  # FLOPs of an iteration's updates by all slots: a size compiles in the time of one or two such iterations
 
 
 def unpads(config: ConfigDict, policy: DecoderSpec, devices: int) -> bool:
-    """Whether PPO leaves padding out; where rows are split over devices it is worked on."""
+    """Whether PPO leaves padding out; where rows are split over devices it is worked on, and ``yes`` is refused."""
     ppo, data = config.ppo, config.data
     if devices > 1 or ppo.unpad != "auto":
-        return devices == 1 and ppo.unpad == "yes"
+        return ppo.unpad == "yes"
     rows = ppo.epochs * ppo.prompts_per_iteration * ppo.samples_per_prompt
     length = data.max_prompt + data.max_response
     return backward(reading_rows(policy, rows, length, data.max_response), "all") >= PAYS
@@ -33,11 +35,11 @@ def unpads(config: ConfigDict, policy: DecoderSpec, devices: int) -> bool:
 def room_for(tokens: Int[np.ndarray, "2"], slots: Int[np.ndarray, "2"]) -> Room:
     """Room for so many tokens, and tokens of responses, of so many slots; where it would take them all, as they are."""
 
-    def size(tokens: int, slots: int) -> int | None:
-        eighths = max(-(-tokens * SIZES // slots), 1)
-        return None if eighths == SIZES else -(-slots * eighths // SIZES)
+    def size(tokens: int, slots: int, sizes: int) -> int | None:
+        parts = max(-(-tokens * sizes // slots), 1)
+        return None if parts == sizes else -(-slots * parts // sizes)
 
-    return Room(*(size(*pair) for pair in zip(tokens.tolist(), slots.tolist(), strict=True)))
+    return Room(*map(size, tokens.tolist(), slots.tolist(), SIZES))
 
 
 def most_at_once(

@@ -147,6 +147,17 @@ def _multiple_less(shards: int, others: int) -> Fits:
     return lambda n: (n + others) % shards == 0
 
 
+def check_unpadding(config: ConfigDict, devices: int) -> None:
+    """See that PPO is not asked to leave padding out where rows are split over ``devices``.
+
+    Raises:
+      UserError: it is; names the key, and what would do.
+    """
+    if "ppo" in config.stages and config.ppo.unpad == "yes" and devices > 1:
+        text = f"{devices} devices work on whole rows, padding and all; auto or no would do, or one device"
+        raise UserError(f"config.ppo.unpad: yes: {text}")
+
+
 # ------------------------------------------------------------------------------------- models
 
 

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 
 from rlhf_jax.config import did_you_mean, to_json
 from rlhf_jax.console import say
+from rlhf_jax.diagnostics.ranking import Objective
 from rlhf_jax.errors import UserError
 from rlhf_jax.flags import parse
 from rlhf_jax.metrics import UNITS
 from rlhf_jax.sweeps.folder import Value, digest, open_sweep, read_sweep, read_trials
 from rlhf_jax.sweeps.results import counted, write_results
 from rlhf_jax.sweeps.space import Base, Space, draw, grid, make_space, named
-from rlhf_jax.sweeps.spec import Objective, SweepSpec
+from rlhf_jax.sweeps.spec import SweepSpec
 from rlhf_jax.sweeps.table import print_table
 
 SAMPLERS, PRUNERS = ("grid", "random", "tpe"), ("none", "median", "halving")

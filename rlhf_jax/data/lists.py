@@ -11,7 +11,7 @@ from rlhf_jax.types import ListTokens
 
 Lists = TypeVar("Lists", bound=ListTokens)
 LEAST = 16  # tokens; narrower batches than that are not worth a program of their own
-TOKENS, SLOTS = 4, 8  # how many sizes there are at most, of tokens and of slots
+SLOTS = 8  # how many sizes there are at most, of slots; of prompts and of responses there are two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +32,26 @@ class ListSizes:
 def sizes_of(lists: Sequence[ListExample], list_size: int, groups: int = 0) -> ListSizes:
     """The sizes for batches of at most ``list_size`` responses of each of these lists."""
     return ListSizes(
-        prompts=ladder(max((len(one.prompt) for one in lists), default=1), TOKENS, LEAST),
-        responses=ladder(max((len(ids) for one in lists for ids in one.responses), default=1), TOKENS, LEAST),
+        prompts=widths(max((len(one.prompt) for one in lists), default=1)),
+        responses=widths(max((len(ids) for one in lists for ids in one.responses), default=1)),
         columns=min(list_size, max((len(one.responses) for one in lists), default=1)),
         groups=groups,
     )
 
 
-def ladder(most: int, steps: int, least: int = 1) -> tuple[int, ...]:
-    """Sizes up to ``most``, at most ``steps`` of them and evenly spaced, all but the last multiples of ``least``."""
-    step = -(-most // (steps * least)) * least
+def widths(most: int) -> tuple[int, ...]:
+    """``most`` tokens, and before that three quarters of them, in multiples of ``LEAST``, if that is less.
+
+    The longest of a batch is near the longest of all: sizes in between would be met so often and save so little that
+    their programs do not pay (docs/LOG.md, 2026-11-30).
+    """
+    less = -(-3 * most // (4 * LEAST)) * LEAST
+    return (less, most) if less < most else (most,)
+
+
+def ladder(most: int, steps: int) -> tuple[int, ...]:
+    """Sizes up to ``most``, at most ``steps`` of them and evenly spaced."""
+    step = -(-most // steps)
     return (*range(step, most, step), most)
 
 

@@ -32,7 +32,10 @@ def read_lists(
 
 
 def shares_prompts(spec: DecoderSpec, slots: int, shards: int) -> bool:
-    """Whether so many responses of a group are read in two levels, with tokens split over so many devices."""
+    """Whether so many responses of a group are read in two levels, with tokens split over so many devices.
+
+    Wherever they may be, pairs too: docs/devices.md says how long answers may grow before a fused kernel is faster.
+    """
     return slots > 1 and spec.attention not in ("cudnn", "splash") and shards == 1
 
 

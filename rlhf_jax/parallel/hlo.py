@@ -1,8 +1,8 @@
 """What a compiled program does, read off its optimized HLO text: collectives by mesh axis, FLOPs of products, caches.
 
 The text is that of one device, so every shape is a device's own. A loop's body is written once: what it does counts as
-often as the loop turns. Loops that may end early count at their bound, and loops without a known bound once; of the
-branches of a choice, the largest counts.
+often as the loop turns. Loops that may end early count at their bound, one that goes on where such a loop ended from
+that bound on, and loops without a known bound once; of the branches of a choice, the largest counts.
 """
 
 import dataclasses
@@ -276,11 +276,12 @@ def sent_in_a_ring(kind: str, result: int, devices: int) -> int:
 
 
 def loop_of(
-    instruction: Instruction, own: dict[str, Instruction], computations: dict[str, dict[str, Instruction]]
+    instruction: Instruction, own: Mapping[str, Instruction], computations: dict[str, dict[str, Instruction]]
 ) -> Loop:
     """How often a ``while`` turns: as XLA says, or by the one comparison of a counter with a bound in its condition.
 
-    Where a counter starts and what it goes up by (loops are unrolled, too) must be written as constants.
+    Where a counter starts and what it goes up by (loops are unrolled, too) must be written as constants, or it starts
+    where that of an earlier loop ends.
     """
     said = instruction.attribute(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
     if said:
@@ -306,7 +307,7 @@ class _Counting:
     """The counter of one loop."""
 
     def __init__(
-        self, loop: Instruction, own: dict[str, Instruction], computations: dict[str, dict[str, Instruction]]
+        self, loop: Instruction, own: Mapping[str, Instruction], computations: dict[str, dict[str, Instruction]]
     ) -> None:
         self.computations, self.around = computations, _Frame(own)
         self.condition, self.body = (
@@ -320,10 +321,10 @@ class _Counting:
         if len(found) != 1:
             return None, False
         place, limit, whole = found[0]
-        start, step = self._at_first(place), self._step(place)
+        (start, never_later), step = self._start(place), self._step(place)
         if start is None or not step:
             return None, False
-        return max(-(-(limit - start) // step), 0), whole
+        return max(-(-(limit - start) // step), 0), whole and never_later
 
     def _bounds(self, frame: _Frame) -> Iterator[tuple[int, int, bool] | None]:
         """(place of the counter in what is carried, its bound, whether nothing else ends the loop)."""
@@ -382,12 +383,31 @@ class _Counting:
             return None
         return int(found[1].operands[0])
 
-    def _at_first(self, place: int) -> int | None:
-        """What is carried there into the first turn, if it is a constant."""
+    def _first_of(self, place: int) -> tuple[_Frame, Instruction] | None:
+        """What makes that which is carried there into the first turn."""
         if self.first is None or self.first[1].opcode != "tuple":
             return None
-        found = self._look(self.first[0], self.first[1].operands[place])
+        return self._look(self.first[0], self.first[1].operands[place])
+
+    def _at_first(self, place: int) -> int | None:
+        """What is carried there into the first turn, if it is a constant."""
+        found = self._first_of(place)
         return None if found is None or found[1].opcode != "constant" else self._number(found)
+
+    def _start(self, place: int) -> tuple[int | None, bool]:
+        """(where a counter starts, whether never elsewhere): at a constant, or where that of an earlier loop ends."""
+        found = self._first_of(place)
+        made = None
+        if found is not None and found[1].opcode == "get-tuple-element":
+            made = self._look(found[0], found[1].operands[0])
+        if found is None or made is None or made[1].opcode != "while":
+            return self._at_first(place), True
+        earlier, its = _Counting(made[1], made[0].own, self.computations), int(found[1].attribute(r"index=(\d+)"))
+        loop = loop_of(made[1], made[0].own, self.computations)
+        start, step = earlier._start(its)[0], earlier._step(its)
+        if loop.turns is None or start is None or step is None:
+            return None, False
+        return start + loop.turns * step, loop.exact
 
 
 # ------------------------------------------------------------------------- groups of devices

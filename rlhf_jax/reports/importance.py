@@ -8,8 +8,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf_jax.diagnostics.ranking import Objective
 from rlhf_jax.reports.fields import is_number
-from rlhf_jax.reports.trials import Objective, Sweep
+from rlhf_jax.reports.trials import Sweep
 
 LEAST = 8  # trials; a forest on fewer says nothing
 LOGARITHMIC = 20.0  # a positive parameter that spreads over more than this factor is looked at by its logarithm

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax.diagnostics.ranking import behind
 from rlhf_jax.metrics import read_json, read_metrics
 from rlhf_jax.reports.headline import headline, number
 from rlhf_jax.reports.importance import LEAST, importances
@@ -18,7 +19,7 @@ from rlhf_jax.reports.sweep_plots import (
     parallel_plot,
     trade_plot,
 )
-from rlhf_jax.reports.trials import Point, Sweep, Trial, behind, mean_and_half_width
+from rlhf_jax.reports.trials import Point, Sweep, Trial, mean_and_half_width
 
 SHOWN_POINTS = 24  # of the table of all figures
 INTERVALS = (
@@ -105,7 +106,7 @@ def ranking_table(sweep: Sweep) -> Table:
     rows, ranked = [], sweep.ranked(first)
     for place, point in enumerate(ranked, start=1):
         counted = f"{len(point.values(first.metric))} of {len(point.trials)}"
-        apart = behind(ranked[0], point, first) if place > 1 else None
+        apart = behind(first, point.by_seed(first.metric), ranked[0].by_seed(first.metric)) if place > 1 else None
         row = [str(place), point.name, *(_parameter(point, name) for name in sweep.parameters), counted]
         row += [*_mean_columns(point, first.metric), _interval(*apart) if apart else "–"]
         for one in sweep.objectives[1:]:
@@ -165,7 +166,7 @@ def _findings(sweep: Sweep) -> list[str]:
             continue
         best, second = ranked[:2]
         told = f"{one.metric}: best is {best.name} with {_interval(*mean_and_half_width(best.values(one.metric)))}"
-        apart = behind(best, second, one)
+        apart = behind(one, second.by_seed(one.metric), best.by_seed(one.metric))
         if apart is None or apart[1] is None:
             told += f", next {second.name}; of fewer than two seeds that both have nothing can be said about chance."
         else:

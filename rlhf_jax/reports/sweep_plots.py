@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 
+from rlhf_jax.diagnostics.ranking import Objective
 from rlhf_jax.reports.curves import thinned
 from rlhf_jax.reports.differences import value_text
 from rlhf_jax.reports.headline import number
@@ -15,7 +16,7 @@ from rlhf_jax.reports.importance import is_logarithmic, numeric
 from rlhf_jax.reports.plot import Band, Bars, Dots, Level, Line, Mark, Note, Panel, Plot
 from rlhf_jax.reports.records import Row, series
 from rlhf_jax.reports.style import NEUTRAL, OTHER_COLOURS, TYPE_COLOURS, run_colour
-from rlhf_jax.reports.trials import Objective, Sweep, mean_and_half_width
+from rlhf_jax.reports.trials import Sweep, mean_and_half_width
 
 SHOWN_POINTS = 40  # of an interval plot, the best ones
 NAMED = 12  # of more points than these a scatter names none
@@ -67,11 +68,11 @@ def parallel_plot(sweep: Sweep) -> Plot | None:
     for objective in sweep.objectives:
         found = [point.values(objective.metric) for point in points]
         axes.append((objective.metric, [float(values.mean()) if values.size else None for values in found]))
-    means = np.array([float(point.values(first.metric).mean()) for point in points])
+    goodness = np.array([first.better(float(point.values(first.metric).mean()), 0.0) for point in points])
     marks: list[Mark] = [Level(float(place), colour="grid", dash="solid", upright=True) for place in range(len(axes))]
     placed = [place_on_axis(values) for _, values in axes]
-    shades = colours_of(first.sign * means)
-    for row in np.argsort(first.sign * means, kind="stable"):  # the best are drawn last
+    shades = colours_of(goodness)
+    for row in np.argsort(goodness, kind="stable"):  # the best are drawn last
         heights = [heights[row] for heights, _ in placed]
         words = "; ".join(f"{name} {_shown(values[row])}" for name, values in axes)
         text = f"{points[row].name}: {words}"

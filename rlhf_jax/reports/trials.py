@@ -9,12 +9,13 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax.diagnostics.intervals import half_width
+from rlhf_jax.diagnostics.ranking import Objective, rank_key
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import read_json, read_summary
 from rlhf_jax.reports.differences import differing, leaves
@@ -30,19 +31,6 @@ LOWER = {"loss", "kl", "ece", "brier", "rmse", "nll", "entropy", "distance", "in
 HIGHER = {"accuracy", "gold", "tau", "ndcg", "auroc"}
 
 Parameters = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """A figure of the summaries, and which way is better: "max" or "min"."""
-
-    metric: str
-    direction: str
-
-    @property
-    def sign(self) -> float:
-        """By which a value is multiplied so that larger is better."""
-        return 1.0 if self.direction == "max" else -1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +64,10 @@ class Point:
         found = np.array([trial.value(metric) for trial in self.trials], float)
         return found[np.isfinite(found)]
 
+    def by_seed(self, metric: str) -> dict[int | None, float]:
+        """The same by seed; of a seed that has several trials the last one's."""
+        return {trial.seed: value for trial in self.trials if np.isfinite(value := trial.value(metric))}
+
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
@@ -97,12 +89,11 @@ class Sweep:
         return list(dict.fromkeys(name for point in self.points for name in point.parameters))
 
     def ranked(self, objective: Objective) -> list[Point]:
-        """The points by their means, best first; those of which a seed failed come later, without a value last."""
+        """The points, best first."""
 
         def key(point: Point) -> tuple[bool, bool, float]:
-            values = point.values(objective.metric)
             failed = any(trial.state == "failed" for trial in point.trials)
-            return not values.size, failed, -objective.sign * float(values.mean()) if values.size else 0.0
+            return rank_key(objective, point.values(objective.metric), failed=failed)
 
         return sorted(self.points, key=key)
 
@@ -110,17 +101,6 @@ class Sweep:
 def mean_and_half_width(values: Float[np.ndarray, "S"]) -> tuple[float, float | None]:
     """Mean and half of its 95 % interval by Student's t over seeds; None for fewer than two values."""
     return float(values.mean()), half_width(values)
-
-
-def behind(best: Point, point: Point, objective: Objective) -> tuple[float, float | None] | None:
-    """How much worse a point is than the best: mean and half-width, as above, of the differences over shared seeds.
-
-    None without any. Seeds are paired because what is good luck for one point is so for the other.
-    """
-    ours, theirs = ({t.seed: t.value(objective.metric) for t in one.trials} for one in (best, point))
-    differences = [objective.sign * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs]
-    found = np.array([value for value in differences if np.isfinite(value)])
-    return mean_and_half_width(found) if found.size else None
 
 
 def is_sweep(folder: Path) -> bool:
@@ -210,7 +190,9 @@ def _objectives(
             near = get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"report: --metric: no summary below {folder} has {name!r}{hint}")
-        return [Objective(name, direction or _usual_direction(name))]
+        if not direction:
+            return [Objective(name, _usual_direction(name))]
+        return [Objective(name, "max" if direction == "max" else "min")]
     if record:
         listed = record.get("objectives")
         objectives = [
@@ -225,7 +207,7 @@ def _objectives(
     return [Objective(best, _usual_direction(best))] if counts[best] else []
 
 
-def _usual_direction(name: str) -> str:
+def _usual_direction(name: str) -> Literal["max", "min"]:
     words = set(re.split(r"[._]", name))
     if words & LOWER:
         return "min"

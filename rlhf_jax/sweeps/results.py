@@ -15,10 +15,11 @@ import numpy as np
 
 from rlhf_jax.console import clean_text
 from rlhf_jax.diagnostics.intervals import half_width
+from rlhf_jax.diagnostics.ranking import Objective, behind, rank_key
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import write_text_atomically
 from rlhf_jax.sweeps.folder import Trial, Value
-from rlhf_jax.sweeps.spec import Objective, SweepSpec
+from rlhf_jax.sweeps.spec import SweepSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,25 +80,12 @@ def counted(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Tr
 
 
 def ranked(points: Sequence[Point], objective: Objective) -> list[Point]:
-    """Best first; those of which a seed failed after the others, those without a value last, by number."""
+    """Best first, equals by number."""
 
-    def place(point: Point) -> tuple[bool, bool, float, int]:
-        mean = point.mean(objective)
-        return mean is None, point.failed, 0.0 if mean is None else -objective.better(mean, 0.0), point.number
+    def key(point: Point) -> tuple[tuple[bool, bool, float], int]:
+        return rank_key(objective, list(point.values(objective).values()), failed=point.failed), point.number
 
-    return sorted(points, key=place)
-
-
-def behind(point: Point, best: Point, objective: Objective) -> tuple[float | None, float | None]:
-    """How much worse than the best, mean over the seeds that both have, and half of its 95 % interval.
-
-    Seeds are compared with themselves: what a seed does to all points alike does not widen the interval.
-    """
-    own, theirs = point.values(objective), best.values(objective)
-    gaps = [objective.better(theirs[seed], own[seed]) for seed in theirs if seed in own]
-    if not gaps or point == best:
-        return (0.0, 0.0) if gaps else (None, None)
-    return float(np.mean(gaps)), half_width(gaps)
+    return sorted(points, key=key)
 
 
 def front(points: Sequence[Point], objectives: Sequence[Objective]) -> set[int]:
@@ -129,7 +117,8 @@ def _point_json(spec: SweepSpec, point: Point, best: dict[str, Point | None], on
     gaps = {}
     for one in spec.objectives:
         first = best[one.metric]
-        gaps[one.metric] = (None, None) if first is None else behind(point, first, one)
+        gap = None if first is None else behind(one, values[one.metric], first.values(one))
+        gaps[one.metric] = (None, None) if gap is None else (0.0, 0.0) if point == first else gap
     return {
         "point": point.number,
         "parameters": point.parameters,

@@ -7,11 +7,12 @@ that could be torn, locked or behind. A sampler sees points, with the mean over 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlhf_jax.diagnostics.ranking import Objective
 from rlhf_jax.errors import UserError
 from rlhf_jax.sweeps.folder import Trial, Value
 from rlhf_jax.sweeps.results import Point, points_of
 from rlhf_jax.sweeps.space import Space, asking, draw, optuna, stream
-from rlhf_jax.sweeps.spec import Objective, SweepSpec
+from rlhf_jax.sweeps.spec import SweepSpec
 
 _WAYS = {"max": "maximize", "min": "minimize"}
 

@@ -4,22 +4,11 @@ import dataclasses
 import json
 from typing import Any, Literal
 
+from rlhf_jax.diagnostics.ranking import Objective
 from rlhf_jax.errors import UserError
 
 Sampler = Literal["grid", "random", "tpe"]
 Pruner = Literal["none", "median", "halving"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """A figure of ``summary.json``, and which way is better."""
-
-    metric: str
-    direction: Literal["max", "min"]
-
-    def better(self, one: float, other: float) -> float:
-        """How much better the first is than the second; below 0 where it is worse."""
-        return one - other if self.direction == "max" else other - one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -179,6 +179,22 @@ def test_models_of_parents_are_computed_by_the_means_of_this_run(tmp_path: pathl
     check_sizes(config, context.executor)
 
 
+def test_padding_is_left_out_on_one_device_alone() -> None:
+    """A stage without rollouts has nothing to leave out."""
+    config = default_config()
+    config.ppo.unpad, config.stages = "yes", ("sft", "reward", "ppo")
+    one, eight = make_executor(config.parallel, jax.devices()[:1]), make_executor(config.parallel)
+    text = "8 devices work on whole rows, padding and all; auto or no would do, or one device"
+    with pytest.raises(UserError, match=rf"^config\.ppo\.unpad: yes: {text}$"):
+        check_sizes(config, eight)
+    check_sizes(config, one)
+    for word in ("auto", "no"):
+        config.ppo.unpad = word
+        check_sizes(config, eight)
+    config.ppo.unpad, config.stages = "yes", ("sft", "reward")
+    check_sizes(config, eight)
+
+
 def test_another_model_than_the_parents_is_refused(tmp_path: pathlib.Path) -> None:
     config = _child(sft=_parent(tmp_path / "a", width=16), reward=_parent(tmp_path / "b"))
     config.model.width = 32

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax.build import rooms
 from rlhf_jax.build.programs import Program
 from rlhf_jax.build.rooms import most_at_once, room_for, unpads, within
 from rlhf_jax.config import default_config
@@ -15,18 +14,20 @@ from rlhf_jax.models import DecoderSpec
 from rlhf_jax.unpadding import ALL, Room
 
 
-def test_room_is_of_eight_sizes_and_always_enough() -> None:
-    slots = np.array([130, 60])
-    seen = set()
-    for tokens in range(1, 131):
-        room = room_for(np.array([tokens, min(tokens, 60)]), slots)
-        assert tokens <= (room.tokens or 130)
-        assert min(tokens, 60) <= (room.responses or 60)
-        assert (room.tokens or 130) - tokens <= 130 / 8 + 1
-        seen.add(room.tokens)
-    assert len(seen) == 8
+def test_rooms_are_few_and_always_enough() -> None:
+    """Of all that a rollout of 130 slots, 60 of them of responses, may hold: at most 32 are programs."""
+    slots, seen = np.array([130, 60]), set()
+    for responses in range(61):
+        for tokens in range(max(responses, 1), responses + 71):
+            room = room_for(np.array([tokens, responses]), slots)
+            assert tokens <= (room.tokens or 130) <= tokens + 130 / 8 + 1
+            assert responses <= (room.responses or 60) <= responses + 60 / 4 + 1
+            seen.add(room)
+    assert {room.tokens for room in seen} == {17, 33, 49, 65, 82, 98, 114, None}
+    assert {room.responses for room in seen} == {15, 30, 45, None}
+    assert len(seen) <= 8 * 4
     assert room_for(np.array([115, 8]), slots) == Room(None, 15)
-    assert room_for(np.array([1, 0]), slots) == Room(17, 8)
+    assert room_for(np.array([1, 0]), slots) == Room(17, 15)
 
 
 @pytest.mark.parametrize("microbatches", [1, 2, 3])
@@ -69,5 +70,3 @@ def test_padding_is_left_out_where_that_pays() -> None:
     for word, expected in (("yes", True), ("no", False)):
         config.ppo.unpad = word
         assert [unpads(config, spec, 1) for spec in (small, large)] == [expected] * 2
-        assert not unpads(config, large, 4)
-    assert rooms.SIZES == 8

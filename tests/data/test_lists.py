@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rlhf_jax.data import loader
 from rlhf_jax.data.examples import ListExample
-from rlhf_jax.data.lists import SLOTS, TOKENS, ListSizes, fitting, groups_of, ladder, sizes_of
+from rlhf_jax.data.lists import LEAST, SLOTS, ListSizes, fitting, groups_of, ladder, sizes_of, widths
 from rlhf_jax.types import ListTokens
 
 PAD = 0
@@ -40,22 +40,25 @@ def read(batch: ListTokens) -> list[list[list[int]]]:
 
 
 def test_sizes_by_hand() -> None:
-    assert ladder(100, 4, 16) == (32, 64, 96, 100)
-    assert ladder(256, 4, 16) == (64, 128, 192, 256)
-    assert ladder(12, 4, 16) == (12,)
+    assert widths(100) == (80, 100)
+    assert widths(256) == (192, 256)
+    assert widths(20) == (16, 20)
+    assert widths(17) == (16, 17)
+    assert widths(16) == (16,)
+    assert widths(12) == (12,)
     assert ladder(64, 8) == (8, 16, 24, 32, 40, 48, 56, 64)
     assert ladder(3, 8) == (1, 2, 3)
     assert (fitting((32, 64), 32), fitting((32, 64), 33)) == (32, 64)
-    assert sizes_of([example(0, 20, 3, 40), example(1, 5, 1, 2, 3)], 8) == ListSizes((16, 20), (16, 32, 40), 3)
+    assert sizes_of([example(0, 20, 3, 40), example(1, 5, 1, 2, 3)], 8) == ListSizes((16, 20), (32, 40), 3)
 
 
-@given(st.integers(1, 5000), st.integers(1, 9), st.integers(1, 40))
-def test_a_ladder_has_few_steps_and_reaches_its_end(most: int, steps: int, least: int) -> None:
-    sizes = ladder(most, steps, least)
-    assert list(sizes) == sorted(set(sizes))
-    assert sizes[-1] == most
-    assert len(sizes) <= steps
-    assert all(size % least == 0 for size in sizes[:-1])
+@given(st.integers(1, 5000), st.integers(1, 9))
+def test_sizes_are_few_and_reach_their_end(most: int, steps: int) -> None:
+    for sizes, count in ((ladder(most, steps), steps), (widths(most), 2)):
+        assert list(sizes) == sorted(set(sizes))
+        assert sizes[-1] == most
+        assert len(sizes) <= count
+    assert all(size % LEAST == 0 and 4 * size >= 3 * most for size in widths(most)[:-1])
 
 
 LISTS = st.lists(
@@ -99,18 +102,28 @@ def test_lists_of_two_to_eight_cost_what_their_responses_cost() -> None:
 
 
 def test_the_number_of_sizes_is_bounded() -> None:
-    """Whatever the lengths, and in practice there are far fewer."""
+    """Whatever the lengths there are no more than 32, and of pairs four; tokens are few more than by 128 sizes."""
     random = np.random.default_rng(1)
-    lists = [
-        example(number, int(random.integers(1, 400)), *random.integers(1, 90, int(random.integers(2, 9))))
-        for number in range(300)
-    ]
-    sizes = sizes_of(lists, 8, groups=2)
-    assert (len(sizes.prompts), len(sizes.responses)) == (TOKENS, 3)
-    stream = loader.rank_batches(lists, {}, 4, sizes, 0, PAD)
-    shapes = {(batch.prompt_ids.shape, batch.ids.shape) for batch in (next(stream) for _ in range(300))}
-    assert 3 < len(shapes) < 60
-    assert len(shapes) <= TOKENS * TOKENS * SLOTS
+
+    def lengths(most: int, *count: int) -> np.ndarray:
+        return np.clip(random.lognormal(np.log(0.3 * most), 0.7, count), 1, most).astype(int)
+
+    lists = [example(number, *lengths(400, 1), *lengths(90, int(random.integers(2, 9)))) for number in range(300)]
+    for records, most in ((lists, 2 * 2 * SLOTS), ([example(i, 1 + i, 1 + i % 90, 1) for i in range(300)], 4)):
+        sizes = sizes_of(records, 8, groups=2)
+        assert (len(sizes.prompts), len(sizes.responses)) == (2, 2)
+        finer = dataclasses.replace(
+            sizes, prompts=ladder(sizes.prompts[-1], 4), responses=ladder(sizes.responses[-1], 4)
+        )
+        met, tokens = [], []
+        for own in (sizes, finer):
+            stream = loader.rank_batches(records, {}, 4, own, 0, PAD)
+            batches = [next(stream) for _ in range(300)]
+            tokens.append(sum(batch.prompt_ids.size + batch.ids.size for batch in batches))
+            met.append(len({(batch.prompt_ids.shape, batch.ids.shape) for batch in batches}))
+        assert met[0] <= most
+        assert met[0] < met[1]
+        assert tokens[0] < 1.06 * tokens[1]
 
 
 @pytest.mark.parametrize(("slots", "groups"), [(4, 2), (3, 1), (16, 4)])

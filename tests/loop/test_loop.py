@@ -338,8 +338,22 @@ def test_a_run_cut_off_before_its_alarm_stops_where_the_whole_one_does(tmp_path:
 
 def test_evaluations_are_watched_under_a_name_of_their_own(tmp_path: Path) -> None:
     """Held out, x is x too; an alarm on the one does not read the other."""
-    toy = Toy(log_every=1, alarm=Alarm("validation.x", "above", -1.0), halts=True)
-    assert outline(drained(toy, tmp_path / "c"))[-3:] == [("evaluated", 5), ("alarmed", 5), ("final", 5)]
+    toy = Toy(log_every=1, alarm=Alarm("validation.x", "above", -1.0), halts=False)
+    assert outline(drained(toy, tmp_path / "c"))[6:8] == [("evaluated", 5), ("alarmed", 5)]
+
+
+def test_a_step_that_an_evaluation_makes_the_last_has_one_evaluation(tmp_path: Path) -> None:
+    """The closing one, also where the run is cut off before it; or metrics would have two held-out rows of a step."""
+
+    def toy() -> Toy:
+        return Toy(log_every=1, alarm=Alarm("validation.x", "above", -1.0), halts=True)
+
+    events = drained(toy(), tmp_path / "whole")
+    assert outline(events)[-3:] == [("logged", 5), ("alarmed", 5), ("final", 5)]
+    assert sum(isinstance(event, Evaluated) for event in events) == 1
+    cut = drained(toy(), tmp_path / "cut", every=1, stop=lambda event: isinstance(event, Alarmed))
+    assert not [event for event in cut if isinstance(event, Evaluated)]
+    assert outline(drained(toy(), tmp_path / "cut", every=1))[-1] == ("final", 5)
 
 
 def test_a_stage_that_has_only_to_close_says_so(tmp_path: Path) -> None:

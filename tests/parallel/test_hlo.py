@@ -208,6 +208,37 @@ def test_what_a_loop_does_counts_as_often_as_it_turns(
     assert found.kernels == ((turns or 1) if body == "body" else 0)
 
 
+@pytest.mark.parametrize(
+    ("condition", "turns", "exact"), [("condition", 10, True), ("early", 10, False), ("nobody", None, False)]
+)
+def test_a_loop_goes_on_where_the_one_before_it_ends_at_most(condition: str, turns: int | None, exact: bool) -> None:
+    """From 2 up to 12, then up to 20, and once more up to 12, which is nothing; one that has no bound tells nothing."""
+    further = """
+%further (c: (s32[], f32[8])) -> pred[] {
+  %c = (s32[], f32[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%c), index=0
+  %bound = s32[] constant(20)
+  ROOT %lt = pred[] compare(%i, %bound), direction=LT
+}
+"""
+
+    def loop(number: int, condition: str) -> list[str]:
+        return [
+            f"%w{number} = (s32[], f32[8]{{0}}) while(%init{number}), condition=%{condition}, body=%body",
+            f"%i{number} = s32[] get-tuple-element(%w{number}), index=0",
+            f"%x{number} = f32[8]{{0}} get-tuple-element(%w{number}), index=1",
+            f"%moved{number} = s32[] copy(%i{number})",
+            f"%init{number + 1} = (s32[], f32[8]{{0}}) tuple(%moved{number}, %x{number})",
+        ]
+
+    first = "%first = s32[] constant(2)", "%init1 = (s32[], f32[8]{0}) tuple(%first, %p)"
+    lines = *first, *loop(1, condition), *loop(2, "further"), *loop(3, "condition")
+    found = read_program(_program(*lines, before=BODY + further), AXES)
+    expected = [(turns, exact), (turns and 8, exact), (turns and 0, exact)]
+    assert [(one.turns, one.exact) for one in found.loops] == expected
+    assert found.flops == (18 if turns else 3) * 2 * 64
+
+
 def test_of_the_branches_of_a_choice_the_largest_counts() -> None:
     branches = """
 %small (x: f32[8]) -> f32[8] {

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
+from rlhf_jax.diagnostics.ranking import Objective, behind
 from rlhf_jax.errors import UserError
 from rlhf_jax.reports import write_sweep_report
 from rlhf_jax.reports.importance import importances
 from rlhf_jax.reports.sweep_page import ranking_table
 from rlhf_jax.reports.sweep_plots import intervals_plot, labels_of, parallel_plot, place_on_axis
-from rlhf_jax.reports.trials import Objective, behind, is_sweep, mean_and_half_width, read_sweep
+from rlhf_jax.reports.trials import is_sweep, mean_and_half_width, read_sweep
 from tests.reports.sweeps import gold_and_kl, random_points, write_sweep, write_trial
 
 
@@ -69,7 +70,7 @@ def test_points_are_compared_over_the_seeds_that_both_have(tmp_path):
     sweep = read_sweep(folder)
     best, other = sweep.ranked(sweep.objectives[0])
     assert best.parameters == {"a": 0.0}
-    mean, half = behind(best, other, sweep.objectives[0])
+    mean, half = behind(sweep.objectives[0], other.by_seed("ppo.kl"), best.by_seed("ppo.kl"))
     low, high = ttest_rel([1.0, 6.1, -2.05], [0.0, 5.0, -3.0]).confidence_interval(0.95)
     assert (mean - half, mean + half) == pytest.approx((low, high))
     assert "more than chance at 95 %" in write_sweep_report(folder).read_text()

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_jax.config import default_config, to_json
+from rlhf_jax.diagnostics.ranking import Objective
 from rlhf_jax.metrics import update_summary, write_status
 from rlhf_jax.sweeps.folder import Value, make_trial, open_sweep, trial_folder
-from rlhf_jax.sweeps.spec import Objective, SweepSpec
+from rlhf_jax.sweeps.spec import SweepSpec
 
 GAMMA = "reward.utility.gamma"
 ACCURACY = Objective("reward.pair_accuracy", "max")

@@ -6,9 +6,10 @@ import pathlib
 
 import pytest
 
+from rlhf_jax.diagnostics.ranking import Objective
 from rlhf_jax.errors import UserError
 from rlhf_jax.sweeps.folder import make_trial, open_sweep, read_sweep, read_trials
-from rlhf_jax.sweeps.spec import Objective, from_json, to_json
+from rlhf_jax.sweeps.spec import from_json, to_json
 from tests.sweeps.standin import GAMMA, begin, made, spec_of
 
 

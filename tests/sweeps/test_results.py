@@ -10,12 +10,13 @@ import pytest
 from scipy import stats
 
 from rlhf_jax.diagnostics.intervals import half_width
+from rlhf_jax.diagnostics.ranking import behind
 from rlhf_jax.errors import UserError
+from rlhf_jax.reports import trials
 from rlhf_jax.sweeps.folder import read_trials
 from rlhf_jax.sweeps.results import (
     as_csv,
     as_json,
-    behind,
     counted,
     front,
     points_of,
@@ -51,19 +52,23 @@ def test_points_are_ranked_by_their_means_with_what_is_known_of_each(tmp_path: p
     assert [point.number for point in ranked(points, ACCURACY)] == [1, 0, 2]  # a seed of the last failed
     assert [point.number for point in ranked(points, LOSS)] == [0, 1, 2]
     assert [point.mean(ACCURACY) for point in points] == [0.5, 0.625, 0.875]
+    report = trials.read_sweep(tmp_path)
+    for objective, order in ((ACCURACY, [1, 0, 2]), (LOSS, [0, 1, 2])):  # a report says the same
+        assert [point.name for point in report.ranked(objective)] == [f"point {number}" for number in order]
     assert points[2].values(LOSS) == {0: 9.0}
 
 
 def test_how_far_behind_the_best_is_a_paired_comparison(tmp_path: pathlib.Path) -> None:
     sweep_of(tmp_path)
     points = points_of(read_trials(tmp_path))
-    gap, width = behind(points[0], points[1], ACCURACY)
+    gap, width = behind(ACCURACY, points[0].values(ACCURACY), points[1].values(ACCURACY))
     paired = stats.ttest_rel([0.625, 0.75, 0.5], [0.5, 0.75, 0.25]).confidence_interval(0.95)
     assert gap == pytest.approx(0.125)
     assert width == pytest.approx((paired.high - paired.low) / 2)
     # Less is better, and seed 0 is all that both have.
-    assert behind(points[2], points[0], LOSS) == (8.0, None)
-    assert behind(points[0], points[0], LOSS) == (0.0, 0.0)
+    assert behind(LOSS, points[2].values(LOSS), points[0].values(LOSS)) == (8.0, None)
+    assert behind(LOSS, points[0].values(LOSS), points[0].values(LOSS)) == (0.0, 0.0)
+    assert behind(LOSS, {5: 1.0}, points[0].values(LOSS)) is None
 
 
 def test_the_front_is_optuna_s(tmp_path: pathlib.Path) -> None:
@@ -83,9 +88,9 @@ def test_what_is_written_is_what_the_trials_say(tmp_path: pathlib.Path) -> None:
     sweep_of(tmp_path)
     from rlhf_jax.sweeps.folder import read_sweep
 
-    spec, trials = read_sweep(tmp_path), read_trials(tmp_path)
-    found = write_results(tmp_path, spec, trials)
-    assert json.loads((tmp_path / "results.json").read_text()) == found == as_json(spec, trials)
+    spec, own = read_sweep(tmp_path), read_trials(tmp_path)
+    found = write_results(tmp_path, spec, own)
+    assert json.loads((tmp_path / "results.json").read_text()) == found == as_json(spec, own)
     assert found["states"] == {"done": 7, "failed": 1}
     last = found["points"][-1]
     assert (last["point"], last["parameters"], last["trials"], last["seeds"]) == (2, {GAMMA: 2.0}, [6, 7], [0, 1])
@@ -96,7 +101,7 @@ def test_what_is_written_is_what_the_trials_say(tmp_path: pathlib.Path) -> None:
     assert last["behind"] == {"reward.pair_accuracy": -0.25, "reward.loss": 8.0}
     assert [point["front"] for point in found["points"]] == [True, True, True]
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
-    assert (tmp_path / "results.csv").read_text() == as_csv(trials)
+    assert (tmp_path / "results.csv").read_text() == as_csv(own)
     assert len(rows) == 8
     assert rows[3] == {
         "trial": "3",

@@ -9,11 +9,12 @@ from typing import Literal
 import optuna
 import pytest
 
+from rlhf_jax.diagnostics.ranking import Objective
 from rlhf_jax.errors import UserError
 from rlhf_jax.sweeps.folder import Value, read_trials
 from rlhf_jax.sweeps.sampling import suggest, worth_pruning
 from rlhf_jax.sweeps.space import make_space, stream
-from rlhf_jax.sweeps.spec import Objective, SweepSpec
+from rlhf_jax.sweeps.spec import SweepSpec
 from tests.sweeps.standin import ACCURACY, GAMMA, LOSS, begin, made
 
 KEYS = ((GAMMA, "log:0.01:1"), ("reward.utility.name", "log,power"))
