@@ -361,7 +361,7 @@ def use_compilation_cache() -> None:
         say(f"compiled programs are not kept: {root / 'xla'} cannot be written")
         return
     jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def run_stage(
