@@ -4,7 +4,8 @@
 
 STAGE is sft, reward_pairs, reward_lists, dpo, sampling, sampling_varied, ppo or ppo_varied, as the scripts of these
 names have it. XLA's own trace says how long each operation ran; which lines of which file an operation is from says
-what it is for. An operation's time is its own, without those that it calls.
+what it is for. An operation's time is its own, without those that it calls. The wall time in which nothing ran is the
+host's, which in these rounds reads all figures of a step before it begins the next one.
 """
 
 import argparse
@@ -119,8 +120,19 @@ def own_times(events: Sequence[tuple[float, float, str]]) -> dict[str, float]:
     return total
 
 
-def profile(stage: Stage, model: str, threads: int, steps: int, folder: Path) -> dict[str, float]:
-    """Seconds by kind in a round."""
+def idle_share(events: Iterable[tuple[float, float]]) -> float:
+    """The share of the time from the first (begin, duration) to the last end in which none of them lasts."""
+    ordered = sorted(events)
+    first = end = ordered[0][0]
+    busy = 0.0
+    for begin, duration in ordered:
+        busy += max(begin + duration - max(begin, end), 0.0)
+        end = max(end, begin + duration)
+    return 1.0 - busy / (end - first)
+
+
+def profile(stage: Stage, model: str, threads: int, steps: int, folder: Path) -> tuple[dict[str, float], float]:
+    """(seconds by kind in a round, the share of wall time in which no operation ran on any thread)."""
     case = {"model": model, "threads": threads, "settings": {}, **stage.case(model), "steps": 1}
     case["folder"] = str(folder / "material")
     make_material(folder / "material", case)
@@ -144,6 +156,7 @@ def profile(stage: Stage, model: str, threads: int, steps: int, folder: Path) ->
     texts = {path: path.read_text() for path in dump.glob("*after_optimizations.txt")}
     programs: dict[str, dict[str, Operation]] = {}
     seconds: dict[str, float] = collections.defaultdict(float)
+    all_events: list[tuple[float, float]] = []
     for plane in found.planes:
         for line in plane.lines:
             events = []
@@ -152,13 +165,14 @@ def profile(stage: Stage, model: str, threads: int, steps: int, folder: Path) ->
                 if "hlo_op" in stats:
                     name = f"{stats.get('program_id')}/{stats['hlo_module']}/{stats['hlo_op']}"
                     events.append((event.start_ns, event.duration_ns, name))
+            all_events += [event[:2] for event in events]
             for name, spent in own_times(events).items():
                 number, module, operation = name.split("/", 2)
                 key = f"{number}/{module}"
                 if key not in programs:
                     programs[key] = _program(texts, number, module)
                 seconds[programs[key].get(operation, Operation((), False)).kind] += spent / 1e9 / steps
-    return dict(seconds)
+    return dict(seconds), idle_share(all_events)
 
 
 def _program(texts: Mapping[Path, str], number: str, module: str) -> dict[str, Operation]:
@@ -200,12 +214,13 @@ def main() -> None:
     parser.add_argument("--figure", default="")
     args = parser.parse_args(sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
-        seconds = profile(STAGES[args.stage], args.model, args.threads, args.steps, Path(folder))
-    print(json.dumps({**vars(args), "seconds": seconds}))
+        seconds, idle = profile(STAGES[args.stage], args.model, args.threads, args.steps, Path(folder))
+    print(json.dumps({**vars(args), "seconds": seconds, "idle": idle}))
     total = sum(seconds.values())
     print("| what | seconds a round | share |\n| --- | --- | --- |")
     for name, value in sorted(seconds.items(), key=lambda item: -item[1]):
         print(f"| {name} | {value:.3f} | {value / total:.0%} |")
+    print(f"nothing ran in {idle:.1%} of the wall time from the first operation to the last")
     draw(seconds, f"{args.stage}, {args.model}", ROOT / (args.figure or f"build/profile_{args.stage}.png"))
 
 

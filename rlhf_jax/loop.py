@@ -196,11 +196,11 @@ def run(
 
     pending: tuple[int, int, Any, Any] | None = None
     spike: Rewound | None = None
-    since, counted = time.perf_counter(), start
+    since, counted, drawing = time.perf_counter(), start, 0.0
 
     def flush() -> Iterator[Event]:
         """What the last step has to say."""
-        nonlocal pending, spike, since, counted
+        nonlocal pending, spike, since, counted, drawing
         if pending is None:
             return
         (step, number, batch, out), pending = pending, None
@@ -218,7 +218,8 @@ def run(
             metrics = task.finish(out)
             now = time.perf_counter()
             metrics["steps_per_second"] = (step - counted) / max(now - since, 1e-9)
-            since, counted = now, step
+            metrics["time.input"] = drawing / max(now - since, 1e-9)
+            since, counted, drawing = now, step, 0.0
             yield Stepped(step, metrics)
             if not causes and spike is None:
                 yield from alarms(step, metrics)
@@ -232,7 +233,9 @@ def run(
     step = start
     while step < task.total_steps and not _halted(task):
         step += 1
+        asked = time.perf_counter()
         batch = next(task.batches)
+        drawing += time.perf_counter() - asked
         watch.drawn += 1
         state, out = task.step(state, batch)
         yield from flush()
@@ -255,7 +258,7 @@ def run(
             if monitor is not None:
                 monitor.set_state(back.meta["monitor"])
             del back
-            since = time.perf_counter()
+            since, drawing = time.perf_counter(), 0.0
             yield found
             if leave:
                 yield Stopped(step)
@@ -267,7 +270,7 @@ def run(
             if not _halted(task):  # else the closing evaluation of this same step is the one to be written down
                 yield Evaluated(step, found_out, final=False)
             yield from told
-            since, counted = time.perf_counter(), step
+            since, counted, drawing = time.perf_counter(), step, 0.0
         if save or _halted(task):
             scheduled = step // checkpoint_every * checkpoint_every
             if step == scheduled:

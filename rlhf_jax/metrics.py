@@ -40,6 +40,7 @@ UNITS: dict[str, str] = {
     "skipped": "updates that were not made because something was not finite (in the summary: steps with such updates)",
     "rewound": "times that a stage went back to a checkpoint from a spike of its loss",
     "steps_per_second": "updates (ppo: iterations) per second of wall time",
+    "time.input": "share of wall time in which the host makes batches, mostly while the device is at work",
     "time.sampling": "share of an iteration's wall time (since the end of the one before) in which it samples",
     "time.scoring": "the same of reference, value and reward models, which read what was sampled",
     "time.update": "the same of the updates of policy and value model",

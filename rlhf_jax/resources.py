@@ -189,14 +189,15 @@ def _memory_error(text: str, stage: str) -> UserError:
 def cache_folder() -> tuple[Path, str]:
     """Where data and compiled programs are kept between runs, and what the user should know about it, mostly "".
 
-    RLHF_JAX_CACHE names it; else it is ~/.cache/rlhf_jax or, where there is no such place to write to, a folder of the
-    user's own among temporary files. Raises OSError where there is no place for these either.
+    RLHF_JAX_CACHE names it; else it is rlhf_jax in XDG_CACHE_HOME (~/.cache) or, where there is no such place to write
+    to, a folder of the user's own among temporary files. Raises OSError where there is no place for these either.
     """
     named = os.environ.get("RLHF_JAX_CACHE")
     if named:
         return Path(named).expanduser(), ""
     try:
-        home = Path("~/.cache/rlhf_jax").expanduser()
+        base = os.environ.get("XDG_CACHE_HOME", "")  # not absolute, it is no place, says its specification
+        home = Path(base if os.path.isabs(base) else "~/.cache").expanduser() / "rlhf_jax"
         if can_write(home):
             return home, ""
         why = f"{home} cannot be written"

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from rlhf_jax import STARTED
 from rlhf_jax.build import (
     Context,
     Shared,
@@ -151,6 +153,8 @@ def go_on(launch: Launch, judge: Judge | None = None, shared: Shared | None = No
 
 def _train(launch: Launch, owner: Owner, stop: Stop, watch: Watch, judge: Judge | None, shared: Shared | None) -> None:
     workdir = Path(launch.workdir)
+    laps = Laps(STARTED if shared is None else None)
+    laps.lap("imports")
     inherit_model(launch.config)
     check_trackers(launch.config.log.trackers)
     open_run(workdir, launch.config, owner)
@@ -164,10 +168,12 @@ def _train(launch: Launch, owner: Owner, stop: Stop, watch: Watch, judge: Judge 
         for note in (*context.data.notes, *context.notes):
             say(note)
         _check_room(context, done)
+        laps.lap("data")
         with _trackers(launch.config, workdir) as trackers:
             for stage in launch.config.stages:
                 if f"{stage}.steps" not in done:
-                    last = run_stage(context, stage, owner, stop, watch, trackers, judge)
+                    last = run_stage(context, stage, owner, stop, watch, trackers, judge, laps)
+                    laps = Laps()
                     if isinstance(last, Stopped) and stop.reason == PRUNED:
                         _set_status(workdir, "pruned", stage=stage, step=last.step, exit_code=0)
                         return
@@ -361,7 +367,7 @@ def use_compilation_cache() -> None:
         say(f"compiled programs are not kept: {root / 'xla'} cannot be written")
         return
     jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def run_stage(
@@ -372,8 +378,12 @@ def run_stage(
     watch: Watch,
     trackers: Trackers,
     judge: Judge | None = None,
+    laps: "Laps | None" = None,
 ) -> Event:
-    """Drain one stage's loop and write down every event; returns the last."""
+    """Drain one stage's loop and write down every event; returns the last. Tells what came before its first step, from
+    the first of the ``laps`` on.
+    """
+    laps = laps or Laps()
     config = context.config
     watch.begin()
     # Gloo gives the processes 30 seconds to meet in their first collective; data may take one of them longer to read.
@@ -381,6 +391,7 @@ def run_stage(
     task = make_task(context, stage)
     for note in task.notes:
         say(f"{stage}: {note}")
+    laps.lap("state")
     with Checkpoints(
         context.workdir / "checkpoints" / stage,
         keep=config.checkpoint.keep + bool(config.guard.spike),  # one between two that a spike may go back to
@@ -397,9 +408,38 @@ def run_stage(
 
         guard = GuardSpec(**config.guard.to_dict())
         events = _owned(run(task, checkpoints, checkpoint_every=every, stop=boundary, guard=guard), owner)
+        events = _timed(events, stage, laps)
         if judge is not None:
             events = _judged(events, stage, judge, stop)
         return record(context, task, events, trackers) if is_first() else collections.deque(events, maxlen=1).pop()
+
+
+class Laps:
+    """Seconds from ``since`` (the program's clock; None: now) on, by what they went to."""
+
+    def __init__(self, since: float | None = None) -> None:
+        self._mark = time.perf_counter() if since is None else since
+        self._spent: dict[str, float] = {}
+
+    def lap(self, part: str) -> None:
+        """All since the last one was for this part."""
+        now = time.perf_counter()
+        self._spent[part], self._mark = now - self._mark, now
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self._spent.items())
+        return f"{sum(self._spent.values()):.1f} s ({parts})"
+
+
+def _timed(events: Iterator[Event], stage: str, laps: Laps) -> Iterator[Event]:
+    """The events; says when the first step is done: compiled, handed over and, where it is logged, read."""
+    told = False
+    for event in events:
+        if isinstance(event, Stepped) and not told:
+            laps.lap("first step")
+            say(f"{stage}: first step after {laps}")
+            told = True
+        yield event
 
 
 def _owned(events: Iterator[Event], owner: Owner) -> Iterator[Event]:

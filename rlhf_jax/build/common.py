@@ -1,6 +1,7 @@
 """Pieces that several tasks are made of."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import jax
@@ -13,7 +14,7 @@ from rlhf_jax.build.programs import Learning
 from rlhf_jax.data.examples import ListExample, TruncationCounts
 from rlhf_jax.data.lists import ListSizes, sizes_of
 from rlhf_jax.data.records import Record
-from rlhf_jax.learners.optimizer import make_schedule
+from rlhf_jax.learners.optimizer import OptimizerSpec, make_schedule
 from rlhf_jax.learners.step import init_state
 from rlhf_jax.parallel import Executor
 from rlhf_jax.types import SEQUENCE, Params, PromptBatch, TrainState
@@ -34,7 +35,7 @@ def task_parts(
     state = executor.place(init_state(init(), learner.optimizer, key, part=learner.part), "state")
     compiled = learner.update.compile(executor)
 
-    schedule = make_schedule(learner.schedule)
+    rate = _rate(learner.schedule)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state)]
     updates = next(place for place, path in enumerate(paths) if path.endswith("count"))
 
@@ -47,9 +48,15 @@ def task_parts(
         metrics, counts = jax.device_get(out)
         # The optimizer counts the updates that were made; each member of an ensemble has one that does.
         made = int(np.ravel(counts)[0])
-        return floats(metrics) | {"learning_rate": float(schedule(max(made - 1, 0)))}
+        return floats(metrics) | {"learning_rate": float(rate(max(made - 1, 0)))}
 
     return state, step, finish
+
+
+@cache
+def _rate(spec: OptimizerSpec) -> Callable[[int], Any]:
+    """The learning rate of an update, in one program for all stages; operation by operation it would be a dozen."""
+    return jax.jit(make_schedule(spec))
 
 
 def by_rows(answer: Callable[[PromptBatch], Answers], prompts: PromptBatch, rows: int) -> Answers:

@@ -125,6 +125,7 @@ def ppo_task(context: Context) -> Task:
     rollouts = Rollouts(context, frozen, programs.sample, programs.score, unpadded=unpadded)
     compiled_update = functools.cache(lambda room: within(programs.update, room).compile(executor))
     orders_of = jax.jit(functools.partial(ppo.minibatches, spec, count=count))
+    keys_of = jax.jit(ppo.step_keys)
     slots = count // spec.minibatches // spec.microbatches * rollouts.slots
     pay, add = make_payer(context, judges), make_adder(context, others)
     shares = Shares()
@@ -155,7 +156,7 @@ def ppo_task(context: Context) -> Task:
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         prompts, demonstrations = batch if settings.pretraining.coefficient else (batch, None)
         spent, orders = shares.begin(), orders_of(state) if unpadded else None
-        key = ppo.step_keys(state)[0]
+        key = keys_of(state)[0]
         rollout, lengths = rollouts(state.params, state.extra, prompts, key, shares.expect)
         rollout = add(pay(rollout))
         shares.expect("scoring", rollout.scores)

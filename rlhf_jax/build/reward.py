@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.reward import RewardSpec
 from rlhf_jax.learners.step import sum_over_devices, train_step
 from rlhf_jax.loop import Evaluation, Task
-from rlhf_jax.models import EnsembleSpec, head_of, init_reward_model, trained, with_decoder
+from rlhf_jax.models import DecoderSpec, EnsembleSpec, head_of, init_reward_model, trained, with_decoder
 from rlhf_jax.types import Params, RankBatch, TrainState
 
 OF_PAIRS = ("pair_accuracy", "gap_mean")  # metrics of a step
@@ -61,11 +61,10 @@ def reward_task(context: Context, stage: str) -> Task:
     def init() -> Params:
         if config.reward.init == "reward":
             return load_parent(context, "reward_start", decoder)
-        fresh = partial(init_reward_model, decoder, ensemble=form)
         if config.reward.init == "scratch" and not config.model.path:
-            made: Params = executor.make(fresh, key)
+            made: Params = executor.make(partial(init_reward_model, decoder, ensemble=form), key)
             return made
-        head = executor.make(lambda key: head_of(fresh(key)), key)
+        head = executor.make(_fresh_head(decoder, form), key)
         if config.reward.init == "sft":
             return with_decoder(head, load_parent(context, "sft", decoder), form)
         return with_decoder(head, start_decoder(config, executor, decoder, key), form)
@@ -120,6 +119,12 @@ def reward_task(context: Context, stage: str) -> Task:
         notes=(truncation_note(counts),),
         optimum=evaluator.optimum,
     )
+
+
+@cache
+def _fresh_head(decoder: DecoderSpec, form: EnsembleSpec) -> Callable[[jax.Array], Params]:
+    """Makes the head of a reward model; one function for both stages, which is compiled once."""
+    return lambda key: head_of(init_reward_model(decoder, key, ensemble=form))
 
 
 def _losses(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.profile import LAYERS, REST, operations, own_times
+from benchmarks.profile import LAYERS, REST, idle_share, operations, own_times
 
 # As XLA prints a program: tables of places in the source, then computations.
 TEXT = """HloModule jit_constrained
@@ -52,3 +52,9 @@ def test_time_is_an_operations_own() -> None:
     """A loop of 100 with a call of 40 in it, of which 10 are a product; and 5 more of the product afterwards."""
     events = [(0.0, 100.0, "loop"), (10.0, 40.0, "call"), (20.0, 10.0, "dot"), (100.0, 5.0, "dot")]
     assert own_times(events) == pytest.approx({"loop": 60, "call": 30, "dot": 15})
+
+
+def test_idle_is_what_no_operation_covers() -> None:
+    """From 10 to 30: busy 10 to 16 by two that overlap and one within, 20 to 22, and 29 to 30."""
+    events = [(29.0, 1.0), (10.0, 4.0), (12.0, 4.0), (13.0, 1.0), (20.0, 2.0)]
+    assert idle_share(events) == pytest.approx(11 / 20)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -106,6 +107,17 @@ def test_the_summary_has_the_documented_names_and_is_the_last_held_out_row(quick
         assert {f"{stage}.{name}": value for name, value in found.items()} == {
             name: value for name, value in summary.items() if name.startswith(f"{stage}.") and name != f"{stage}.steps"
         }
+
+
+def test_each_stage_says_when_its_first_step_was_done_and_what_came_before(quickstart: Run) -> None:
+    """The parts are all of the time, but for what rounding takes; the first stage alone has imports and data."""
+    told = re.findall(r"^(\w+): first step after ([\d.]+) s \((.+)\)$", quickstart.printed, re.MULTILINE)
+    assert [stage for stage, *_ in told] == list(STAGES)
+    for stage, seconds, words in told:
+        parts = {part: float(spent) for part, spent in re.findall(r"([a-z ]+) ([\d.]+)(?:, |$)", words)}
+        assert list(parts) == ["imports", "data"] * (stage == "sft") + ["state", "first step"]
+        assert sum(parts.values()) == pytest.approx(float(seconds), abs=0.05 * (1 + len(parts)))
+        assert parts["first step"] > 0  # it compiles
 
 
 def test_every_step_and_every_evaluation_has_one_row(quickstart: Run) -> None:

@@ -25,7 +25,8 @@ from rlhf_jax.metrics import read_jsonl, unit_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Rates are of the clock, not of the run.
-RATES = ("steps_per_second", "tokens_per_second", "time.sampling", "time.scoring", "time.update", "time.rest")
+SHARES = ("time.sampling", "time.scoring", "time.update", "time.rest")  # of an iteration of PPO
+RATES = ("steps_per_second", "tokens_per_second", "time.input", *SHARES)
 
 MODEL = (
     "--config.model.width=16",

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax import loop
 from rlhf_jax.checkpoints import Checkpoints
 from rlhf_jax.diagnostics.monitor import Alarm, Monitor
 from rlhf_jax.loop import Alarmed, Evaluated, Evaluation, Event, Started, Stepped, Stopped, Task, run
@@ -134,11 +136,33 @@ def test_metrics_and_evaluations_are_those_of_their_step(tmp_path: Path) -> None
     for event in drained(Toy(), tmp_path / "c"):
         match event:
             case Stepped(step, metrics) if metrics:
-                assert set(metrics) == {"x", "steps_per_second"}
+                assert set(metrics) == {"x", "steps_per_second", "time.input"}
                 assert metrics["x"] == truth[step]
                 assert metrics["steps_per_second"] > 0
             case Evaluated(step, evaluation, _):
                 assert evaluation.metrics["x"] == truth[step]
+
+
+def test_the_share_of_making_batches_is_that_of_the_rows_own_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock by which a batch takes a second, a step three, and an evaluation, which is in no share, a hundred."""
+    now = [0.0]
+
+    def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            now[0] += seconds
+            return function(*args)
+
+        return timed
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Counting, "__next__", taking(1.0, Counting.__next__))
+    task = Toy().task()
+    task = dataclasses.replace(task, step=taking(3.0, task.step), evaluate=taking(100.0, task.evaluate))
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        rows = {e.step: e.metrics for e in run(task, checkpoints, checkpoint_every=4) if isinstance(e, Stepped)}
+    assert [rows[step]["time.input"] for step in (3, 6, 9, 12)] == pytest.approx([0.25] * 4)
 
 
 def test_the_next_step_is_on_its_way_before_metrics_are_waited_for(tmp_path: Path) -> None:

@@ -185,7 +185,13 @@ def test_a_user_without_a_home_or_temporary_files_can_run(
     """Held to a run that has both: the same bits, and a note where the caches are."""
     kinds = [{"HOME": "/proc/nothing"}, {"TMPDIR": "/proc/nothing"}, {"HOME": "", "TMPDIR": "/proc/nothing"}]
     for number in tally.tries:
-        values = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), **kinds[number], "RLHF_JAX_CACHE": ""}
+        values = {
+            "TMPDIR": str(tmp_path),
+            "HOME": str(tmp_path),
+            **kinds[number],
+            "RLHF_JAX_CACHE": "",
+            "XDG_CACHE_HOME": "",
+        }
         workdir = tmp_path / str(number)
         hook = partial(interrupted.environment, **values)
         child = interrupted.finish(tmp_path / f"said{number}", *COMMAND, f"--workdir={workdir}", hook=hook)

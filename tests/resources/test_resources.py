@@ -166,7 +166,11 @@ def test_where_caches_are(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
     assert cache_folder() == (tmp_path / "named", "")
     monkeypatch.delenv("RLHF_JAX_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == (tmp_path / "home" / ".cache" / "rlhf_jax", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == (tmp_path / "xdg" / "rlhf_jax", "")
+    for nothing in ("relative", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", nothing)
+        assert cache_folder() == (tmp_path / "home" / ".cache" / "rlhf_jax", "")
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
