@@ -5,6 +5,7 @@ one kind: ``rows`` (leading axis split over devices), ``state`` (parameters and 
 Callers see whole arrays in both modes; only inside a pmapped function is the leading axis local.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -17,6 +18,10 @@ from rlhf_jax.sharding import tree_shardings
 from rlhf_jax.types import DATA, FSDP, SEQUENCE, TENSOR
 
 Kind: TypeAlias = Literal["rows", "state", "replicated"]
+
+# For programs that decode on CPUs: Eigen's products of few rows with a matrix take four fifths of the time of YNNPACK's
+# (docs/LOG.md, 2026-11-30).
+_DECODING = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 @runtime_checkable
@@ -36,9 +41,17 @@ class Executor(Protocol):
         """A state that a pure function makes, each leaf made where it belongs: no device ever holds all of it."""
 
     def compile(
-        self, function: Callable[..., Any], inputs: Sequence[Kind], outputs: Sequence[Kind], donate: Sequence[int] = ()
+        self,
+        function: Callable[..., Any],
+        inputs: Sequence[Kind],
+        outputs: Sequence[Kind],
+        donate: Sequence[int] = (),
+        *,
+        decodes: bool = False,
     ) -> Callable[..., Any]:
-        """The function, compiled; it must return a tuple with one entry for each of ``outputs``."""
+        """The function, compiled; it must return a tuple with one entry for each of ``outputs``. With ``decodes`` its
+        products are expected to have few rows: one for each token that is sampled at once.
+        """
 
 
 class MeshExecutor:
@@ -83,7 +96,13 @@ class MeshExecutor:
         return jax.device_put(tree, self.shardings(tree, kind))
 
     def compile(
-        self, function: Callable[..., Any], inputs: Sequence[Kind], outputs: Sequence[Kind], donate: Sequence[int] = ()
+        self,
+        function: Callable[..., Any],
+        inputs: Sequence[Kind],
+        outputs: Sequence[Kind],
+        donate: Sequence[int] = (),
+        *,
+        decodes: bool = False,
     ) -> Callable[..., Any]:
         def constrained(*args: Any) -> tuple[Any, ...]:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
@@ -93,7 +112,19 @@ class MeshExecutor:
                 for result, kind in zip(results, outputs, strict=True)
             )
 
-        return jax.jit(constrained, donate_argnums=tuple(donate))
+        on_cpus = self.mesh.devices.flat[0].platform == "cpu"
+        options = _DECODING if decodes and on_cpus and _knows_decoding() else None
+        return jax.jit(constrained, donate_argnums=tuple(donate), compiler_options=options)
+
+
+@functools.cache
+def _knows_decoding() -> bool:
+    """Whether this XLA has the options, which are experimental."""
+    try:
+        jax.jit(lambda: 0, compiler_options=_DECODING).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def _place_share(leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -111,7 +142,10 @@ def _place_share(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 class PmapExecutor:
-    """``jax.pmap``: parameters replicated, rows split, gradients summed explicitly by the step itself."""
+    """``jax.pmap``: parameters replicated, rows split, gradients summed explicitly by the step itself.
+
+    It takes no options for the compiler, so that ``decodes`` means nothing here.
+    """
 
     def __init__(self, devices: Sequence[jax.Device]) -> None:
         self.devices = list(devices)
@@ -129,7 +163,13 @@ class PmapExecutor:
         return jax.device_put(tree, self.shardings(tree, kind))
 
     def compile(
-        self, function: Callable[..., Any], inputs: Sequence[Kind], outputs: Sequence[Kind], donate: Sequence[int] = ()
+        self,
+        function: Callable[..., Any],
+        inputs: Sequence[Kind],
+        outputs: Sequence[Kind],
+        donate: Sequence[int] = (),
+        *,
+        decodes: bool = False,
     ) -> Callable[..., Any]:
         def split(leaf: jax.Array) -> jax.Array:
             return leaf.reshape(self.row_shards, leaf.shape[0] // self.row_shards, *leaf.shape[1:])

@@ -102,10 +102,16 @@ class ReusingExecutor:
         return self._executor.make(self._known(("make", fingerprint(function)), lambda: function), *args)
 
     def compile(
-        self, function: Callable[..., Any], inputs: Sequence[Kind], outputs: Sequence[Kind], donate: Sequence[int] = ()
+        self,
+        function: Callable[..., Any],
+        inputs: Sequence[Kind],
+        outputs: Sequence[Kind],
+        donate: Sequence[int] = (),
+        *,
+        decodes: bool = False,
     ) -> Callable[..., Any]:
-        key = (fingerprint(function), tuple(inputs), tuple(outputs), tuple(donate))
-        return self._known(key, lambda: self._executor.compile(function, inputs, outputs, donate))
+        key = (fingerprint(function), tuple(inputs), tuple(outputs), tuple(donate), decodes)
+        return self._known(key, lambda: self._executor.compile(function, inputs, outputs, donate, decodes=decodes))
 
     def _known(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         known = self._compiled.pop(key) if key in self._compiled else make()

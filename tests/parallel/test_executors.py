@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_jax.learners.optimizer import make_optimizer
 from rlhf_jax.learners.step import init_state, train_step
-from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor
+from rlhf_jax.parallel import Executor, MeshExecutor, PmapExecutor, executors
 from tests.learners import tiny
 
 
@@ -86,3 +86,21 @@ def test_donation_changes_no_number() -> None:
         return jax.device_get((steps[-1][0].params, [metrics for _, metrics in steps]))
 
     jax.tree.map(np.testing.assert_array_equal, run((0,)), run(()))
+
+
+def test_decoding_multiplies_by_the_kernel_for_few_rows(monkeypatch) -> None:
+    """Where the compiler knows of it; another version of it, which does not, compiles as it always does."""
+    executor = MeshExecutor(jax.devices()[:1])
+    x, w = (executor.place(np.ones(shape, np.float32), "state") for shape in ((64, 256), (256, 256)))
+
+    def packed(decodes: bool) -> bool:
+        compiled = executor.compile(lambda x, w, axis_name: (x @ w,), ("state", "state"), ("state",), decodes=decodes)
+        np.testing.assert_array_equal(compiled(x, w)[0], np.full((64, 256), 256.0))
+        return "ynn" in compiled.lower(x, w).compile().as_text()
+
+    assert packed(False)
+    assert not packed(True)
+    monkeypatch.setattr(executors, "_DECODING", {"xla_cpu_no_such_option": ""})
+    executors._knows_decoding.cache_clear()
+    assert packed(True)
+    executors._knows_decoding.cache_clear()
