@@ -17,7 +17,7 @@ from rlhf_jax.types import Params
 # Every loop is a body to compile, which short responses would not pay for. A step of few rows costs as much as one of
 # fewer, for it waits for the parameters alone.
 LEAST_ROWS, LEAST_TOKENS, MOST_SIZES = 8, 64, 4
-LONG = 256  # tokens of a response from which on its first half does without the cache of the second
+LONG = 128  # tokens of a response from which on its first half does without the cache of the second
 
 
 class Completions(NamedTuple):

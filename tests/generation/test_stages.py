@@ -19,11 +19,11 @@ RULES = {"max_new_tokens": SLOTS, "sampling": SamplingSpec(), "eos_id": EOS, "pa
 
 
 def test_stages_by_hand():
-    assert stages_of(64, 128, ends=True) == (Stage(64, 128), Stage(32, 128), Stage(16, 128), Stage(8, 128))
+    assert stages_of(64, 127, ends=True) == tuple(Stage(size, 127) for size in (64, 32, 16, 8))
     assert [stage.rows for stage in stages_of(512, 64, ends=True)] == [512, 256, 128, 64]
     assert [stage.rows for stage in stages_of(17, 64, ends=True)] == [17, 9]
     assert stages_of(64, 63, ends=True) == stages_of(64, 63, ends=False) == (Stage(64, 63),)
-    assert stages_of(15, 255, ends=True) == (Stage(15, 255),)
+    assert stages_of(15, 127, ends=True) == (Stage(15, 127),)
     assert stages_of(64, 301, ends=False) == (Stage(64, 150), Stage(64, 301))
     assert stages_of(16, 256, ends=True) == (Stage(16, 128), Stage(16, 256), Stage(8, 256))
 
