@@ -189,6 +189,7 @@ def policy_gradient(case: Case, out: str, hold: Hold) -> None:
             num_ppo_epochs=case["epochs"],
             response_length=case["response"][1],
             num_sample_generations=0,
+            temperature=1.0,  # its default of 0.7 would end responses earlier than ours do
             **own,
             **case["settings"],
         ),
