@@ -48,9 +48,9 @@ def test_a_trial_is_the_run_of_its_configuration_though_programs_are_shared(
     compiled: list[str] = []
     compile_ = MeshExecutor.compile
 
-    def counted(self: MeshExecutor, *args: Any) -> Any:
+    def counted(self: MeshExecutor, *args: Any, **named: Any) -> Any:
         compiled.append(args[0].__qualname__)
-        return compile_(self, *args)
+        return compile_(self, *args, **named)
 
     monkeypatch.setattr(MeshExecutor, "compile", counted)
     tiny.launch(*COMMAND, f"--workdir={tmp_path / 'sweep'}")
