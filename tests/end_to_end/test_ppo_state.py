@@ -34,7 +34,7 @@ def command(quickstart: Run) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_a_killed_run_ends_as_one_that_was_not(
     quickstart: Run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
