@@ -24,6 +24,7 @@ from rlhf_jax.models import (
     DecoderSpec,
     apply_decoder,
     apply_reward_model,
+    at_last,
     init_reward_model,
     output_logits,
     positions_of,
@@ -43,7 +44,7 @@ def ways(spec: DecoderSpec, length: int) -> dict[str, Callable[..., Any]]:
         hidden = apply_decoder(spec, decoder, ids, positions_of(mask), mask)
         logits_of = partial(output_logits, spec, decoder)
         logprobs = chunked_logprobs(hidden[:, -length - 1 : -1], ids[:, -length:], logits_of)
-        return logprobs, read_reward(reward["head"], hidden, mask, bounded=True)
+        return logprobs, read_reward(reward["head"], at_last(hidden, mask), bounded=True)
 
     return {"two passes": apart, "the same again": apart, "one pass": together}
 

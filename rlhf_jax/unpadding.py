@@ -1,6 +1,6 @@
 """Padded rows and their real tokens in one line: there and back, for whatever belongs to a token."""
 
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,10 @@ class Room(NamedTuple):
 ALL = Room()
 
 
+@overload
+def line_of(mask: Bool[Array, "B T"], room: int) -> Line: ...
+@overload
+def line_of(mask: Bool[Array, "B T"], room: int | None) -> Line | None: ...
 def line_of(mask: Bool[Array, "B T"], room: int | None) -> Line | None:
     """The line of the tokens that ``mask`` marks, which must be no more than ``room``; None without one."""
     if room is None:

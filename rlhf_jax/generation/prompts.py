@@ -26,8 +26,8 @@ def read_prompts(
     """
 
     def read(ids: Int[Array, "N P"], mask: Bool[Array, "N P"]) -> tuple[Float[Array, "N D"], Cache]:
-        hidden, cache = fill_cache(spec, params, ids, positions_of(mask), mask, slots)
-        return hidden[:, -1], cache
+        hidden, cache = fill_cache(spec, params, ids, positions_of(mask), mask, slots, lambda x: x[:, -1:])
+        return hidden[:, 0], cache
 
     rows, length = ids.shape
     most = -(-rows // samples)

@@ -16,6 +16,8 @@ from rlhf_jax.models import (
     DecoderSpec,
     EnsembleSpec,
     apply_unpadded,
+    at_last,
+    last_hidden,
     output_logits,
     read_members,
     read_values,
@@ -154,14 +156,14 @@ def response_logprobs(
     temperature: float,
 ) -> Float[Array, "B R"]:
     """log p of the last ``response_length`` tokens of each row given the tokens before them, in nats."""
-    hidden = apply_unpadded(spec, params, ids, mask)
+    hidden = apply_unpadded(spec, params, ids, mask, response_length)
     return _logprobs(spec, params, hidden, ids, response_length, temperature)
 
 
 def _logprobs(
     spec: DecoderSpec,
     params: Params,
-    hidden: Float[Array, "B T D"],
+    hidden: Float[Array, "B N D"],
     ids: Int[Array, "B T"],
     response_length: int,
     temperature: float,
@@ -177,7 +179,7 @@ def _logprobs(
     )
 
 
-def response_values(spec: RolloutSpec, value: Params, hidden: Float[Array, "B T D"]) -> Float[Array, "B R"]:
+def response_values(spec: RolloutSpec, value: Params, hidden: Float[Array, "B N D"]) -> Float[Array, "B R"]:
     """The value before each response slot, read from the final hidden states of the value model's own decoder."""
     return read_values(value["head"], hidden)[:, -spec.max_response - 1 : -1]
 
@@ -186,8 +188,8 @@ def response_divergences(
     spec: RolloutSpec,
     policy: Params,
     reference: Params,
-    hidden: Float[Array, "B T D"],
-    ref_hidden: Float[Array, "B T D"],
+    hidden: Float[Array, "B N D"],
+    ref_hidden: Float[Array, "B N D"],
     line: Line | None = None,
 ) -> Float[Array, "B R"]:
     """The divergence of the policy's law of the next token from the reference's before each response slot, or those of
@@ -256,8 +258,8 @@ def score(
     mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)
     line = line_of(completions.mask, room.responses)
 
-    def read_rows(decoder: DecoderSpec, params: Params) -> Float[Array, "B T D"]:
-        return apply_unpadded(decoder, params, ids, mask, room.tokens)
+    def read_rows(decoder: DecoderSpec, params: Params) -> Float[Array, "B N D"]:
+        return apply_unpadded(decoder, params, ids, mask, spec.max_response, room)
 
     ref_hidden = read_rows(spec.policy, reference)
     ref_logprobs = _logprobs(
@@ -265,7 +267,7 @@ def score(
     )
 
     @functools.cache
-    def own_hidden() -> Float[Array, "B T D"]:
+    def own_hidden() -> Float[Array, "B N D"]:
         return read_rows(spec.policy, policy)
 
     values = divergences = None
@@ -279,10 +281,14 @@ def score(
     bounded = spec.reward_bounded
     # Hidden states do not know what comes after them, hence not where reading ends.
     if spec.one_trunk:
-        members = read_members(spec.ensemble, reward["head"], ref_hidden, read_mask, bounded=bounded)
+        last = at_last(ref_hidden, read_mask[:, -spec.max_response - 1 :])
+        members = read_members(spec.ensemble, reward["head"], last, bounded=bounded)
     else:
-        hidden_of = partial(read_rows, spec.reward)
-        members = rewards_by_members(spec.reward, spec.ensemble, reward, hidden_of, read_mask, bounded=bounded)
+
+        def last_of(decoder: Params) -> Float[Array, "B D"]:
+            return last_hidden(spec.reward, decoder, ids, mask, read_mask, room)
+
+        members = rewards_by_members(spec.reward, spec.ensemble, reward, last_of, bounded=bounded)
     alone = spec.ensemble.members == 1
     raw = members[0] if alone else aggregate(members, spec.aggregate, spec.uncertainty_penalty)
     scores = reward_gain * raw + reward_bias

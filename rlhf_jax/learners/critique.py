@@ -19,6 +19,7 @@ from rlhf_jax.generation import SamplingSpec, generate
 from rlhf_jax.learners.step import LossSums, Metrics, train_step
 from rlhf_jax.models import (
     DecoderSpec,
+    at_last,
     output_logits,
     read_lists,
     read_reward,
@@ -246,7 +247,7 @@ def _read(
     whole = _with_critiques(lists, critiques)
     hidden = read_lists(spec.decoder, params["decoder"], whole)[1]
     flat, mask = hidden.reshape(-1, *hidden.shape[2:]), whole.mask.reshape(-1, whole.mask.shape[2])
-    rewards = read_reward(params["head"], flat, mask, bounded=spec.bounded)
+    rewards = read_reward(params["head"], at_last(flat, mask), bounded=spec.bounded)
     before = jnp.maximum(_lengths(lists).reshape(-1, 1) - 1 + jnp.arange(spec.max_critique), 0)
     states = jnp.take_along_axis(flat, before[:, :, None], axis=1)
     return rewards.reshape(lists.response_mask.shape), states

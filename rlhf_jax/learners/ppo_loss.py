@@ -81,7 +81,8 @@ def loss_sums(
     ``kl_coefficient`` is the price of the divergence as far as it is paid in the loss; ``reference`` is needed where
     that is exact. There is ``room`` for all tokens of the rows.
     """
-    hidden = apply_unpadded(spec.policy, params["policy"], batch.ids, batch.mask, room.tokens)
+    length = batch.response_mask.shape[1]
+    hidden = apply_unpadded(spec.policy, params["policy"], batch.ids, batch.mask, length, room)
     logprobs, entropy, exact = read_tokens(spec, params["policy"], batch, hidden, reference, room)
     mask, tokens = batch.response_mask, jnp.sum(batch.response_mask)
     # Off the mask the old log-probs are 0: an unmasked ratio there could overflow and poison the gradient.
@@ -127,7 +128,7 @@ def read_tokens(
     spec: PPOSpec,
     policy: Params,
     batch: Episodes,
-    hidden: Float[Array, "N T D"],
+    hidden: Float[Array, "N S D"],
     reference: Params | None,
     room: Room,
 ) -> tuple[Float[Array, "N R"], Float[Array, "N R"], Float[Array, "N R"] | None]:
@@ -153,7 +154,7 @@ def read_tokens(
         divergence = spec.kl.regulariser.divergence
         return *read(mine, ids), divergence_of_logits(divergence, mine, other, spec.temperature)
 
-    other = apply_unpadded(spec.policy, reference, ids, batch.mask, room.tokens)
+    other = apply_unpadded(spec.policy, reference, ids, batch.mask, length, room)
     both, joint = side_by_side(
         hidden[:, before], other[:, before], logits_of, partial(output_logits, spec.policy, reference)
     )
@@ -168,13 +169,13 @@ def _clipped(spec: PPOSpec, ratio: Float[Array, "*S"]) -> Bool[Array, "*S"]:
 
 
 def _value_loss(
-    spec: PPOSpec, decoder: DecoderSpec, params: Params, batch: Episodes, hidden: Float[Array, "N T D"], room: Room
+    spec: PPOSpec, decoder: DecoderSpec, params: Params, batch: Episodes, hidden: Float[Array, "N S D"], room: Room
 ) -> Float[Array, ""]:
     """Half the clipped squared error, weighted as the policy's loss is; ``hidden`` are the policy's own states."""
     length = batch.response_mask.shape[1]
     own = params["value"]
     if not spec.shared:
-        hidden = apply_unpadded(decoder, own["decoder"], batch.ids, batch.mask, room.tokens)
+        hidden = apply_unpadded(decoder, own["decoder"], batch.ids, batch.mask, length, room)
     values = read_values(own["head"], hidden)
     losses = jax.vmap(partial(clipped_value_loss, clip=spec.value_clip))(
         values=values[:, -length - 1 : -1], old_values=batch.values, returns=batch.returns

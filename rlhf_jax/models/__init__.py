@@ -24,6 +24,7 @@ from rlhf_jax.models.heads import (
     apply_reward_model,
     apply_token_heads,
     apply_value_model,
+    at_last,
     init_scalar_head,
     init_token_heads,
     last_token,
@@ -39,7 +40,7 @@ from rlhf_jax.models.lora import LoRASpec, add_adapters, has_adapters, merge, ov
 from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.quantised import check_quantiser, quantised
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
-from rlhf_jax.models.unpadded import apply_unpadded
+from rlhf_jax.models.unpadded import apply_unpadded, last_hidden
 
 __all__ = [
     "ONE_MODEL",
@@ -55,6 +56,7 @@ __all__ = [
     "apply_token_heads",
     "apply_unpadded",
     "apply_value_model",
+    "at_last",
     "check_quantiser",
     "extend_cache",
     "fill_cache",
@@ -66,6 +68,7 @@ __all__ = [
     "init_reward_model",
     "init_scalar_head",
     "init_token_heads",
+    "last_hidden",
     "last_token",
     "member_keys",
     "merge",

@@ -1,5 +1,6 @@
 """Grouped-query attention with rotary positions and an explicit key-value cache; ``kernels`` has the mixing itself."""
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import flax.linen as nn
@@ -15,6 +16,8 @@ from rlhf_jax.models.rotary import Turns, rotate
 from rlhf_jax.models.spec import DecoderSpec
 
 LayerCache: TypeAlias = tuple[jax.Array, jax.Array]
+# What belongs to the tokens that will be read, (B, N, *D), from what belongs to each, (B, T, *D).
+Pick: TypeAlias = Callable[[jax.Array], jax.Array]
 
 
 class Attention(nn.Module):
@@ -30,9 +33,10 @@ class Attention(nn.Module):
         turn: Turns | None,
         cache: LayerCache | None = None,
         slot: Int[Array, ""] | int = 0,
-    ) -> tuple[Float[Array, "B T D"], LayerCache]:
-        """(what tokens found, keys and values that they looked at). With a cache the T tokens are written at ``slot``
-        first, and the whole of it is looked at; ``attend`` knows which of it by which token.
+        pick: Pick | None = None,
+    ) -> tuple[Float[Array, "B N D"], LayerCache]:
+        """(what the tokens of ``pick`` found, keys and values that were looked at). With a cache the T tokens are
+        written at ``slot`` first, and the whole of it is looked at; ``attend`` knows which of it by which token.
 
         Queries and keys are rotated by ``turn``; None: they are not.
         """
@@ -63,6 +67,8 @@ class Attention(nn.Module):
             value = jax.lax.dynamic_update_slice(cache[1], value.astype(cache[1].dtype), start)
         key, value = place_keys(key), place_keys(value)
         mixed = attend(query, key, value).reshape(rows, length, spec.heads * spec.head_dim)
+        if pick is not None:
+            mixed = pick(mixed)
         out = Dense(
             spec.width, use_bias=spec.out_bias, dtype=spec.compute_dtype, param_dtype=spec.param_dtype, name="o"
         )

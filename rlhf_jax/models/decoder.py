@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.mesh import platform
-from rlhf_jax.models.attention import Attention, LayerCache
+from rlhf_jax.models.attention import Attention, LayerCache, Pick
 from rlhf_jax.models.kernels import Attend, blockwise, cudnn, kernel_of, plain, splash
 from rlhf_jax.models.layout import place_hidden, place_keys
 from rlhf_jax.models.lora import Dense
@@ -55,10 +55,13 @@ class Block(nn.Module):
         turn: Turns | None,
         cache: LayerCache | None = None,
         slot: Int[Array, ""] | int = 0,
-    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        pick: Pick | None = None,
+    ) -> tuple[Float[Array, "B N D"], LayerCache]:
         spec = self.spec
         y = make_norm(spec, "attention_norm")(x)
-        mixed, seen = Attention(spec, name="attention")(y, attend, turn, cache, slot)
+        mixed, seen = Attention(spec, name="attention")(y, attend, turn, cache, slot, pick)
+        if pick is not None:
+            x = pick(x)
         if spec.post_norms:
             mixed = make_norm(spec, "attention_post_norm")(mixed)
         if spec.parallel:
@@ -128,14 +131,16 @@ def apply_decoder(
     ids: Int[Array, "B T"],
     positions: Int[Array, "B T"],
     segments: Int[Array, "B T"] | Bool[Array, "B T"],
-) -> Float[Array, "B T D"]:
-    """Final hidden states of whole rows. Each token sees itself and the earlier tokens of its segment.
+    pick: Pick | None = None,
+) -> Float[Array, "B N D"]:
+    """Final hidden states of whole rows, or of the tokens of ``pick``. Each sees itself and the earlier tokens of its
+    segment.
 
     ``segments`` numbers the texts of a row from 1 (or True); 0 is padding, whose hidden states mean nothing. The tokens
     of a segment stand side by side, and ``positions`` counts them from 0. Layers are scanned: one is compiled,
     whatever the depth (on CPUs every one, if they are few).
     """
-    return read(spec, params, ids, positions, attends(spec, jnp.asarray(segments, jnp.int32)), keep=False)[0]
+    return read(spec, params, ids, positions, attends(spec, jnp.asarray(segments, jnp.int32)), pick, keep=False)[0]
 
 
 def fill_cache(
@@ -145,12 +150,13 @@ def fill_cache(
     positions: Int[Array, "B T"],
     segments: Int[Array, "B T"] | Bool[Array, "B T"],
     slots: int,
-) -> tuple[Float[Array, "B T D"], Cache]:
+    pick: Pick | None = None,
+) -> tuple[Float[Array, "B N D"], Cache]:
     """``apply_decoder``, and a cache of so many slots with the T tokens in the first of them.
 
     Per layer, keys and values of shape (B, kv_heads, slots, head_dim), in the compute dtype.
     """
-    hidden, kept = read(spec, params, ids, positions, attends(spec, jnp.asarray(segments, jnp.int32)), keep=True)
+    hidden, kept = read(spec, params, ids, positions, attends(spec, jnp.asarray(segments, jnp.int32)), pick, keep=True)
     room = [(0, 0), (0, 0), (0, slots - ids.shape[1]), (0, 0)]
 
     def layer(stacked: Float[Array, "L B G T C"], index: int) -> Float[Array, "B G S C"]:
@@ -165,35 +171,47 @@ def read(
     ids: Int[Array, "B T"],
     positions: Int[Array, "B T"],
     attend: AttendOf,
+    pick: Pick | None = None,
     *,
     keep: bool,
-) -> tuple[Float[Array, "B T D"], Any]:
-    """(final hidden states, keys and values of all layers where they are to be kept)."""
+) -> tuple[Float[Array, "B N D"], Any]:
+    """(final hidden states of the tokens of ``pick``, keys and values of all layers where they are to be kept).
+
+    Where layers are written out the last one is worked on for those tokens alone, from its attention on.
+    """
     block, kinds = Block(spec), spec.local or (False,) * spec.depth
     turn = _turns(spec, positions)
 
     def layer(
-        x: Float[Array, "B T D"], layer_params: Params, local: bool | Bool[Array, ""]
-    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
-        applied: Any = block.apply({"params": layer_params}, x, attend(local), choose(turn, local))
+        x: Float[Array, "B T D"], layer_params: Params, local: bool | Bool[Array, ""], pick: Pick | None = None
+    ) -> tuple[Float[Array, "B N D"], LayerCache | None]:
+        applied: Any = block.apply({"params": layer_params}, x, attend(local), choose(turn, local), pick=pick)
         return place_hidden(applied[0]), applied[1] if keep else None
 
     if spec.remat != "none":
         layer = jax.checkpoint(layer, policy=_POLICIES[spec.remat], prevent_cse=False)
     x = _embed(spec, params, ids, positions)
-    unroll = _unrolled(spec)
+    written_out, layers = _written_out(spec), params["layers"]
+    apart = written_out and pick is not None
+    if apart:
+        layers, kinds = jax.tree.map(lambda leaf: leaf[:-1], layers), kinds[:-1]
     # A pattern is data of the scan: layers of both kinds are one compiled body.
-    if len(set(kinds)) == 1:
-        x, kept = jax.lax.scan(lambda x, one: layer(x, one, kinds[0]), x, params["layers"], unroll=unroll)
+    if len(set(kinds)) < 2:
+        local = kinds[:1] == (True,)
+        x, kept = jax.lax.scan(lambda x, one: layer(x, one, local), x, layers, unroll=written_out)
     else:
-        x, kept = jax.lax.scan(lambda x, one: layer(x, *one), x, (params["layers"], jnp.asarray(kinds)), unroll=unroll)
+        x, kept = jax.lax.scan(lambda x, one: layer(x, *one), x, (layers, jnp.asarray(kinds)), unroll=written_out)
+    if apart:
+        x, last = layer(x, _layer(params["layers"], -1), spec.local[-1:] == (True,), pick)
+        kept = jax.tree.map(lambda others, one: jnp.concatenate([others, one[None]]), kept, last)
+    elif pick is not None:
+        x = pick(x)
     return _final_norm(spec, params, x), kept
 
 
-def _unrolled(spec: DecoderSpec) -> int:
-    """How many layers are one round of the loop. What is computed again needs the loop, or would be kept after all."""
-    written_out = platform() == "cpu" and spec.remat == "none" and spec.depth <= _WRITTEN_OUT
-    return spec.depth if written_out else 1
+def _written_out(spec: DecoderSpec) -> bool:
+    """Whether the loop over layers is. What is computed again needs the loop, or would be kept after all."""
+    return platform() == "cpu" and spec.remat == "none" and spec.depth <= _WRITTEN_OUT
 
 
 def extend_cache(

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.models.decoder import apply_decoder, init_decoder
-from rlhf_jax.models.heads import init_scalar_head, read_reward
+from rlhf_jax.models.decoder import init_decoder
+from rlhf_jax.models.heads import apply_to_last, init_scalar_head, read_reward
 from rlhf_jax.models.kernels import kernel_of
-from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
 from rlhf_jax.types import Params
 
@@ -67,40 +66,36 @@ def apply_reward_members(
     bounded: bool,
 ) -> Float[Array, "M B"]:
     """Reward of each row by every member, as in ``apply_reward_model``; one row of a single model."""
-    positions = positions_of(mask)
-
-    def hidden_of(decoder: Params) -> Float[Array, "B T D"]:
-        return apply_decoder(spec, decoder, ids, positions, mask)
-
-    return rewards_by_members(spec, ensemble, params, hidden_of, mask, bounded=bounded)
+    return rewards_by_members(
+        spec, ensemble, params, lambda decoder: apply_to_last(spec, decoder, ids, mask, mask), bounded=bounded
+    )
 
 
 def rewards_by_members(
     spec: DecoderSpec,
     ensemble: EnsembleSpec,
     params: Params,
-    hidden_of: Callable[[Params], Float[Array, "B T D"]],
-    mask: Bool[Array, "B T"],
+    last_of: Callable[[Params], Float[Array, "B D"]],
     *,
     bounded: bool,
 ) -> Float[Array, "M B"]:
-    """Rewards read from the final hidden states that ``hidden_of`` finds by a decoder's parameters."""
+    """Rewards read from the final hidden states of last tokens, which ``last_of`` finds by a decoder's parameters."""
     if ensemble.members > 1 and ensemble.kind == "models":
         # cuDNN's kernel has no rule by which rows of several models would be one batch under one mask.
         def one(member: Params) -> Float[Array, "B"]:
-            return read_reward(member["head"], hidden_of(member["decoder"]), mask, bounded=bounded)
+            return read_reward(member["head"], last_of(member["decoder"]), bounded=bounded)
 
         return jax.lax.map(one, params) if kernel_of(spec) == "cudnn" else jax.vmap(one)(params)
-    return read_members(ensemble, params["head"], hidden_of(params["decoder"]), mask, bounded=bounded)
+    return read_members(ensemble, params["head"], last_of(params["decoder"]), bounded=bounded)
 
 
 def read_members(
-    ensemble: EnsembleSpec, heads: Params, hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"], *, bounded: bool
+    ensemble: EnsembleSpec, heads: Params, last: Float[Array, "B D"], *, bounded: bool
 ) -> Float[Array, "M B"]:
-    """What the heads on one decoder say of its final hidden states, as in ``apply_reward_members``."""
+    """What the heads on one decoder say of the final hidden states of last tokens, as in ``apply_reward_members``."""
     if ensemble.members == 1:
-        return read_reward(heads, hidden, mask, bounded=bounded)[None]
-    return jax.vmap(lambda head: read_reward(head, hidden, mask, bounded=bounded))(heads)
+        return read_reward(heads, last, bounded=bounded)[None]
+    return jax.vmap(lambda head: read_reward(head, last, bounded=bounded))(heads)
 
 
 def representative(params: Params, ensemble: EnsembleSpec) -> Params:

@@ -37,15 +37,24 @@ def apply_reward_model(
 
     ``params`` holds ``decoder`` and ``head``. Padding may stand on either side.
     """
-    hidden = apply_decoder(spec, params["decoder"], ids, positions_of(mask), mask)
-    return read_reward(params["head"], hidden, mask, bounded=bounded)
+    return read_reward(params["head"], apply_to_last(spec, params["decoder"], ids, mask, mask), bounded=bounded)
 
 
-def read_reward(
-    head: Params, hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"], *, bounded: bool
-) -> Float[Array, "B"]:
-    """What ``head`` says of final hidden states: the reward of each row, as in ``apply_reward_model``."""
-    last = jnp.take_along_axis(hidden, last_token(mask)[:, None, None], axis=1)[:, 0]
+def apply_to_last(
+    spec: DecoderSpec, params: Params, ids: Int[Array, "B T"], mask: Bool[Array, "B T"], ends: Bool[Array, "B T"]
+) -> Float[Array, "B D"]:
+    """The final hidden state of the last token of each row that ``ends`` marks."""
+    return apply_decoder(spec, params, ids, positions_of(mask), mask, lambda x: at_last(x, ends)[:, None])[:, 0]
+
+
+def at_last(hidden: Float[Array, "B T *D"], mask: Bool[Array, "B T"]) -> Float[Array, "B *D"]:
+    """What belongs to the last real token of each row."""
+    place = last_token(mask).reshape(-1, *[1] * (hidden.ndim - 1))
+    return jnp.take_along_axis(hidden, place, axis=1)[:, 0]
+
+
+def read_reward(head: Params, last: Float[Array, "B D"], *, bounded: bool) -> Float[Array, "B"]:
+    """What ``head`` says of the final hidden states of last tokens: rewards, as in ``apply_reward_model``."""
     logit = _head(head, last)
     return jax.nn.sigmoid(logit) if bounded else logit
 

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
 from rlhf_jax.mesh import shards_of
+from rlhf_jax.models.attention import Pick
 from rlhf_jax.models.decoder import apply_decoder, attends, choose, read
 from rlhf_jax.models.ensemble import rewards_by_members
+from rlhf_jax.models.heads import at_last
 from rlhf_jax.models.kernels import Attend, shared_prefix
 from rlhf_jax.models.masks import positions_of
 from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
@@ -27,8 +29,23 @@ def read_lists(
     In two levels, on every platform, prompts by the platform's kernel. Where there is one response to each, where cuDNN
     or splash is asked for by name, or tokens are split over devices, each response is read behind a copy of its prompt.
     """
-    together = shares_prompts(spec, lists.ids.shape[1], shards_of(SEQUENCE))
-    return (_together if together else _separately)(spec, params, lists)
+    states = _read(spec, params, lists, lambda x: x)
+    return states[:, :, 0], states[:, :, 1:]
+
+
+def read_last(spec: DecoderSpec, params: Params, lists: ListTokens) -> Float[Array, "W S D"]:
+    """The final hidden state of the last token of each response, as in ``read_lists``."""
+    mask = jnp.pad(lists.mask.reshape(-1, lists.mask.shape[2]), ((0, 0), (1, 0)))
+    return _read(spec, params, lists, lambda x: at_last(x, mask)[:, None])[:, :, 0]
+
+
+def _read(spec: DecoderSpec, params: Params, lists: ListTokens, pick: Pick) -> Float[Array, "W S N D"]:
+    """Final hidden states of the tokens that ``pick`` takes from slots (W S, 1 + R, D), each a response and what comes
+    before it."""
+    groups, slots = lists.ids.shape[:2]
+    together = shares_prompts(spec, slots, shards_of(SEQUENCE))
+    hidden = (_together if together else _separately)(spec, params, lists, pick)
+    return hidden.reshape(groups, slots, -1, spec.width)
 
 
 def shares_prompts(spec: DecoderSpec, slots: int, shards: int) -> bool:
@@ -58,18 +75,15 @@ def apply_reward_lists(
     ensemble: EnsembleSpec = ONE_MODEL,
 ) -> Float[Array, "M B K"]:
     """The reward of each response by every member, read at its last token, as by ``apply_reward_members``."""
-    slots, length = lists.mask.shape[:2], lists.mask.shape[2]
 
-    def hidden_of(decoder: Params) -> Float[Array, "N R D"]:
-        return read_lists(spec, decoder, lists)[1].reshape(-1, length, spec.width)
+    def last_of(decoder: Params) -> Float[Array, "N D"]:
+        return read_last(spec, decoder, lists).reshape(-1, spec.width)
 
-    flat = rewards_by_members(spec, ensemble, params, hidden_of, lists.mask.reshape(-1, length), bounded=bounded)
-    return of_responses(lists, flat.reshape(-1, *slots))
+    flat = rewards_by_members(spec, ensemble, params, last_of, bounded=bounded)
+    return of_responses(lists, flat.reshape(-1, *lists.mask.shape[:2]))
 
 
-def _together(
-    spec: DecoderSpec, params: Params, lists: ListTokens
-) -> tuple[Float[Array, "W S D"], Float[Array, "W S R D"]]:
+def _together(spec: DecoderSpec, params: Params, lists: ListTokens, pick: Pick) -> Float[Array, "W M D"]:
     groups, slots, length = lists.ids.shape
     prompt = lists.prompt_ids.shape[1]
     places = positions_of(lists.prompt_mask)
@@ -98,16 +112,17 @@ def _together(
     def rows(first: jax.Array, then: jax.Array) -> jax.Array:
         return jnp.concatenate([first.reshape(groups, -1), then.reshape(groups, -1)], axis=1)
 
+    def of_slots(x: Float[Array, "W T *D"]) -> Float[Array, "W M *D"]:
+        prompts, responses = jnp.split(x, [seen.shape[1] * prompt], axis=1)
+        before = _of_owners(lists, prompts.reshape(*seen.shape, -1)[:, :, -1:])
+        states = jnp.concatenate([before, responses.reshape(groups, slots, length, -1)], axis=2)
+        return pick(states.reshape(groups * slots, 1 + length, -1)).reshape(groups, -1, x.shape[-1])
+
     tokens, positions = rows(lists.prompt_ids, lists.ids), rows(places, later)
-    hidden = read(spec, params, tokens, positions, attend, keep=False)[0]
-    prompts, responses = jnp.split(hidden, [seen.shape[1] * prompt], axis=1)
-    last = prompts.reshape(*seen.shape, spec.width)[:, :, -1]
-    return _of_owners(lists, last), responses.reshape(groups, slots, length, spec.width)
+    return read(spec, params, tokens, positions, attend, of_slots, keep=False)[0]
 
 
-def _separately(
-    spec: DecoderSpec, params: Params, lists: ListTokens
-) -> tuple[Float[Array, "W S D"], Float[Array, "W S R D"]]:
+def _separately(spec: DecoderSpec, params: Params, lists: ListTokens, pick: Pick) -> Float[Array, "N M D"]:
     groups, slots, length = lists.ids.shape
     prompt = lists.prompt_ids.shape[1]
 
@@ -116,9 +131,7 @@ def _separately(
         return jnp.concatenate([copies, then], axis=2).reshape(groups * slots, prompt + length)
 
     ids, mask = rows(lists.prompt_ids, lists.ids), rows(lists.prompt_mask, lists.mask)
-    hidden = apply_decoder(spec, params, ids, positions_of(mask), mask)[:, prompt - 1 :]
-    each = hidden.reshape(groups, slots, 1 + length, spec.width)
-    return each[:, :, 0], each[:, :, 1:]
+    return apply_decoder(spec, params, ids, positions_of(mask), mask, lambda x: pick(x[:, prompt - 1 :]))
 
 
 def _of_owners(lists: ListTokens, x: Shaped[Array, "W J *D"]) -> Shaped[Array, "W S *D"]:

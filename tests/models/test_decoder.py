@@ -244,6 +244,41 @@ def test_decoding_with_a_cache_is_the_whole_forward_pass(spec):
     np.testing.assert_allclose(cached[mask], whole[mask], atol=1e-5, rtol=1e-5)
 
 
+PICKED = np.array([[7, 1], [0, 5], [3, 3]])  # of each row, a token twice too
+DEPTHS = {
+    "one_layer": dataclasses.replace(STYLES["windows"], depth=1, local=(True,)),
+    "both_kinds_before_the_last": dataclasses.replace(STYLES["windows"], depth=3, local=(True, False, True)),
+}
+
+
+@pytest.mark.parametrize("spec", (STYLES | DEPTHS).values(), ids=STYLES | DEPTHS)
+def test_what_nobody_reads_of_the_last_layer_is_not_missed(spec):
+    """States of the tokens that are read, all keys and values, gradients; and the products that are left out."""
+    params, positions = busy_params(spec), positions_of(jnp.asarray(REAL))
+
+    def pick(x):
+        return jnp.take_along_axis(x, PICKED.reshape(*PICKED.shape, *[1] * (x.ndim - 2)), axis=1)
+
+    def loss(params, early):
+        hidden, cache = fill_cache(spec, params, IDS, positions, REAL, LENGTH, pick if early else None)
+        hidden = hidden if early else pick(hidden)
+        weights = jnp.arange(1.0, 1.0 + hidden.size).reshape(hidden.shape) / hidden.size
+        return jnp.sum(weights * hidden) + sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(cache)), hidden
+
+    def flops(early):
+        compiled = jax.jit(lambda params: loss(params, early)[1]).lower(params).compile()
+        return compiled.cost_analysis()["flops"]
+
+    (_, late), late_slopes = jax.jit(jax.value_and_grad(lambda params: loss(params, False), has_aux=True))(params)
+    (_, early), early_slopes = jax.jit(jax.value_and_grad(lambda params: loss(params, True), has_aux=True))(params)
+    np.testing.assert_allclose(early, late, atol=1e-5, rtol=1e-5)
+    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(late_slopes))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5 * scale, rtol=1e-4), early_slopes, late_slopes)
+    matrices = spec.heads * spec.head_dim * spec.width + (2 + ("glu" in spec.activation)) * spec.width * spec.mlp_width
+    left_out = 2 * matrices * (REAL.size - PICKED.size)
+    assert flops(False) - flops(True) >= left_out
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_grouped_queries_are_many_heads_with_repeated_keys_and_values(kv_heads):
     grouped = style("rms", "rotary", "swiglu", True, kv_heads)

@@ -11,12 +11,15 @@ import pytest
 from rlhf_jax.models import (
     LoRASpec,
     add_adapters,
+    apply_decoder,
     apply_unpadded,
     init_decoder,
+    last_hidden,
     output_logits,
+    positions_of,
 )
 from rlhf_jax.objectives.likelihood import chunked_logprobs
-from rlhf_jax.unpadding import line_of
+from rlhf_jax.unpadding import ALL, Room, line_of
 from tests.models.test_decoder import STYLES
 
 ROWS, PROMPT, RESPONSE = 5, 5, 6
@@ -24,7 +27,8 @@ ROWS, PROMPT, RESPONSE = 5, 5, 6
 LENGTHS = ((5, 6), (1, 1), (3, 4), (0, 0), (5, 2))
 SLOTS = np.arange(PROMPT + RESPONSE) - PROMPT
 MASK = np.stack([(-prompt <= SLOTS) & (response > SLOTS) for prompt, response in LENGTHS])
-TOKENS = sum(map(sum, LENGTHS))
+TOKENS, RESPONSES = sum(map(sum, LENGTHS)), sum(response for _, response in LENGTHS)
+READ = slice(PROMPT - 1, None)
 IDS = np.random.default_rng(0).integers(0, 13, MASK.shape).astype(np.int32)
 
 
@@ -35,14 +39,14 @@ def lively(spec):
 
 
 def loss(spec, room, params):
-    """Something of every token and of every response's log-probability, and both themselves."""
+    """Something of every response's tokens and of every response's log-probability, and both themselves."""
     ids, mask = jnp.asarray(IDS), jnp.asarray(MASK)
-    hidden = apply_unpadded(spec, params, ids, mask, room)
-    line = None if room is None else line_of(mask[:, PROMPT:], sum(response for _, response in LENGTHS))
-    before, targets = hidden[:, PROMPT - 1 : -1], ids[:, PROMPT:]
+    hidden = apply_unpadded(spec, params, ids, mask, RESPONSE, room)
+    line = line_of(mask[:, PROMPT:], room.responses)
+    before, targets = hidden[:, :-1], ids[:, PROMPT:]
     logprobs = chunked_logprobs(before, targets, partial(output_logits, spec, params), chunk=2, line=line)
     logprobs = jnp.where(MASK[:, PROMPT:], logprobs, 0.0)
-    return jnp.sum(jnp.where(MASK[..., None], jnp.sin(hidden), 0.0)) + jnp.sum(logprobs), (hidden, logprobs)
+    return jnp.sum(jnp.where(MASK[:, READ, None], jnp.sin(hidden), 0.0)) + jnp.sum(logprobs), (hidden, logprobs)
 
 
 @pytest.mark.parametrize("name", ["modern", "classic", "windows", "parallel"])
@@ -51,14 +55,29 @@ def test_the_same_is_found_without_padding(name):
     params = lively(spec)
     if name == "modern":
         params = add_adapters(LoRASpec(rank=2, alpha=4.0, targets=("q", "v")), params, jax.random.key(2))
+    rooms = ALL, Room(TOKENS + 2, RESPONSES + 1)
     ((_, (hidden, logprobs)), gradients), ((_, (own, own_logprobs)), own_gradients) = (
-        jax.jit(jax.value_and_grad(partial(loss, spec, room), has_aux=True))(params) for room in (None, TOKENS + 2)
+        jax.jit(jax.value_and_grad(partial(loss, spec, room), has_aux=True))(params) for room in rooms
     )
-    np.testing.assert_allclose(np.asarray(own)[MASK], np.asarray(hidden)[MASK], atol=1e-5)
-    assert np.all(np.asarray(own)[~MASK] == 0)
+    mask = MASK[:, READ]
+    np.testing.assert_allclose(np.asarray(own)[mask], np.asarray(hidden)[mask], atol=1e-5)
+    assert np.all(np.asarray(own)[~mask] == 0)
     np.testing.assert_allclose(own_logprobs, logprobs, atol=1e-5)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), own_gradients, gradients)
     assert float(jnp.abs(gradients["embedding"]).max()) > 1e-2
+
+
+@pytest.mark.parametrize("room", [ALL, Room(TOKENS + 2, RESPONSES + 1)])
+@pytest.mark.parametrize("name", ["modern", "windows"])
+def test_the_last_token_that_is_read_of_each_row(name, room):
+    spec, random = STYLES[name], np.random.default_rng(3)
+    params, ends = lively(spec), MASK & (random.random(MASK.shape) < 0.6)
+    found = jax.jit(partial(last_hidden, spec, room=room))(params, IDS, MASK, ends)
+    whole = jax.jit(partial(apply_decoder, spec))(params, IDS, positions_of(jnp.asarray(MASK)), MASK)
+    rows = ends.any(1)
+    assert rows.sum() >= 3
+    last = [np.flatnonzero(row)[-1] for row in ends[rows]]
+    np.testing.assert_allclose(np.asarray(found)[rows], np.asarray(whole)[rows, last], atol=1e-5)
 
 
 def test_a_line_of_tokens_and_back():
@@ -84,7 +103,9 @@ def test_products_with_parameters_see_real_tokens_alone():
     ids, mask = (jax.ShapeDtypeStruct((8, 16), dtype) for dtype in (jnp.int32, bool))
 
     def flops(room):
-        compiled = jax.jit(partial(apply_unpadded, spec, room=room)).lower(params, ids, mask).compile()
+        compiled = (
+            jax.jit(partial(apply_unpadded, spec, response_length=8, room=room)).lower(params, ids, mask).compile()
+        )
         return compiled.cost_analysis()["flops"]
 
-    assert flops(32) < 0.5 * flops(None)
+    assert flops(Room(32, 16)) < 0.5 * flops(ALL)
