@@ -1,7 +1,8 @@
 """FLOPs that the mathematics of a program asks for, from sizes alone: what is known as model FLOPs.
 
 A product with a matrix of n parameters is 2n FLOPs a token; attention is 4 FLOPs a channel, a query and a key, of all
-keys of a row, those in a query's future too. Of embeddings, norms and the rest, nothing is counted.
+keys of a row, those in a query's future too. Of embeddings, norms and the rest, nothing is counted. All tokens count in
+all layers, though CPUs leave out what nobody reads of the last one.
 """
 
 import jax

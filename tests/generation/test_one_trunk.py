@@ -73,10 +73,10 @@ def test_one_pass_gives_the_same_rollout(rolling, networks, batch):
 
 
 def test_the_layers_are_run_once_less(rolling, networks, batch):
-    """Two layers are a scan of length 2: prompts, reference, value model and, if it is another, reward model."""
+    """Of two layers the first is a scan of length 1: prompts, reference, value model and, if another, reward model."""
     counts = [
         sum(
-            one.primitive.name == "scan" and one.params["length"] == 2 and one.params["num_carry"]
+            one.primitive.name == "scan" and one.params["length"] == 1 and one.params["num_carry"]
             for one in traced(run, *args)
         )
         for run, args in programs(rolling, networks, batch)

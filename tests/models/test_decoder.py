@@ -254,13 +254,14 @@ DEPTHS = {
 @pytest.mark.parametrize("spec", (STYLES | DEPTHS).values(), ids=STYLES | DEPTHS)
 def test_what_nobody_reads_of_the_last_layer_is_not_missed(spec):
     """States of the tokens that are read, all keys and values, gradients; and the products that are left out."""
-    params, positions = busy_params(spec), positions_of(jnp.asarray(REAL))
+    params, ids, real = busy_params(spec), jnp.asarray(IDS), jnp.asarray(REAL)
+    positions = positions_of(real)
 
     def pick(x):
         return jnp.take_along_axis(x, PICKED.reshape(*PICKED.shape, *[1] * (x.ndim - 2)), axis=1)
 
     def loss(params, early):
-        hidden, cache = fill_cache(spec, params, IDS, positions, REAL, LENGTH, pick if early else None)
+        hidden, cache = fill_cache(spec, params, ids, positions, real, LENGTH, pick if early else None)
         hidden = hidden if early else pick(hidden)
         weights = jnp.arange(1.0, 1.0 + hidden.size).reshape(hidden.shape) / hidden.size
         return jnp.sum(weights * hidden) + sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(cache)), hidden

@@ -153,7 +153,8 @@ def cuda(monkeypatch):
 
     monkeypatch.setattr(private, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(private, "check_compute_capability", lambda _: True)
-    monkeypatch.setattr("rlhf_jax.models.kernels.platform", lambda: "cuda")
+    for module in ("kernels", "decoder"):
+        monkeypatch.setattr(f"rlhf_jax.models.{module}.platform", lambda: "cuda")
 
     def lowered(function, *arrays):
         return jax.jit(function).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
