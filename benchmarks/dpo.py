@@ -28,8 +28,8 @@ def sides(model: str) -> list[Side]:
 
 def flops(case: dict[str, Any], folder: Path) -> float:
     """Of a pair: its prompt read once, the responses after it, logits of the responses alone."""
-    shape, tails = MODELS[case["model"]], [RESPONSE] * 2
-    return TRAINING * (shape.reading([PROMPT], 0) + shape.reading(tails, 2 * RESPONSE, after=PROMPT))
+    shape, tokens = MODELS[case["model"]], 2 * RESPONSE
+    return TRAINING * (shape.reading([PROMPT], 0, 0) + shape.reading([RESPONSE] * 2, tokens, tokens, after=PROMPT))
 
 
 STAGE = Stage(

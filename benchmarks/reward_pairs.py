@@ -41,10 +41,10 @@ def sides(model: str) -> list[Side]:
 
 
 def flops(case: dict[str, Any], folder: Path) -> float:
-    """Of a list: its prompt read once, and the responses after it."""
-    shape = MODELS[case["model"]]
-    responses = shape.reading([RESPONSE] * case["responses"], 0, after=case["prompt"][0])
-    return TRAINING * (shape.reading(case["prompt"][:1], 0) + responses)
+    """Of a list: its prompt read once, and the responses after it, whose last tokens are judged."""
+    shape, count = MODELS[case["model"]], case["responses"]
+    responses = shape.reading([RESPONSE] * count, count, 0, after=case["prompt"][0])
+    return TRAINING * (shape.reading(case["prompt"][:1], 0, 0) + responses)
 
 
 STAGE = Stage(

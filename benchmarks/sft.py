@@ -47,7 +47,7 @@ def flops(case: dict[str, Any], folder: Path) -> float:
     shape, records = MODELS[case["model"]], json.loads((folder / "ids.json").read_text())["train"]
     responses = [len(one["responses"][0]) for one in records]
     lengths = [len(one["prompt"]) + own for one, own in zip(records, responses, strict=True)]
-    return TRAINING * shape.reading(lengths, sum(responses)) / sum(lengths)
+    return TRAINING * shape.reading(lengths, sum(responses), sum(responses)) / sum(lengths)
 
 
 STAGE = Stage(

@@ -16,24 +16,31 @@ class Shape:
     llama: bool = True
 
     @property
+    def feed_forward(self) -> int:
+        """Parameters of the matrices of a layer's feed-forward network."""
+        return (3 if self.llama else 2) * self.width * self.mlp_width
+
+    @property
     def matrices(self) -> int:
         """Parameters of the matrices of all layers."""
-        return self.depth * (4 * self.width**2 + (3 if self.llama else 2) * self.width * self.mlp_width)
+        return self.depth * (4 * self.width**2 + self.feed_forward)
 
     @property
     def parameters(self) -> int:
         """Of matrices and embeddings; the output matrix is the embedding."""
         return self.matrices + self.vocabulary * self.width
 
-    def reading(self, lengths: Iterable[int], predicted: int, after: int = 0) -> float:
+    def reading(self, lengths: Iterable[int], read: int, predicted: int, after: int = 0) -> float:
         """FLOPs of reading texts of these lengths, each after ``after`` tokens that are in the cache already, with
-        logits for ``predicted`` tokens in all.
+        final hidden states of ``read`` tokens in all and logits of ``predicted``.
 
-        Two a parameter and token; attention of each token to the tokens before it and itself, and to none after.
+        Two a parameter and token; attention of each token to the tokens before it and itself, and to none after. Of the
+        last layer's output of attention and feed-forward network only the tokens that are read have a need.
         """
         lengths = list(lengths)
         seen = sum(length * after + length * (length + 1) / 2 for length in lengths)
-        body = 2.0 * self.matrices * sum(lengths) + 4.0 * self.depth * self.width * seen
+        unread = 2.0 * (self.width**2 + self.feed_forward) * (sum(lengths) - read)
+        body = 2.0 * self.matrices * sum(lengths) - unread + 4.0 * self.depth * self.width * seen
         return body + 2.0 * self.width * self.vocabulary * predicted
 
     def decoding_bytes(self, rows: int, prompt: int, tokens: int) -> float:
