@@ -54,7 +54,7 @@ def answering(context: Context, stage: str) -> Program:
     ) -> tuple[Rollout]:
         return (sample_judged(spec, policy, reference, reward, prompts, key),)
 
-    return Program(f"{stage}.sample", sample, ("state",) * 3 + ("rows", "replicated"), ("rows",), decodes=True)
+    return Program(f"{stage}.sample", sample, ("state",) * 3 + ("rows", "replicated"), ("rows",), inference=True)
 
 
 class Answerer:

@@ -86,7 +86,7 @@ def answer_prompts(workdir: Path, *, policy: str, prompts: str, n: int, seed: in
         lambda actor, reward, batch, key, axis_name: sample_scored(spec, actor, reward, batch, key, together=together),
         ("state", "state", "rows", "replicated"),
         ("rows", "rows", "rows"),
-        decodes=True,
+        inference=True,
     )
     key = jax.random.key(seed)
 

@@ -89,7 +89,7 @@ class Speaker:
             return found.ids, found.mask, found.logprobs[:, :0]
 
         kinds = ("state", "state", "rows", "replicated")
-        self._compiled = context.executor.compile(answer, kinds, ("rows",) * 3, decodes=True)  # type: ignore[arg-type]
+        self._compiled = context.executor.compile(answer, kinds, ("rows",) * 3, inference=True)  # type: ignore[arg-type]
 
     @property
     def in_chat(self) -> bool:

@@ -115,7 +115,7 @@ def activation_bytes(spec: DecoderSpec, rows: int, length: int, logits_length: i
     """An estimate of what one update keeps for its backward pass: per token and layer the block's inputs and outputs,
     per head the attention weights, and twice the logits that exist at once."""
     per_token = spec.depth * (8 * spec.width + 3 * spec.mlp_width + spec.heads * length)
-    logits = rows * min(logits_length, tokens_at_once(rows, spec.vocab_size)) * spec.vocab_size
+    logits = rows * min(logits_length, tokens_at_once(rows, spec.vocab_size, logits_length)) * spec.vocab_size
     return spec.compute_dtype.itemsize * (rows * length * per_token + 2 * logits)
 
 

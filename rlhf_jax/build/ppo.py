@@ -93,8 +93,8 @@ def ppo_programs(context: Context, forms: Forms) -> PPOPrograms:
     return PPOPrograms(
         spec,
         optimizer,
-        Program("ppo.sample", sample, ("state", "rows", "replicated"), ("rows",), decodes=True),
-        Program("ppo.score", scored, ("state",) * 4 + ("rows", "rows", "replicated"), ("rows",)),
+        Program("ppo.sample", sample, ("state", "rows", "replicated"), ("rows",), inference=True),
+        Program("ppo.score", scored, ("state",) * 4 + ("rows", "rows", "replicated"), ("rows",), inference=True),
         Program("ppo.update", update, ("state", "rows", "rows", "state"), ("state", "replicated"), gives_up_state=True),
         takes_reference=exact_loss and not by_adapters,
     )

@@ -15,7 +15,7 @@ from rlhf_jax.parallel import Executor, Kind
 @dataclasses.dataclass(frozen=True)
 class Program:
     """One function for ``Executor.compile``. With ``gives_up_state`` the memory of its first argument, a train state,
-    goes over to its first result. With ``decodes`` it samples.
+    goes over to its first result. With ``inference`` there is no gradient in it.
     """
 
     name: str
@@ -23,12 +23,12 @@ class Program:
     inputs: tuple[Kind, ...]
     outputs: tuple[Kind, ...]
     gives_up_state: bool = False
-    decodes: bool = False
+    inference: bool = False
 
     def compile(self, executor: Executor) -> Callable[..., Any]:
         """The compiled function, for the devices of ``executor``."""
         donates = donated(executor.mesh.devices.flat[0].platform) if self.gives_up_state else ()
-        return executor.compile(self.function, self.inputs, self.outputs, donates, decodes=self.decodes)
+        return executor.compile(self.function, self.inputs, self.outputs, donates, inference=self.inference)
 
 
 def donated(platform: str) -> tuple[int, ...]:

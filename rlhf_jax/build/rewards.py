@@ -72,7 +72,8 @@ def make_adder(context: Context, models: tuple[RewardModel, ...]) -> Callable[[R
             ),
         )
 
-    compiled = [context.executor.compile(partial(add, model), ("state", "rows"), ("rows",)) for model in models]
+    kinds: Any = ("state", "rows"), ("rows",)
+    compiled = [context.executor.compile(partial(add, model), *kinds, inference=True) for model in models]
 
     def adder(rollout: Rollout) -> Rollout:
         for model, function in zip(models, compiled, strict=True):

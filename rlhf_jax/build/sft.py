@@ -58,7 +58,7 @@ def sft_sampling(context: Context, decoder: DecoderSpec) -> Program:
     def answer(params: Params, prompts: PromptBatch, key: jax.Array, axis_name: str | None) -> tuple[Any]:
         return (tuple(complete(sampler, params, prompts, key))[:2],)
 
-    return Program("sft.sample", answer, ("state", "rows", "replicated"), ("rows",), decodes=True)
+    return Program("sft.sample", answer, ("state", "rows", "replicated"), ("rows",), inference=True)
 
 
 def sft_task(context: Context) -> Task:

@@ -18,6 +18,8 @@ LogitsOf: TypeAlias = Callable[[Float[Array, "B S D"]], Float[Array, "B S V"]]
 # an accelerator has room for a GiB, and would spend its time on gathering the output matrix for each of many parts. But
 # no fewer than so many tokens.
 AT_ONCE, LEAST_TOKENS = {"cpu": 2**21, "other": 2**28}, 256
+# As many in all are made in one piece where a gradient would ask for each part again: caches lost cost a CPU less.
+IN_ONE_PIECE = {"cpu": 2**23, "other": 2**28}
 
 
 def token_logprobs(
@@ -46,10 +48,14 @@ def token_hits(logits: Float[Array, "T V"], targets: Int[Array, "T"]) -> Float[A
     return jnp.all(first, axis=-1).astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def tokens_at_once(rows: int, vocabulary: int) -> int:
-    """Of how many tokens of each row the logits exist at the same time, where a device has so many of the rows."""
-    allowed = AT_ONCE["cpu" if platform() == "cpu" else "other"]
-    return max(allowed // (rows * vocabulary), -(-LEAST_TOKENS // rows))
+def tokens_at_once(rows: int, vocabulary: int, length: int = 0) -> int:
+    """Of how many tokens of each row the logits exist at the same time, where a device has so many of the rows; all of
+    those of ``length`` tokens, if given, where making them again for the gradient would cost more.
+    """
+    device = "cpu" if platform() == "cpu" else "other"
+    if 0 < rows * length * vocabulary <= IN_ONE_PIECE[device]:
+        return length
+    return max(AT_ONCE[device] // (rows * vocabulary), -(-LEAST_TOKENS // rows))
 
 
 def chunked_logprobs(
@@ -84,8 +90,9 @@ def read_chunks(
     """``read(logits, targets)`` of every row: one number a token, or a tree of such; of the tokens of ``line`` alone,
     if given, with 0 elsewhere.
 
-    The logits are made for ``chunk`` tokens of every row at a time (None: ``tokens_at_once``) and once more for the
-    gradient. Those are every so many-th of a row, so that each device goes on reading its own rows and tokens.
+    The logits are made for ``chunk`` tokens of every row at a time (None: ``tokens_at_once``) and, unless these are
+    all, once more for the gradient. Those are every so many-th of a row, so that each device goes on reading its own
+    rows and tokens.
     """
     if line is not None:
         found = read_chunks(read, line.collect(hidden)[None], line.collect(targets)[None], logits_of, chunk=chunk)
@@ -93,7 +100,8 @@ def read_chunks(
     rows, length = targets.shape
     if chunk is None:
         vocabulary = jax.eval_shape(logits_of, hidden[:, :1]).shape[-1]
-        chunk = tokens_at_once(-(-rows // shards_of(ROWS)), vocabulary) * shards_of(SEQUENCE)
+        parts = shards_of(SEQUENCE)
+        chunk = tokens_at_once(-(-rows // shards_of(ROWS)), vocabulary, -(-length // parts)) * parts
     count = -(-length // chunk)
     if count <= 1:
         return jax.vmap(read)(logits_of(hidden), targets)

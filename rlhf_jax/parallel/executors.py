@@ -19,9 +19,9 @@ from rlhf_jax.types import DATA, FSDP, SEQUENCE, TENSOR
 
 Kind: TypeAlias = Literal["rows", "state", "replicated"]
 
-# For programs that decode on CPUs: Eigen's products of few rows with a matrix take four fifths of the time of YNNPACK's
-# (docs/LOG.md, 2026-11-30).
-_DECODING = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# For programs without gradients on CPUs: Eigen's products of 64 rows with a matrix take four fifths of the time of
+# YNNPACK's, those of thousands nine tenths (docs/LOG.md, 2026-11-30).
+_INFERENCE = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 @runtime_checkable
@@ -47,10 +47,10 @@ class Executor(Protocol):
         outputs: Sequence[Kind],
         donate: Sequence[int] = (),
         *,
-        decodes: bool = False,
+        inference: bool = False,
     ) -> Callable[..., Any]:
-        """The function, compiled; it must return a tuple with one entry for each of ``outputs``. With ``decodes`` its
-        products are expected to have few rows: one for each token that is sampled at once.
+        """The function, compiled; it must return a tuple with one entry for each of ``outputs``. With ``inference`` it
+        has no gradient in it.
         """
 
 
@@ -102,7 +102,7 @@ class MeshExecutor:
         outputs: Sequence[Kind],
         donate: Sequence[int] = (),
         *,
-        decodes: bool = False,
+        inference: bool = False,
     ) -> Callable[..., Any]:
         def constrained(*args: Any) -> tuple[Any, ...]:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
@@ -113,15 +113,15 @@ class MeshExecutor:
             )
 
         on_cpus = self.mesh.devices.flat[0].platform == "cpu"
-        options = _DECODING if decodes and on_cpus and _knows_decoding() else None
+        options = _INFERENCE if inference and on_cpus and _knows_inference() else None
         return jax.jit(constrained, donate_argnums=tuple(donate), compiler_options=options)
 
 
 @functools.cache
-def _knows_decoding() -> bool:
+def _knows_inference() -> bool:
     """Whether this XLA has the options, which are experimental."""
     try:
-        jax.jit(lambda: 0, compiler_options=_DECODING).lower().compile()
+        jax.jit(lambda: 0, compiler_options=_INFERENCE).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True
@@ -144,7 +144,7 @@ def _place_share(leaf: Any, sharding: NamedSharding) -> jax.Array:
 class PmapExecutor:
     """``jax.pmap``: parameters replicated, rows split, gradients summed explicitly by the step itself.
 
-    It takes no options for the compiler, so that ``decodes`` means nothing here.
+    It takes no options for the compiler, so that ``inference`` means nothing here.
     """
 
     def __init__(self, devices: Sequence[jax.Device]) -> None:
@@ -169,7 +169,7 @@ class PmapExecutor:
         outputs: Sequence[Kind],
         donate: Sequence[int] = (),
         *,
-        decodes: bool = False,
+        inference: bool = False,
     ) -> Callable[..., Any]:
         def split(leaf: jax.Array) -> jax.Array:
             return leaf.reshape(self.row_shards, leaf.shape[0] // self.row_shards, *leaf.shape[1:])

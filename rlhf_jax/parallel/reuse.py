@@ -108,10 +108,10 @@ class ReusingExecutor:
         outputs: Sequence[Kind],
         donate: Sequence[int] = (),
         *,
-        decodes: bool = False,
+        inference: bool = False,
     ) -> Callable[..., Any]:
-        key = (fingerprint(function), tuple(inputs), tuple(outputs), tuple(donate), decodes)
-        return self._known(key, lambda: self._executor.compile(function, inputs, outputs, donate, decodes=decodes))
+        key = (fingerprint(function), tuple(inputs), tuple(outputs), tuple(donate), inference)
+        return self._known(key, lambda: self._executor.compile(function, inputs, outputs, donate, inference=inference))
 
     def _known(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         known = self._compiled.pop(key) if key in self._compiled else make()

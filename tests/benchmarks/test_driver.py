@@ -100,8 +100,9 @@ def test_arithmetic_of_a_text_by_hand() -> None:
     """Width 2, one layer, 16 + 12 parameters; the texts have 2 and 1 tokens, which look at 1, 2 and 1."""
     shape = Shape(vocabulary=5, width=2, depth=1, heads=1, mlp_width=2)
     assert shape.matrices == 28
-    assert shape.reading([2, 1], predicted=2) == 2 * 28 * 3 + 4 * 2 * 4 + 2 * 2 * 5 * 2
-    assert shape.reading([2], 0, after=3) == 2 * 28 * 2 + 4 * 2 * (4 + 5)
+    assert shape.reading([2, 1], read=3, predicted=2) == 2 * 28 * 3 + 4 * 2 * 4 + 2 * 2 * 5 * 2
+    assert shape.reading([2], read=2, predicted=0, after=3) == 2 * 28 * 2 + 4 * 2 * (4 + 5)
+    assert shape.reading([2, 1], 3, 0) - shape.reading([2, 1], 1, 0) == 2 * 2 * (4 + 12)
     assert shape.decoding_bytes(rows=3, prompt=4, tokens=3) == 4 * (2 * 38 + 2 * 2 * 3 * (5 + 6))
     assert 24e6 < MODELS["small"].parameters < 26e6
     assert 123e6 < MODELS["gpt2"].parameters < 125e6

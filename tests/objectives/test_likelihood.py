@@ -149,7 +149,12 @@ def test_as_many_tokens_at_once_as_are_allowed(monkeypatch):
 
     assert rows_of_logits() == LENGTH  # in one piece, without a loop
     monkeypatch.setattr(likelihood, "LEAST_TOKENS", 1)
+    monkeypatch.setitem(likelihood.AT_ONCE, "cpu", 1)
+    monkeypatch.setitem(likelihood.IN_ONE_PIECE, "cpu", LENGTH * ROWS * WORDS)
     assert rows_of_logits() == LENGTH
+    monkeypatch.setitem(likelihood.IN_ONE_PIECE, "cpu", LENGTH * ROWS * WORDS - 1)
+    assert rows_of_logits() == 1
+    monkeypatch.setattr(likelihood, "IN_ONE_PIECE", {"cpu": 0, "other": 0})
     monkeypatch.setitem(likelihood.AT_ONCE, "cpu", 7 * ROWS * WORDS)
     assert rows_of_logits() == 6  # 11 tokens in two chunks
     monkeypatch.setitem(likelihood.AT_ONCE, "cpu", 1)

@@ -93,14 +93,16 @@ def test_decoding_multiplies_by_the_kernel_for_few_rows(monkeypatch) -> None:
     executor = MeshExecutor(jax.devices()[:1])
     x, w = (executor.place(np.ones(shape, np.float32), "state") for shape in ((64, 256), (256, 256)))
 
-    def packed(decodes: bool) -> bool:
-        compiled = executor.compile(lambda x, w, axis_name: (x @ w,), ("state", "state"), ("state",), decodes=decodes)
+    def packed(inference: bool) -> bool:
+        compiled = executor.compile(
+            lambda x, w, axis_name: (x @ w,), ("state", "state"), ("state",), inference=inference
+        )
         np.testing.assert_array_equal(compiled(x, w)[0], np.full((64, 256), 256.0))
         return "ynn" in compiled.lower(x, w).compile().as_text()
 
     assert packed(False)
     assert not packed(True)
-    monkeypatch.setattr(executors, "_DECODING", {"xla_cpu_no_such_option": ""})
-    executors._knows_decoding.cache_clear()
+    monkeypatch.setattr(executors, "_INFERENCE", {"xla_cpu_no_such_option": ""})
+    executors._knows_inference.cache_clear()
     assert packed(True)
-    executors._knows_decoding.cache_clear()
+    executors._knows_inference.cache_clear()
