@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from rlhf_jax.models.kernels import Attend
 from rlhf_jax.models.layout import place_keys
 from rlhf_jax.models.lora import Dense
-from rlhf_jax.models.norms import make_norm
+from rlhf_jax.models.norms import make_norm, normed
 from rlhf_jax.models.rotary import Turns, rotate
 from rlhf_jax.models.spec import DecoderSpec
 
@@ -55,7 +55,7 @@ class Attention(nn.Module):
 
         query, key, value = project("q", spec.heads), project("k", spec.kv_heads), project("v", spec.kv_heads)
         if spec.qk_norm:
-            query, key = make_norm(spec, "q_norm")(query), make_norm(spec, "k_norm")(key)
+            query, key = normed(make_norm(spec, "q_norm"), query), normed(make_norm(spec, "k_norm"), key)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
         # Heads before slots: decoding one token against a (B, H, S, C) cache reads it in order.

@@ -155,7 +155,7 @@ def _backward_row(
         of_query, *of_keys = so_far
         asked, found, seen = _queries(query, number, size), _queries(out, number, size), _block(mask, number, size).T
         # Weights w have the gradient w (g - sum of w g), and that sum over slots is one over channels.
-        mean = jnp.sum(found.astype(wide) * _queries(mixed, number, size), axis=-1)[:, None]
+        mean = wide_einsum("grqc,grqc->grq", found, _queries(mixed, number, size))[:, None]
         total = totals[number][:, None]
 
         def look(at: Int[Array, ""], so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

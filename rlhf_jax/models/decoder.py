@@ -15,7 +15,7 @@ from rlhf_jax.models.kernels import Attend, blockwise, cudnn, kernel_of, plain, 
 from rlhf_jax.models.layout import place_hidden, place_keys
 from rlhf_jax.models.lora import Dense
 from rlhf_jax.models.masks import segment_mask, window_mask
-from rlhf_jax.models.norms import make_norm
+from rlhf_jax.models.norms import make_norm, normed
 from rlhf_jax.models.precision import product
 from rlhf_jax.models.quantised import is_quantised
 from rlhf_jax.models.rotary import Turns, frequencies, turns
@@ -58,18 +58,18 @@ class Block(nn.Module):
         pick: Pick | None = None,
     ) -> tuple[Float[Array, "B N D"], LayerCache]:
         spec = self.spec
-        y = make_norm(spec, "attention_norm")(x)
+        y = normed(make_norm(spec, "attention_norm"), x)
         mixed, seen = Attention(spec, name="attention")(y, attend, turn, cache, slot, pick)
         if pick is not None:
             x = pick(x)
         if spec.post_norms:
-            mixed = make_norm(spec, "attention_post_norm")(mixed)
+            mixed = normed(make_norm(spec, "attention_post_norm"), mixed)
         if spec.parallel:
-            return x + mixed + self._feed_forward(make_norm(spec, "mlp_norm")(x)), seen
+            return x + mixed + self._feed_forward(normed(make_norm(spec, "mlp_norm"), x)), seen
         x = x + mixed
-        y = self._feed_forward(make_norm(spec, "mlp_norm")(x))
+        y = self._feed_forward(normed(make_norm(spec, "mlp_norm"), x))
         if spec.post_norms:
-            y = make_norm(spec, "mlp_post_norm")(y)
+            y = normed(make_norm(spec, "mlp_post_norm"), y)
         return x + y, seen
 
     def _feed_forward(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -275,8 +275,8 @@ def _embed(
 
 
 def _final_norm(spec: DecoderSpec, params: Params, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    hidden: Any = make_norm(spec, "final_norm").apply({"params": params["final_norm"]}, x)
-    return hidden
+    norm: Any = make_norm(spec, "final_norm").apply
+    return normed(partial(norm, {"params": params["final_norm"]}), x)
 
 
 def _masks(spec: DecoderSpec, mask: Bool[Array, "B T S"]) -> dict[bool, Bool[Array, "B T S"]]:

@@ -1,5 +1,7 @@
 """The norms of a decoder."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,3 +32,10 @@ def make_norm(spec: DecoderSpec, name: str) -> nn.Module:
     """The decoder's kind of norm over the last axis, a module called ``name``."""
     kind = _KINDS[spec.norm]
     return kind(epsilon=spec.norm_epsilon, dtype=spec.compute_dtype, param_dtype=spec.param_dtype, name=name)
+
+
+def normed(norm: Callable[[jax.Array], jax.Array], x: Float[Array, "B *S D"]) -> Float[Array, "B *S D"]:
+    """``norm(x)``. Where B is 1 that axis is left out meanwhile: of arrays that have an axis of length 1 a CPU's sums of
+    products take up to ten times as long (docs/LOG.md, 2026-11-30), and a norm's gradient is made of them.
+    """
+    return norm(x[0])[None] if len(x) == 1 else norm(x)

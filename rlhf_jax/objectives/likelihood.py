@@ -40,6 +40,15 @@ def token_law(
     return chosen - total, -jnp.sum(jnp.exp(logp) * logp, axis=-1)
 
 
+def each_row(function: Callable[..., Tree], *arrays: Array) -> Tree:
+    """``jax.vmap``, but without an axis for rows where there is but one: of arrays that have an axis of length 1 a CPU's
+    sums of products take up to ten times as long (docs/LOG.md, 2026-11-30).
+    """
+    if len(arrays[0]) > 1:
+        return jax.vmap(function)(*arrays)
+    return jax.tree.map(lambda leaf: leaf[None], function(*(leaf[0] for leaf in arrays)))
+
+
 def token_hits(logits: Float[Array, "T V"], targets: Int[Array, "T"]) -> Float[Array, "T"]:
     """1 where the target is the likeliest token (of equal ones the first), 0 elsewhere, in at least float32."""
     chosen, targets = jnp.take_along_axis(logits, targets[:, None], axis=-1), targets[:, None]
@@ -104,7 +113,7 @@ def read_chunks(
         chunk = tokens_at_once(-(-rows // shards_of(ROWS)), vocabulary, -(-length // parts)) * parts
     count = -(-length // chunk)
     if count <= 1:
-        return jax.vmap(read)(logits_of(hidden), targets)
+        return each_row(read, logits_of(hidden), targets)
     size = -(-length // count)  # chunks of one size, the last filled up with tokens that nobody reads
 
     def split(leaf: Array) -> Array:
@@ -112,7 +121,7 @@ def read_chunks(
         return jnp.moveaxis(jnp.pad(leaf, widths).reshape(rows, size, count, *leaf.shape[2:]), 2, 0)
 
     def one(parts: tuple[Any, Any]) -> Tree:
-        return jax.vmap(read)(logits_of(parts[0]), parts[1])
+        return each_row(read, logits_of(parts[0]), parts[1])
 
     found = jax.lax.map(jax.checkpoint(one, prevent_cse=False), (split(hidden), split(targets)))
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2).reshape(rows, size * count)[:, :length], found)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.mesh import ROWS, mesh_in_use, shards_of
-from rlhf_jax.objectives.likelihood import token_hits, token_logprobs, tokens_at_once
+from rlhf_jax.objectives.likelihood import each_row, token_hits, token_logprobs, tokens_at_once
 from rlhf_jax.types import SEQUENCE, Params
 
 LogitsOf: TypeAlias = Callable[[Params, Float[Array, "B S D"]], Float[Array, "B S V"]]
@@ -135,7 +135,7 @@ def _read(
     logits: Float[Array, "B S V"], targets: Int[Array, "B S"], weights: Float[Array, "B S"]
 ) -> tuple[Sums, Float[Array, "B S V"]]:
     """The sums, and the gradient of the first in the logits: weight * (one-hot - softmax)."""
-    logprobs, hits = (jax.vmap(function)(logits, targets) for function in (token_logprobs, token_hits))
+    logprobs, hits = (each_row(function, logits, targets) for function in (token_logprobs, token_hits))
     softmax = jax.nn.softmax(logits.astype(logprobs.dtype), axis=-1)
     hot = jnp.arange(logits.shape[-1]) == targets[..., None]
     of_logits = (weights[..., None] * (hot - softmax)).astype(logits.dtype)
