@@ -17,8 +17,8 @@ from rlhf_jax.models import DecoderSpec
 from rlhf_jax.unpadding import ALL, Room
 
 # How many sizes there are, of the tokens of all slots: eighths, so that little is left empty; and of responses' slots,
-# which logits alone are made for, quarters (docs/LOG.md, 2026-11-30).
-SIZES = 8, 4
+# which logits alone are made for, quarters; where prompts are full, eighths of responses' alone (docs/LOG.md, 2026-11-30).
+SIZES, OF_RESPONSES = (8, 4), 8
 PAYS = 3e11  # FLOPs of an iteration's updates by all slots: a size compiles in the time of one or two such iterations
 
 
@@ -39,6 +39,10 @@ def room_for(tokens: Int[np.ndarray, "2"], slots: Int[np.ndarray, "2"]) -> Room:
         parts = max(-(-tokens * sizes // slots), 1)
         return None if parts == sizes else -(-slots * parts // sizes)
 
+    prompts, responses = (int(slots[0] - slots[1]), int(slots[1]))
+    if tokens[0] - tokens[1] == prompts:
+        of_responses = size(int(tokens[1]), responses, OF_RESPONSES)
+        return ALL if of_responses is None else Room(prompts + of_responses, of_responses)
     return Room(*map(size, tokens.tolist(), slots.tolist(), SIZES))
 
 

@@ -35,7 +35,7 @@ def make_norm(spec: DecoderSpec, name: str) -> nn.Module:
 
 
 def normed(norm: Callable[[jax.Array], jax.Array], x: Float[Array, "B *S D"]) -> Float[Array, "B *S D"]:
-    """``norm(x)``. Where B is 1 that axis is left out meanwhile: of arrays that have an axis of length 1 a CPU's sums of
-    products take up to ten times as long (docs/LOG.md, 2026-11-30), and a norm's gradient is made of them.
+    """``norm(x)``. Where B is 1 that axis is left out meanwhile: of arrays that have an axis of length 1 a CPU's sums
+    of products take up to ten times as long (docs/LOG.md, 2026-11-30), and a norm's gradient is made of them.
     """
     return norm(x[0])[None] if len(x) == 1 else norm(x)

@@ -41,8 +41,8 @@ def token_law(
 
 
 def each_row(function: Callable[..., Tree], *arrays: Array) -> Tree:
-    """``jax.vmap``, but without an axis for rows where there is but one: of arrays that have an axis of length 1 a CPU's
-    sums of products take up to ten times as long (docs/LOG.md, 2026-11-30).
+    """``jax.vmap``, but without an axis for rows where there is but one: of arrays that have an axis of length 1 a
+    CPU's sums of products take up to ten times as long (docs/LOG.md, 2026-11-30).
     """
     if len(arrays[0]) > 1:
         return jax.vmap(function)(*arrays)

@@ -35,7 +35,7 @@ def test_a_run_without_padding_has_the_figures_of_one_with_it(
         if unpad == "no":
             assert {room for _, room in made} == {rooms.ALL}
     assert len(made) == len(set(made))  # none is compiled twice
-    assert 2 <= len(made) <= 2 * math.prod(rooms.SIZES)
+    assert 2 <= len(made) <= 2 * (math.prod(rooms.SIZES) + rooms.OF_RESPONSES)
     assert any(room.tokens and name == "ppo.update" for name, room in made)
     plain, found = (tiny.rows_of(tmp_path / unpad) for unpad in ("no", "yes"))
     assert len(plain) == len(found)
