@@ -79,9 +79,26 @@ def plain(spec: DecoderSpec, mask: Bool[Array, "B T S"]) -> Attend:
             scores = spec.attention_softcap * jnp.tanh(scores / spec.attention_softcap)
         scores = jnp.where(mask[:, None, None], scores, UNSEEN)
         weights = jax.nn.softmax(scores, axis=-1).astype(spec.compute_dtype)
-        return jnp.einsum("bkgts,bksc->btkgc", weights, value).reshape(query.shape)
+        mix = _mix_by_query if _is_decoding(length, heads // key.shape[1], size) else _mix
+        return mix(weights, value).reshape(query.shape)
 
     return attend
+
+
+def _mix(weights: Float[Array, "B G N T S"], value: Float[Array, "B G S C"]) -> Float[Array, "B T G N C"]:
+    return jnp.einsum("bkgts,bksc->btkgc", weights, value)
+
+
+def _mix_by_query(weights: Float[Array, "B G N T S"], value: Float[Array, "B G S C"]) -> Float[Array, "B T G N C"]:
+    """``_mix`` by a product for each of the N queries that share values."""
+    own = [_mix(weights[:, :, one : one + 1], value) for one in range(weights.shape[2])]
+    return jnp.concatenate(own, axis=3)
+
+
+def _is_decoding(length: int, sharing: int, size: int) -> bool:
+    """Whether there is one token in each row, of so few queries to a head of values that XLA's product of a CPU for
+    all at once takes two to four times as long as one for each (docs/LOG.md, 2026-11-30)."""
+    return platform() == "cpu" and length == 1 and sharing * size <= 512
 
 
 def shared_prefix(

@@ -40,6 +40,15 @@ QUERY, WEIGHT = normal(0, ROWS, LENGTH, 4, 16), normal(3, ROWS, LENGTH, 4, 16) *
 KEY, VALUE = normal(1, ROWS, 2, LENGTH, 16), normal(2, ROWS, 2, LENGTH, 16)
 
 
+def test_one_token_sees_what_it_sees_among_others():
+    """Of one token values are mixed query by query, of many all at once."""
+    mask = segment_mask(SEGMENTS)
+    many = plain(SPEC, mask)(QUERY, KEY, VALUE)[:, -1:]
+    one = jax.jit(lambda *arrays: plain(SPEC, mask[:, -1:])(*arrays))
+    assert one.lower(QUERY[:, -1:], KEY, VALUE).as_text().count("dot_general") == 1 + 4 // 2
+    np.testing.assert_allclose(one(QUERY[:, -1:], KEY, VALUE), many, atol=1e-6)
+
+
 def value_and_gradients(attend, query, key, value, weight):
     """Of a weighted sum over what real tokens mix."""
     return jax.value_and_grad(lambda *arrays: jnp.sum(attend(*arrays) * weight), (0, 1, 2))(query, key, value)
