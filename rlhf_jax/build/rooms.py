@@ -17,7 +17,7 @@ from rlhf_jax.models import DecoderSpec
 from rlhf_jax.unpadding import ALL, Room
 
 # How many sizes there are, of the tokens of all slots: eighths, so that little is left empty; and of responses' slots,
-# which logits alone are made for, quarters; where prompts are full, eighths of responses' alone (docs/LOG.md, 2026-11-30).
+# which logits alone are made for, quarters. Where prompts are full, eighths of responses' (docs/LOG.md, 2026-11-30).
 SIZES, OF_RESPONSES = (8, 4), 8
 PAYS = 3e11  # FLOPs of an iteration's updates by all slots: a size compiles in the time of one or two such iterations
 

@@ -15,7 +15,7 @@ from rlhf_jax.unpadding import ALL, Room
 
 
 def test_rooms_are_few_and_always_enough() -> None:
-    """Of all that a rollout of 130 slots, 60 of them of responses, may hold: at most 32 are programs, 8 of full prompts."""
+    """Of all that a rollout of 130 slots, 60 of them of responses, may hold: at most 32 are programs, 8 of full."""
     slots, seen = np.array([130, 60]), set()
     for responses in range(61):
         for tokens in range(max(responses, 1), responses + 70):
