@@ -132,6 +132,38 @@ def test_a_list_by_itself_with_less_room_than_the_longest() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["own", "shared", "alone"])
+@pytest.mark.parametrize("attention", ["auto", "cudnn"])  # the latter by name: each behind a copy of its prompt
+def test_the_last_token_of_each_response_is_that_of_all_its_tokens(
+    name: str, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf_jax.models.decoder.kernel_of", lambda spec: "blockwise")
+    spec, given = dataclasses.replace(BASE, attention=attention), form(name)
+    real = given.mask.any(axis=2)
+
+    def by_all(params: Any) -> jax.Array:
+        hidden = read_lists(spec, params, given)[1]
+        last = jnp.maximum(jnp.sum(given.mask, axis=2) - 1, 0)
+        return jnp.take_along_axis(hidden, last[:, :, None, None], axis=2)[:, :, 0]
+
+    def found(read: Any) -> Any:
+        weight = WEIGHT.reshape(-1)[: real.size * spec.width].reshape(*real.shape, spec.width)
+
+        def total(params: Any) -> tuple[jax.Array, jax.Array]:
+            states = jnp.where(real[..., None], read(params), 0.0)
+            return jnp.sum(states * weight), states
+
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(params_of(BASE))
+
+    ((_, wanted), slope), ((_, own), gradient) = map(
+        found, (by_all, functools.partial(lists.read_last, spec, lists=given))
+    )
+    assert np.std(wanted) > 0.1
+    np.testing.assert_allclose(own, wanted, atol=1e-5)
+    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(slope))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6 * scale), gradient, slope)
+
+
 def test_the_forms_are_what_they_are_called() -> None:
     own, shared, alone = (fitted(tokens(), sizes) for sizes in FORMS.values())
     assert (own.slot, own.owner) == (None, None)
