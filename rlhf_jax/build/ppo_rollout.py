@@ -55,11 +55,12 @@ class Rollouts:
         def answered(part: PromptBatch) -> Rollout:
             placed, room = self._executor.place(part, "rows"), ALL
             sampled = self._sample(params["policy"], placed, key)[0]
-            expect("sampling", sampled.finished)
             if self._unpadded:
                 prompt, response = (mask.sum(axis=1) for mask in to_host((part.mask, sampled.completions.mask)))
                 lengths.append(np.stack([prompt + response, response], axis=1))
                 room = room_for(lengths[-1].sum(axis=0), len(prompt) * self.slots)
+            # Where lengths were waited for it is done, and what scoring takes is not in its time.
+            expect("sampling", sampled.completions.mask)
             rollout: Rollout = self._score(room)(*models, placed, sampled, rewards)[0]
             expect("scoring", rollout.scores)
             return rollout
