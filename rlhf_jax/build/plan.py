@@ -111,11 +111,12 @@ def _bytes(shapes: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def activation_bytes(spec: DecoderSpec, rows: int, length: int, logits_length: int) -> int:
+def activation_bytes(spec: DecoderSpec, rows: int, length: int, logits_length: int, *, again: bool = False) -> int:
     """An estimate of what one update keeps for its backward pass: per token and layer the block's inputs and outputs,
-    per head the attention weights, and twice the logits that exist at once."""
+    per head the attention weights, and twice the logits that exist at once, which the pass may need made ``again``.
+    """
     per_token = spec.depth * (8 * spec.width + 3 * spec.mlp_width + spec.heads * length)
-    logits = rows * min(logits_length, tokens_at_once(rows, spec.vocab_size, logits_length)) * spec.vocab_size
+    logits = rows * min(logits_length, tokens_at_once(rows, spec.vocab_size, logits_length * again)) * spec.vocab_size
     return spec.compute_dtype.itemsize * (rows * length * per_token + 2 * logits)
 
 
@@ -160,7 +161,8 @@ def _stages(config: ConfigDict, spec: DecoderSpec, count: int) -> Iterator[tuple
     length = data.max_prompt + data.max_response
 
     def text(steps: str, held: Held, kept: int, rows: int, row_length: int, logits_length: int) -> str:
-        size = held.size + kept * BYTES_PER_PARAMETER + activation_bytes(spec, rows, row_length, logits_length)
+        activations = activation_bytes(spec, rows, row_length, logits_length, again=stage != "sft")
+        size = held.size + kept * BYTES_PER_PARAMETER + activations
         of = f"{held.trained:,} trained and {held.frozen + kept:,} frozen parameters"
         return f"{steps}, {of}, about {size / 2**20:,.0f} MiB"
 

@@ -29,7 +29,7 @@ def reading(spec: preference.PreferenceSpec) -> Program:
     def read(params: Params, batch: PreferenceBatch, axis_name: str | None) -> tuple[Any]:
         return (preference.response_logprobs(spec, params, batch),)
 
-    return Program("dpo.reference", read, ("state", "rows"), ("rows",), inference=True)
+    return Program("dpo.reference", read, ("state", "rows"), ("rows",))
 
 
 def make_reader(context: Context, spec: preference.PreferenceSpec) -> Reader:

@@ -72,8 +72,7 @@ def make_adder(context: Context, models: tuple[RewardModel, ...]) -> Callable[[R
             ),
         )
 
-    kinds: Any = ("state", "rows"), ("rows",)
-    compiled = [context.executor.compile(partial(add, model), *kinds, inference=True) for model in models]
+    compiled = [context.executor.compile(partial(add, model), ("state", "rows"), ("rows",)) for model in models]
 
     def adder(rollout: Rollout) -> Rollout:
         for model, function in zip(models, compiled, strict=True):

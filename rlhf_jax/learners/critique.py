@@ -245,7 +245,7 @@ def _read(
 ) -> tuple[Float[Array, "B K"], Float[Array, "N C D"]]:
     """(rewards, the final hidden states that the tokens of all critiques are predicted from)."""
     whole = _with_critiques(lists, critiques)
-    hidden = read_lists(spec.decoder, params["decoder"], whole)[1]
+    hidden = read_lists(spec.decoder, params["decoder"], whole)[:, :, 1:]
     flat, mask = hidden.reshape(-1, *hidden.shape[2:]), whole.mask.reshape(-1, whole.mask.shape[2])
     rewards = read_reward(params["head"], at_last(flat, mask), bounded=spec.bounded)
     before = jnp.maximum(_lengths(lists).reshape(-1, 1) - 1 + jnp.arange(spec.max_critique), 0)

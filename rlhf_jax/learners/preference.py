@@ -58,8 +58,7 @@ class PreferenceSpec:
 def response_logprobs(spec: PreferenceSpec, params: Params, batch: PreferenceBatch) -> Float[Array, "B K"]:
     """Summed log-probability of each response given its prompt, in nats; 0 of one that does not exist."""
     lists, logits_of = batch.lists, partial(output_logits, spec.decoder, params)
-    before, hidden = read_lists(spec.decoder, params, lists)
-    states = jnp.concatenate([before[:, :, None], hidden[:, :, :-1]], axis=2)  # that each token is predicted from
+    states = read_lists(spec.decoder, params, lists)[:, :, :-1]  # that each token is predicted from
     flat_states, ids = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in (states, lists.ids))
     logprobs = chunked_logprobs(flat_states, ids, logits_of, temperature=spec.temperature).reshape(lists.ids.shape)
     return of_responses(lists, jnp.sum(jnp.where(lists.mask, logprobs, 0.0), axis=2))

@@ -18,6 +18,7 @@ from rlhf_jax.mesh import mesh_in_use
 from rlhf_jax.models.masks import UNSEEN
 from rlhf_jax.models.precision import wide_einsum
 from rlhf_jax.models.spec import DecoderSpec
+from rlhf_jax.rows import each_row
 
 BLOCK = 128  # queries, or keys, at most
 
@@ -75,10 +76,8 @@ _mix.defvjp(_forward, _backward)
 
 def _each_row(function: Callable[..., Any], arrays: tuple[jax.Array, ...]) -> Any:
     """One row after the other, whose scores the caches hold; all at once where a mesh has split them."""
-    if mesh_in_use() is not None:
-        return jax.vmap(function)(*arrays)
-    if len(arrays[0]) == 1:  # without an axis of length 1 (docs/LOG.md, 2026-11-30), nor a loop of one round
-        return jax.tree.map(lambda leaf: leaf[None], function(*(array[0] for array in arrays)))
+    if mesh_in_use() is not None or len(arrays[0]) == 1:
+        return each_row(function, *arrays)
     return jax.lax.map(lambda row: function(*row), arrays)
 
 

@@ -21,16 +21,13 @@ from rlhf_jax.models.spec import ONE_MODEL, DecoderSpec, EnsembleSpec
 from rlhf_jax.types import SEQUENCE, ListTokens, Params
 
 
-def read_lists(
-    spec: DecoderSpec, params: Params, lists: ListTokens
-) -> tuple[Float[Array, "W S D"], Float[Array, "W S R D"]]:
-    """(the final hidden state before the first token of each response, those of its tokens).
+def read_lists(spec: DecoderSpec, params: Params, lists: ListTokens) -> Float[Array, "W S N D"]:
+    """N = 1 + R final hidden states of each response: the one before its first token, then those of its tokens.
 
     In two levels, on every platform, prompts by the platform's kernel. Where there is one response to each, where cuDNN
     or splash is asked for by name, or tokens are split over devices, each response is read behind a copy of its prompt.
     """
-    states = _read(spec, params, lists, lambda x: x)
-    return states[:, :, 0], states[:, :, 1:]
+    return _read(spec, params, lists, lambda x: x)
 
 
 def read_last(spec: DecoderSpec, params: Params, lists: ListTokens) -> Float[Array, "W S D"]:

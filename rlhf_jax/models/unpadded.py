@@ -29,10 +29,11 @@ def apply_unpadded(
 
     Hidden states of padding are 0. Without ``room`` padding is worked on too.
     """
-    if room.tokens is None or room.responses is None:
+    if room.tokens is None:
         return apply_decoder(spec, params, ids, positions_of(mask), mask, lambda x: x[:, -response_length - 1 :])
-    whole = line_of(mask, room.tokens)
-    ends = line_of(mask[:, -response_length - 1 :], min(room.tokens, room.responses + len(mask)))
+    whole, read = line_of(mask, room.tokens), mask[:, -response_length - 1 :]
+    most = read.size if room.responses is None else room.responses + len(mask)
+    ends = line_of(read, min(room.tokens, most))
 
     def pick(x: Float[Array, "1 M *D"]) -> Float[Array, "1 E *D"]:
         return ends.collect(whole.spread(x[0])[:, -response_length - 1 :])[None]

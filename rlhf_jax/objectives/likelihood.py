@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.mesh import ROWS, platform, shards_of
+from rlhf_jax.rows import each_row
 from rlhf_jax.types import SEQUENCE
 from rlhf_jax.unpadding import Line
 
@@ -40,15 +41,6 @@ def token_law(
     return chosen - total, -jnp.sum(jnp.exp(logp) * logp, axis=-1)
 
 
-def each_row(function: Callable[..., Tree], *arrays: Array) -> Tree:
-    """``jax.vmap``, but without an axis for rows where there is but one: of arrays that have an axis of length 1 a
-    CPU's sums of products take up to ten times as long (docs/LOG.md, 2026-11-30).
-    """
-    if len(arrays[0]) > 1:
-        return jax.vmap(function)(*arrays)
-    return jax.tree.map(lambda leaf: leaf[None], function(*(leaf[0] for leaf in arrays)))
-
-
 def token_hits(logits: Float[Array, "T V"], targets: Int[Array, "T"]) -> Float[Array, "T"]:
     """1 where the target is the likeliest token (of equal ones the first), 0 elsewhere, in at least float32."""
     chosen, targets = jnp.take_along_axis(logits, targets[:, None], axis=-1), targets[:, None]
@@ -59,7 +51,7 @@ def token_hits(logits: Float[Array, "T V"], targets: Int[Array, "T"]) -> Float[A
 
 def tokens_at_once(rows: int, vocabulary: int, length: int = 0) -> int:
     """Of how many tokens of each row the logits exist at the same time, where a device has so many of the rows; all of
-    those of ``length`` tokens, if given, where making them again for the gradient would cost more.
+    those of ``length`` tokens, if given, where making them again for a gradient would cost more.
     """
     device = "cpu" if platform() == "cpu" else "other"
     if 0 < rows * length * vocabulary <= IN_ONE_PIECE[device]:

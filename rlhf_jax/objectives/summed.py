@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.mesh import ROWS, mesh_in_use, shards_of
-from rlhf_jax.objectives.likelihood import each_row, token_hits, token_logprobs, tokens_at_once
+from rlhf_jax.objectives.likelihood import token_hits, token_logprobs, tokens_at_once
+from rlhf_jax.rows import each_row
 from rlhf_jax.types import SEQUENCE, Params
 
 LogitsOf: TypeAlias = Callable[[Params, Float[Array, "B S D"]], Float[Array, "B S V"]]

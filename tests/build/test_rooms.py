@@ -15,7 +15,7 @@ from rlhf_jax.unpadding import ALL, Room
 
 
 def test_rooms_are_few_and_always_enough() -> None:
-    """Of all that a rollout of 130 slots, 60 of them of responses, may hold: at most 32 are programs, 8 of full."""
+    """Of all that a rollout of 130 slots, 60 of them of responses, may hold: 40 programs at most, 8 of full prompts."""
     slots, seen = np.array([130, 60]), set()
     for responses in range(61):
         for tokens in range(max(responses, 1), responses + 70):
@@ -28,8 +28,10 @@ def test_rooms_are_few_and_always_enough() -> None:
     assert len(seen) <= 8 * 4
     assert room_for(np.array([115, 8]), slots) == Room(None, 15)
     assert room_for(np.array([1, 0]), slots) == Room(17, 15)
-    full = {room_for(np.array([70 + responses, responses]), slots) for responses in range(61)}
-    assert full == {Room(70 + size, size) for size in (8, 15, 23, 30, 38, 45, 53)} | {ALL}
+    full = [room_for(np.array([70 + responses, responses]), slots) for responses in range(61)]
+    assert set(full) == {Room(70 + size, size) for size in (8, 15, 23, 30, 38, 45, 53)} | {ALL}
+    for responses, room in enumerate(full):
+        assert responses <= (room.responses or 60) <= responses + 60 / 8 + 1
     assert room_for(np.array([70 + 45, 45]), slots) == Room(115, 45)
     assert room_for(np.array([70 + 46, 46]), slots) == Room(123, 53)
 

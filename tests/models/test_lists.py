@@ -81,8 +81,8 @@ WEIGHT = np.random.default_rng(1).normal(size=(len(TOLD), COLUMNS, 1 + LENGTH, 1
 
 def states(spec: DecoderSpec, params: Any, given: ListTokens) -> jax.Array:
     """(B, K, 1 + R, D): before a response and at its tokens, 0 where it does not exist."""
-    before, hidden = read_lists(spec, params, given)
-    found = jnp.concatenate([before[:, :, None], jnp.where(given.mask[..., None], hidden, 0.0)], axis=2)
+    found = read_lists(spec, params, given)
+    found = jnp.where(jnp.pad(given.mask, ((0, 0), (0, 0), (1, 0)), constant_values=True)[..., None], found, 0.0)
     return jnp.moveaxis(of_responses(given, jnp.moveaxis(found, (0, 1), (-2, -1))), (-2, -1), (0, 1))
 
 
@@ -142,7 +142,7 @@ def test_the_last_token_of_each_response_is_that_of_all_its_tokens(
     real = given.mask.any(axis=2)
 
     def by_all(params: Any) -> jax.Array:
-        hidden = read_lists(spec, params, given)[1]
+        hidden = read_lists(spec, params, given)[:, :, 1:]
         last = jnp.maximum(jnp.sum(given.mask, axis=2) - 1, 0)
         return jnp.take_along_axis(hidden, last[:, :, None, None], axis=2)[:, :, 0]
 
@@ -224,7 +224,7 @@ def test_two_levels_give_the_logits_of_transformers(name: str, tmp_path: pathlib
 
     @jax.jit
     def logits_of(given: ListTokens) -> jax.Array:
-        return output_logits(spec, params, read_lists(spec, params, given)[1])
+        return output_logits(spec, params, read_lists(spec, params, given)[:, :, 1:])
 
     found = logits_of(ListTokens(ids[:, :cut], mask[:, :cut], *twice))
     for column in range(2):

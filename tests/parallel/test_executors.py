@@ -88,7 +88,7 @@ def test_donation_changes_no_number() -> None:
     jax.tree.map(np.testing.assert_array_equal, run((0,)), run(()))
 
 
-def test_decoding_multiplies_by_the_kernel_for_few_rows(monkeypatch) -> None:
+def test_programs_without_gradients_multiply_by_the_other_kernel(monkeypatch) -> None:
     """Where the compiler knows of it; another version of it, which does not, compiles as it always does."""
     executor = MeshExecutor(jax.devices()[:1])
     x, w = (executor.place(np.ones(shape, np.float32), "state") for shape in ((64, 256), (256, 256)))
