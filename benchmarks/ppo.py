@@ -4,7 +4,8 @@
 
 Policy, reference, reward model and value model are networks of one size each. A round is an iteration: rollout, scores,
 four epochs of a tiny model and one of the others, four minibatches each. Once no response ends before its 64 tokens,
-and once each token ends one with a probability of 1/32. ``check`` is the mean reward of the first iteration.
+and once each token ends one with a probability of 1/32: ours then has three more rounds before those that count, for it
+compiles a program for each amount of tokens, in eighths, that it meets. ``check`` is the mean reward of the first iteration.
 """
 
 from typing import Any
@@ -38,7 +39,8 @@ def stage(name: str, stop: float, ratio: float) -> Stage:
             settings["stop_token"] = "eos"
         return [Side("TRL", "by_trl", settings, note, str(LAST_WITH_PPO))]
 
-    return Stage(name, "episodes", case, sides, (Target("TRL", ("TRL",), ratio),), prepare=prepare)
+    programs = 4 if stop else 1
+    return Stage(name, "episodes", case, sides, (Target("TRL", ("TRL",), ratio),), prepare=prepare, programs=programs)
 
 
 STAGES = [

@@ -46,7 +46,8 @@ class Stage:
     """What is measured. ``case`` makes what all sides are told; rates are of ``unit`` a second.
 
     ``flops`` is the arithmetic that a unit asks for, ``bytes`` the memory that a round has to read, 0 of neither.
-    ``prepare`` may make more in the folder before the sides start, and add to the case.
+    ``prepare`` may make more in the folder before the sides start, and add to the case. ``programs`` is how many rounds
+    ours has before those that count, where it compiles a program for each of a few sizes that it meets.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Stage:
     bytes: Callable[[dict[str, Any]], float] = lambda case: 0.0
     prepare: Callable[[dict[str, Any], Path], dict[str, Any]] = lambda case, folder: {}
     rounds: int = 5
+    programs: int = 1
 
 
 def arguments(description: str | None, words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -99,6 +101,8 @@ def run(stage: Stage, args: argparse.Namespace) -> dict[str, Any]:
             checks = {name: worker.ask("check") for name, worker in started.items() if case.get("check_first")}
             turns = turns_of(started, placebo=not args.quick)
             first = play([turn for turn in turns if turn.what == "round" and turn.name != AGAIN], 1, args.seed)
+            for _ in range(stage.programs - 1):
+                started[OURS].ask("round")
             found = play(turns, args.rounds or stage.rounds, args.seed)
             if case.get("check_last"):
                 checks = {name: worker.ask("check") for name, worker in started.items() if name != OURS}
