@@ -5,7 +5,8 @@
 Policy, reference, reward model and value model are networks of one size each. A round is an iteration: rollout, scores,
 four epochs of a tiny model and one of the others, four minibatches each. Once no response ends before its 64 tokens,
 and once each token ends one with a probability of 1/32: ours then has three more rounds before those that count, for it
-compiles a program for each amount of tokens, in eighths, that it meets. ``check`` is the mean reward of the first iteration.
+compiles a program for each amount of tokens, in eighths, that it meets. ``check`` is the mean reward of the first
+iteration.
 """
 
 from typing import Any

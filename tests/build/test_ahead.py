@@ -110,3 +110,13 @@ def test_the_plan_compiles_what_the_run_compiles(
         assert len(ran[name]) > 10_000
         assert planned[name] == ran[name], name
     assert "jax.buffer_donor" in planned[f"{stage}.update"] or "tf.aliasing_output" in planned[f"{stage}.update"]
+
+
+def test_programs_without_gradients_say_so() -> None:
+    """Sampling and scoring; the reference of direct methods keeps bits that no number of cores moves."""
+    config = flags.parse([*SIZE, "--config.stages=sft,reward,ppo,dpo"]).config
+    own = ahead.plan_context(config, jax.devices()[:1])
+    found = {one.program.name: one.program.inference for stage in config.stages for one in ahead.planned(own, stage)}
+    inference = {name for name, value in found.items() if value}
+    assert inference == {"sft.sample", "ppo.sample", "ppo.score"}
+    assert {"sft.update", "ppo.update"} < found.keys()

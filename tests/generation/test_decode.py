@@ -160,3 +160,16 @@ def test_one_slot_and_an_empty_prompt_are_fine(spec, policy, prompts):
     assert out.ids.shape == (4, 1)
     assert out.mask.all()
     assert np.all(np.isfinite(out.logprobs))
+
+
+def test_of_prompts_the_last_layer_is_worked_on_for_the_token_that_is_drawn_from(spec, policy, prompts):
+    """What the compiler counts: beside its keys and values, the layer's products of all other tokens are left out."""
+    ids, mask = prompts
+
+    def flops(read):
+        return jax.jit(read).lower(policy).compile().cost_analysis()["flops"]
+
+    whole = flops(lambda params: fill_cache(spec, params, ids, positions_of(mask), mask, SLOTS))
+    own = flops(lambda params: reading.read_prompts(spec, params, ids, mask, SLOTS, 1))
+    matrices = spec.heads * spec.head_dim * spec.width + 3 * spec.width * spec.mlp_width
+    assert whole - own > 0.9 * 2 * matrices * (ids.size - len(ids))

@@ -164,6 +164,22 @@ def test_the_last_token_of_each_response_is_that_of_all_its_tokens(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6 * scale), gradient, slope)
 
 
+@pytest.mark.parametrize("name", ["own", "shared"])
+def test_rewards_leave_out_what_nobody_reads_of_the_last_layer(name: str) -> None:
+    """What the compiler counts: its output of attention and feed-forward network, of all tokens but the last ones."""
+    given = form(name)
+    params = {"decoder": params_of(BASE), "head": {"kernel": jnp.ones(BASE.width)}}
+
+    def flops(read: Any) -> float:
+        return jax.jit(read).lower(params).compile().cost_analysis()["flops"]
+
+    whole = flops(lambda params: read_lists(BASE, params["decoder"], given))
+    rewards = flops(lambda params: lists.apply_reward_lists(BASE, params, given, bounded=False))
+    slots = given.mask.shape[0] * given.mask.shape[1]
+    left_out = slots * LENGTH  # of a slot all but one of what comes before it and its tokens
+    assert whole - rewards > 0.9 * 2 * left_out * (BASE.width**2 + 3 * BASE.width * BASE.mlp_width)
+
+
 def test_the_forms_are_what_they_are_called() -> None:
     own, shared, alone = (fitted(tokens(), sizes) for sizes in FORMS.values())
     assert (own.slot, own.owner) == (None, None)
