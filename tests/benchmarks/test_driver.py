@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import dpo, ppo, reward_lists, reward_pairs, run, sampling, sft
+from benchmarks import dpo, ppo, quickstart, reward_lists, reward_pairs, run, sampling, sft
 from benchmarks.harness import results
 from benchmarks.harness.driver import ROOT, Lost, Turn, Worker, play
 from benchmarks.harness.shapes import MODELS, Shape
@@ -130,6 +130,19 @@ def test_scripts_take_what_their_docs_say() -> None:
         run.chosen(["nonsense"])
     with pytest.raises(SystemExit):
         arguments("", ["--model=huge"])
+
+
+def test_the_page_of_a_run_ends_with_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = {"date": "today", "commit": "c", "processor": "p", "cores": 2, "load": (0.0,), "versions": {"jax": "1"}}
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "machine", lambda: about)
+    monkeypatch.setattr(quickstart, "run", lambda *_: ({"sft": 1.25, "total": 2.5}, {"sft": {"all": 1.0}}))
+    monkeypatch.setattr(sys, "argv", ["run", "quickstart"])
+    run.main()
+    page = (tmp_path / "build" / "bench.md").read_text()
+    assert "| quickstart, wall seconds | sft | total |" in page
+    assert page.count("| 1.2 | 2.5 |") == 2
+    assert len(json.loads((tmp_path / "build" / "bench.json").read_text())["quickstart"]) == 2
 
 
 def test_ours_takes_two_turns_and_limits_are_of_both_libraries(worker: Worker) -> None:
