@@ -11,6 +11,7 @@ of straight lines through the logarithms: through all points, and through the up
 import argparse
 import dataclasses
 import json
+import math
 import os
 import statistics
 import sys
@@ -141,7 +142,9 @@ def draw(found: dict[str, list[dict[str, float]]], to: Path) -> None:
             above.loglog(values, [one["seconds"] for one in points], "o-", color=RUN_COLOURS[0])
             above.set_title(f"slope {exponent(points, 'seconds'):.2f}")
             for what, colour in (("temporaries", RUN_COLOURS[1]), ("resident", RUN_COLOURS[2])):
-                below.loglog(values, [one[what] / 2**20 for one in points], "o-", color=colour, label=what)
+                # A process that has enough already grows by next to nothing, which a logarithm would make much of.
+                sizes = [one[what] / 2**20 if one[what] >= 2**20 else math.nan for one in points]
+                below.loglog(values, sizes, "o-", color=colour, label=what)
             below.set(xlabel=AXES[name].what, title=f"slope {exponent(points, 'temporaries'):.2f}")
         for panel in panels.flat:  # the style shows a power of ten as it is spelled
             for axis in (panel.xaxis, panel.yaxis):
