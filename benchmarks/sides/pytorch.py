@@ -30,17 +30,29 @@ def read_ids(case: Case) -> tuple[list[Record], list[Record]]:
 def policy(case: Case) -> transformers.PreTrainedModel:
     """The language model; attention by PyTorch's fused kernel."""
     folder = case.get("policy") or Path(case["folder"]) / "model"
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+    return _without_dropout(
+        transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+        )
     )
 
 
 def reward_model(case: Case) -> transformers.PreTrainedModel:
     """The reward model that rlhf_jax began with, or ended with."""
     folder = case.get("reward") or Path(case["folder"]) / "reward"
-    return transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+    return _without_dropout(
+        transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+        )
     )
+
+
+def _without_dropout(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    """Ours has none; GPT-2 in transformers has, unless its settings say otherwise."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
 
 
 def tokenizer(case: Case) -> transformers.PreTrainedTokenizerBase:
